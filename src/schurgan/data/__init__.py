@@ -1,0 +1,8 @@
+"""Recordings to shards of images, and shards to batches."""
+
+from schurgan.data.loader import Batches
+from schurgan.data.manifest import Manifest, summary
+from schurgan.data.prepare import prepare
+from schurgan.data.shards import Shards
+
+__all__ = ["Batches", "Manifest", "Shards", "prepare", "summary"]

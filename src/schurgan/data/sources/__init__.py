@@ -1,0 +1,72 @@
+"""The data sets that `schurgan prepare` reads, by name. Adding one is a file beside this one and a row here."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from schurgan.data.sources.base import Item, Skipped, Source
+from schurgan.data.sources.esc50 import open_esc50
+from schurgan.data.sources.folder import open_folder
+from schurgan.data.sources.soundscape import open_soundscape
+from schurgan.errors import UserError, did_you_mean
+
+__all__ = ["SOURCES", "Entry", "Item", "Skipped", "Source", "open_source"]
+
+
+class Entry(NamedTuple):
+    """How a source is opened, `open(root, **options)`, and what its root is; None: it has none, `open(**options)`."""
+
+    open: Callable[..., Source]
+    root: str | None
+
+
+SOURCES: dict[str, Entry] = {
+    "folder": Entry(open_folder, "a folder that holds one folder of recordings for each class"),
+    "esc50": Entry(open_esc50, "the unpacked ESC-50 data set, with meta/esc50.csv and audio/"),
+    "soundscape": Entry(open_soundscape, None),
+}
+
+
+def open_source(name: str, root: str | Path | None = None, **options: object) -> Source:
+    """The source `name` at `root`, listed and ready to load.
+
+    Raises UserError, one sentence, for an unknown name or option, and for a root that is missing or of another kind.
+    """
+    if name not in SOURCES:
+        raise UserError(f'source "{name}": no such source{did_you_mean(name, SOURCES) or "; " + _one_of(SOURCES)}')
+    entry = SOURCES[name]
+    known = [option for option in inspect.signature(entry.open).parameters if option != "root"]
+    for option in options:
+        if option not in known:
+            hint = did_you_mean(option, known) or ("; " + _one_of(known) if known else "; it has none")
+            raise UserError(f'source "{name}": no option "{option}"{hint}')
+    if entry.root is None:
+        if root is not None:
+            raise UserError(f'source "{name}": makes its own sounds and reads no folder, yet "{root}" was given')
+        return entry.open(**options)
+    return entry.open(_folder(name, root, entry.root), **options)
+
+
+def _folder(name: str, root: str | Path | None, needed: str) -> Path:
+    """`root` as the path of a folder that has something in it."""
+    if root is None:
+        raise UserError(f'source "{name}": no folder given; it needs {needed}')
+    root = Path(root).expanduser()
+    try:
+        if not os.listdir(root):
+            raise UserError(f"{root}: an empty folder; {needed} is needed")
+    except FileNotFoundError:
+        raise UserError(f"{root}: no such folder; {needed} is needed") from None
+    except NotADirectoryError:
+        raise UserError(f"{root}: a file, not a folder; {needed} is needed") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise UserError(f"{root}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    return root
+
+
+def _one_of(names: Iterable[str]) -> str:
+    return "one of " + ", ".join(names) + " would do"

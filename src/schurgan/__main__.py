@@ -1,0 +1,3 @@
+from schurgan.cli import main
+
+main()

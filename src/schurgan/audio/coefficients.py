@@ -1,0 +1,73 @@
+"""What a transform makes of a sound, and the little arithmetic that finding a phase needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """Time-frequency coefficients in groups of rows that share a rate: tensors (B, K_g, M_g), frequency ascending."""
+
+    groups: tuple[Tensor, ...]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.groups)
+
+    def map(self, function: Callable[..., Tensor], *others: Coefficients) -> Coefficients:
+        """`function` of each group (and of the same group of the others)."""
+        return Coefficients(tuple(function(*group) for group in zip(self, *others, strict=True)))
+
+    def phase(self) -> Coefficients:
+        """Unit phases c / |c|; 1 where c = 0."""
+        return self.map(unit_phase)
+
+    def __mul__(self, other: Coefficients) -> Coefficients:
+        return self.map(torch.mul, other)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(group.nbytes for group in self)
+
+
+def unit_phase(c: Tensor) -> Tensor:
+    """c / |c|, and 1 where c = 0 (torch.sgn alone gives 0 there, which would silence a band for good)."""
+    return torch.where(c == 0, torch.ones_like(c), torch.sgn(c))
+
+
+def squared_modulus(c: Tensor) -> Tensor:
+    """|c|² without the square root that abs would take and square again."""
+    return c.real.square() + c.imag.square() if c.is_complex() else c.square()
+
+
+class Transform(Protocol):
+    """An invertible map from sound to coefficients whose energy can be pooled into rows of frames."""
+
+    n_samples: int
+    n_frames: int
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of `frames`, ascending in frequency."""
+        ...
+
+    def analyze(self, x: Tensor) -> Coefficients:
+        """(B, n_samples) real -> complex coefficients."""
+        ...
+
+    def synthesize(self, c: Coefficients) -> Tensor:
+        """The inverse of `analyze`: -> (B, n_samples)."""
+        ...
+
+    def frames(self, c: Coefficients) -> Tensor:
+        """Mean squared modulus of each row in each frame: -> (B, n_rows, n_frames)."""
+        ...
+
+    def spread(self, magnitude: Tensor) -> Coefficients:
+        """Columns (B, n_rows, R) that divide the clip evenly, interpolated to where the coefficients lie."""
+        ...

@@ -1,0 +1,67 @@
+"""Changing the number of samples along one axis: by area where it shrinks, by cubic interpolation where it grows."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def area_weights(n_in: int, n_out: int) -> Tensor:
+    """Matrix (n_in, n_out), float64, whose product with a row averages it over n_out equal intervals.
+
+    Each output is the mean of a piecewise constant signal over its interval, so columns sum to one and the mean is kept.
+    """
+    edges_in = torch.arange(n_in + 1, dtype=torch.float64) / n_in
+    edges_out = torch.arange(n_out + 1, dtype=torch.float64) / n_out
+    lower = torch.maximum(edges_in[:-1, None], edges_out[None, :-1])
+    upper = torch.minimum(edges_in[1:, None], edges_out[None, 1:])
+    return (upper - lower).clamp_min(0) * n_out
+
+
+def cubic_taps(positions: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Catmull-Rom interpolation at `positions` (P,), in units of samples: indices (4, P) and weights (4, P), float64.
+
+    The signal continues past its ends mirrored about the outer edges of its first and last sample.
+    """
+    position = positions.to(torch.float64)
+    base = position.floor()
+    t = position - base
+    weights = torch.stack(
+        (
+            ((-t + 2) * t - 1) * t / 2,
+            ((3 * t - 5) * t * t + 2) / 2,
+            ((-3 * t + 4) * t + 1) * t / 2,
+            (t - 1) * t * t / 2,
+        )
+    )
+    indices = base.long() + torch.arange(-1, 3)[:, None]
+    return mirror(indices, n), weights
+
+
+def cubic_weights(n_in: int, n_out: int) -> Tensor:
+    """Matrix (n_in, n_out), float64, of Catmull-Rom interpolation between the centres of equal cells."""
+    positions = (torch.arange(n_out, dtype=torch.float64) + 0.5) * n_in / n_out - 0.5
+    indices, weights = cubic_taps(positions, n_in)
+    matrix = torch.zeros(n_in, n_out, dtype=torch.float64)
+    for index, weight in zip(indices, weights, strict=True):
+        matrix[index, torch.arange(n_out)] += weight
+    return matrix
+
+
+def resize_weights(n_in: int, n_out: int) -> Tensor:
+    """Matrix (n_in, n_out): by area when shrinking or equal, cubic when growing."""
+    return area_weights(n_in, n_out) if n_out <= n_in else cubic_weights(n_in, n_out)
+
+
+def mirror(index: Tensor, n: int) -> Tensor:
+    """Indices into an endless signal ... 1 0 | 0 1 .. n-1 | n-1 n-2 ..., folded into 0 .. n-1."""
+    folded = index.remainder(2 * n)
+    return torch.minimum(folded, 2 * n - 1 - folded)
+
+
+def reflect(index: Tensor, n: int) -> Tensor:
+    """Indices into an endless signal ... 2 1 | 0 1 .. n-1 | n-2 n-3 ... (the end samples once), folded into 0 .. n-1."""
+    if n == 1:
+        return torch.zeros_like(index)
+    folded = index.remainder(2 * n - 2)
+    return torch.minimum(folded, 2 * n - 2 - folded)

@@ -1,0 +1,220 @@
+"""Sound to square image and back: the paper's three magnitude scales on a wavelet or an STFT lattice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from schurgan.audio import colormap as colours
+from schurgan.audio.coefficients import Coefficients, Transform
+from schurgan.audio.grid import cubic_weights, resize_weights
+from schurgan.audio.phase import PHASES, Columns, from_noise, griffin_lim, with_carrier
+from schurgan.audio.stft import STFT
+from schurgan.audio.wavelet import MorletCWT
+
+TRANSFORMS = ("wavelet", "stft")
+SCALES = ("linear", "log", "log_real")
+FRAMES = ("paper", "native")
+# Under this rms of Re e^{iφ} in a cell, the real part says too little of the magnitude to divide by it.
+_LEAST_REAL_PART = 0.05
+
+
+@dataclass(frozen=True)
+class Aux:
+    """What an image leaves out of its clip: `reference` (B,), the magnitude that the top of the scale stands for, and
+    `carrier` (B, L), a sound whose phase to use (the clip itself when it comes from `encode`)."""
+
+    reference: Tensor
+    carrier: Tensor | None = None
+
+
+class Spectrogram:
+    """Square images (B, channels, size, size) in [−1, 1], rows ascending in frequency, of clips (B, n_samples).
+
+    transform  "wavelet": `size` Morlet scales from f_min to f_max; "stft": rows averaged from the STFT's
+    scale      "linear": magnitude; "log": dB under the clip's maximum down to −floor_db; "log_real": the same of the rms
+               real part instead of the modulus
+    frame      "paper": wavelet frames of 50 ms every 25 ms, STFT of 2,048 / 1,024 samples, resized to `size` columns;
+               "native": one frame a column, nothing resized in time
+    channels   1 to 4 equal channels, or 3 of a `colormap` (viridis, magma, turbo, jet)
+    reference  magnitude of the top of the scale for images that come without an Aux: generated ones
+
+    Everything that decoding needs is in `config`; `Spectrogram(**config)` is the same transform. Raises ValueError naming
+    the argument for values out of range.
+    """
+
+    def __init__(
+        self,
+        transform: str = "wavelet",
+        size: int = 128,
+        scale: str = "log",
+        *,
+        frame: str = "paper",
+        channels: int = 3,
+        colormap: str | None = None,
+        sample_rate: int = 16000,
+        n_samples: int = 80000,
+        floor_db: float = 80.0,
+        f_min: float = 40.0,
+        f_max: float | None = None,
+        w0: float | None = None,
+        reference: float = 1.0,
+    ) -> None:
+        for name, value, known in (
+            ("transform", transform, TRANSFORMS),
+            ("scale", scale, SCALES),
+            ("frame", frame, FRAMES),
+            ("colormap", colormap, (None, *colours.COLORMAPS)),
+        ):
+            if value not in known:
+                raise ValueError(f'{name} "{value}": one of {", ".join(str(k) for k in known)} is needed')
+        if not 8 <= size <= 1024:
+            raise ValueError(f"size {size}: 8 to 1024 is needed")
+        if not 1 <= channels <= 4 or (colormap and channels != 3):
+            raise ValueError(f"channels {channels}: 1 to 4 are needed, and 3 with a colour map")
+        if not 10 <= floor_db <= 200:
+            raise ValueError(f"floor_db {floor_db}: 10 to 200 dB is needed")
+        if not reference > 0:
+            raise ValueError(f"reference {reference}: a magnitude above 0 is needed")
+        if n_samples < size:
+            raise ValueError(f"n_samples {n_samples}: at least one for each of {size} columns is needed")
+        self.size, self.scale, self.channels, self.colormap = size, scale, channels, colormap
+        self.n_samples, self.sample_rate, self.floor_db, self.reference = n_samples, sample_rate, floor_db, reference
+        f_max = 0.475 * sample_rate if f_max is None else f_max
+        self.config: dict[str, Any] = {
+            "transform": transform,
+            "size": size,
+            "scale": scale,
+            "frame": frame,
+            "channels": channels,
+            "colormap": colormap,
+            "sample_rate": sample_rate,
+            "n_samples": n_samples,
+            "floor_db": floor_db,
+            "f_min": f_min,
+            "f_max": f_max,
+            "w0": w0,
+            "reference": reference,
+        }
+        self.transform: Transform
+        if transform == "wavelet":
+            hop = round(0.025 * sample_rate) if frame == "paper" else -(-n_samples // size)
+            self.transform = cwt = MorletCWT(n_samples, sample_rate, size, f_min, f_max, w0, hop=hop)
+            self.config["w0"] = cwt.w0  # a later default must not change what a saved image means
+        elif frame == "paper":
+            self.transform = STFT(n_samples, 2048, 1024)
+        else:
+            hop = n_samples // size
+            # 2 (size − 1) gives `size` bins exactly; a longer hop needs a longer window to be invertible.
+            n_fft = max(2 * (size - 1), 2 * (5 * hop // 8))
+            self.transform = STFT(n_samples, n_fft, hop, n_frames=size)
+        self._columns = Columns(self.transform, self._pool, self._spread)
+        self._matrices: dict[tuple[str, torch.device, torch.dtype], Tensor] = {}
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Aux]:
+        """Clips (B, n_samples), real -> image (B, channels, size, size) in [−1, 1] and its Aux. Differentiable."""
+        if self.scale == "log_real":
+            magnitude = self._pool(self.transform.analyze(x).map(torch.real))
+        else:
+            magnitude = self._resize(self.transform.energy_frames(x))
+        reference = magnitude.detach().amax((-2, -1)).clamp_min(torch.finfo(x.dtype).tiny ** 0.5)
+        relative = magnitude / reference[:, None, None]
+        if self.scale == "linear":
+            level = 2 * relative - 1
+        else:
+            floor = 10 ** (-self.floor_db / 20)
+            level = (20 * torch.log10(relative.clamp_min(floor)) / self.floor_db) * 2 + 1
+        return self.paint(level[:, None]), Aux(reference, x)
+
+    def decode(
+        self,
+        image: Tensor,
+        aux: Aux | None = None,
+        *,
+        phase: str = "carrier",
+        refine: int | None = None,
+        hold_phase: bool = True,
+        seed: int = 0,
+    ) -> Tensor:
+        """Image (B, channels, size, size) -> sound (B, n_samples).
+
+        phase       "carrier": of aux.carrier; "noise": found by envelope projection from seeded noise;
+                    "griffin-lim": found by fast Griffin-Lim
+        refine      iterations of the projection; by default 0 with a carrier (the paper's image times phase), else 32
+        hold_phase  keep the carrier's phase while refining (a recording's own image), or only start from it (any other)
+        """
+        if phase not in PHASES:
+            raise ValueError(f'phase "{phase}": one of {", ".join(PHASES)} is needed')
+        if refine is not None and refine < 0:
+            raise ValueError(f"refine {refine}: 0 or more iterations are needed")
+        carrier = aux.carrier if aux is not None else None
+        if phase == "carrier" and carrier is None:
+            raise ValueError('phase "carrier": aux.carrier, a sound whose phase to use, is needed')
+        reference = image.new_full((len(image),), self.reference) if aux is None else aux.reference.to(image)
+        magnitude = self.magnitude(image) * reference[:, None, None]
+        if self.scale == "log_real":
+            magnitude = magnitude / self._real_part(carrier if phase == "carrier" else None)
+        if phase == "carrier":
+            assert carrier is not None
+            return with_carrier(self._columns, magnitude, carrier.to(image), refine or 0, hold_phase)
+        iterations = 32 if refine is None else refine
+        find = from_noise if phase == "noise" else griffin_lim
+        return find(self._columns, magnitude, iterations, seed)
+
+    def magnitude(self, image: Tensor) -> Tensor:
+        """Image -> magnitudes (B, size, size) relative to the top of the scale, in [0, 1]; the floor is exactly 0."""
+        level = self.unpaint(image)[:, 0].clamp(-1, 1)
+        if self.scale == "linear":
+            return (level + 1) / 2
+        amplitude = torch.pow(10.0, (level - 1) * (self.floor_db / 40))
+        return torch.where(level <= -1 + 1e-6, torch.zeros_like(amplitude), amplitude)
+
+    def paint(self, level: Tensor) -> Tensor:
+        """(B, 1, H, W) levels in [−1, 1] -> (B, channels, H, W)."""
+        return colours.paint(level, self.colormap) if self.colormap else level.expand(-1, self.channels, -1, -1)
+
+    def unpaint(self, image: Tensor) -> Tensor:
+        """(B, channels, H, W) -> (B, 1, H, W): the inverse of `paint`; the mean of channels that should be equal."""
+        if image.ndim != 4 or image.shape[1:] != (self.channels, self.size, self.size):
+            raise ValueError(
+                f"image {tuple(image.shape)}: (B, {self.channels}, {self.size}, {self.size}) is needed"
+            )
+        return colours.unpaint(image, self.colormap) if self.colormap else image.mean(1, keepdim=True)
+
+    def _pool(self, c: Coefficients) -> Tensor:
+        return self._resize(self.transform.frames(c))
+
+    def _resize(self, energy: Tensor) -> Tensor:
+        """Energy (B, n_rows, n_frames) -> rms magnitude (B, size, size)."""
+        energy = energy @ self._matrix("columns", energy) if energy.shape[-1] != self.size else energy
+        if energy.shape[-2] != self.size:
+            energy = (energy.mT @ self._matrix("rows", energy)).mT
+        # Cubic interpolation can go below zero, and the square root of zero has no gradient.
+        return energy.clamp_min(torch.finfo(energy.dtype).tiny).sqrt()
+
+    def _spread(self, magnitude: Tensor) -> Coefficients:
+        if magnitude.shape[-2] != self.transform.n_rows:
+            magnitude = (magnitude.mT @ self._matrix("unrows", magnitude)).mT.clamp_min(0)
+        return self.transform.spread(magnitude)
+
+    def _real_part(self, carrier: Tensor | None) -> Tensor:
+        """Rms of the real part of a unit phase in each cell: the carrier's, or of a phase that takes every angle."""
+        if carrier is None:
+            return torch.tensor(0.5).sqrt()
+        phase = self.transform.analyze(carrier).phase()
+        return self._pool(phase.map(torch.real)).clamp_min(_LEAST_REAL_PART)
+
+    def _matrix(self, name: str, like: Tensor) -> Tensor:
+        key = (name, like.device, like.dtype)
+        if key not in self._matrices:
+            rows, frames = self.transform.n_rows, self.transform.n_frames
+            matrix = {
+                "columns": lambda: resize_weights(frames, self.size),
+                "rows": lambda: resize_weights(rows, self.size),
+                "unrows": lambda: cubic_weights(self.size, rows),
+            }[name]()
+            self._matrices[key] = matrix.to(like)
+        return self._matrices[key]

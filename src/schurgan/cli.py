@@ -1,0 +1,387 @@
+"""The command line: one function a command. Nothing here imports torch before a command needs it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from tyro.conf import Positional, arg
+
+import schurgan
+from schurgan.config import Config, preset_names, preset_summary, resolve
+from schurgan.errors import UserError, did_you_mean
+from schurgan.version import __version__
+
+Folder = Annotated[Path, arg(metavar="DIR")]
+Scale = Literal["log", "linear", "log_real"]
+TransformName = Literal["wavelet", "stft"]
+Frame = Literal["paper", "native"]
+PhaseName = Literal["noise", "carrier", "griffin-lim"]
+
+
+def prepare(
+    source: Annotated[Positional[str], arg(metavar="SOURCE")],
+    root: Annotated[Positional[Path | None], arg(metavar="[ROOT]")] = None,
+    /,
+    *,
+    out: Folder,
+    size: int = 64,
+    scale: Scale = "log",
+    transform: TransformName = "wavelet",
+    frame: Frame = "paper",
+    seconds: float | None = None,
+    sample_rate: int = 16000,
+    subset: str | None = None,
+    per_class: int | None = None,
+    seed: int | None = None,
+    dtype: Literal["uint8", "float16", "float32"] | None = None,
+    shard_clips: int = 1024,
+    audio: bool = True,
+    workers: int | None = None,
+    strict: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Recordings to shards of spectrogram images, on all cores; started again, it does what is missing.
+
+    Args:
+        source: folder (a folder a class, any audio), esc50 (its official layout) or soundscape (made by the program)
+        root: where the recordings are
+        out: folder for the shards and manifest.json
+        size: rows and columns of an image, 8 to 1024
+        scale: magnitude scale of the images
+        transform: wavelet (complex Morlet) or stft
+        frame: 50 ms frames resized to the columns (paper), or one frame a column (native)
+        seconds: length of a clip, longer ones are cut and shorter ones padded; 5, for soundscape 2
+        sample_rate: Hz
+        subset: of esc50: esc10
+        per_class: clips a class, of soundscape
+        seed: of soundscape
+        dtype: how pixels are stored; uint8 for the log scales and float16 for the linear one by default
+        shard_clips: clips a shard
+        audio: keep the recordings in the shards, which phases can be borrowed from
+        workers: processes, all cores by default
+        strict: stop at the first recording that cannot be used instead of listing it
+        overwrite: replace shards of other data or options in the folder
+    """
+    from schurgan.data.sources import open_source
+
+    given = {"subset": subset, "per_class": per_class, "seed": seed}
+    options = {name: value for name, value in given.items() if value is not None}
+    if source == "soundscape" and seconds is not None:
+        options["seconds"] = seconds
+    clips = open_source(source, root, **options)
+    length = seconds if seconds is not None else 2.0 if source == "soundscape" else 5.0
+    if not 0.05 <= length <= 600:
+        raise UserError(f"--seconds: {length:g} given, 0.05 to 600 is needed")
+    if not 1000 <= sample_rate <= 384000:
+        raise UserError(f"--sample-rate: {sample_rate} given, 1000 to 384000 Hz is needed")
+
+    from schurgan.audio import Spectrogram
+    from schurgan.data import prepare as run
+    from schurgan.data import summary
+    from schurgan.progress import Bar
+
+    try:
+        spectrogram = Spectrogram(
+            transform,
+            size,
+            scale,
+            frame=frame,
+            channels=1,
+            sample_rate=sample_rate,
+            n_samples=round(length * sample_rate),
+        )
+        with Bar("prepare", len(clips.items()), "clips") as bar:
+            manifest = run(
+                clips,
+                out,
+                spectrogram,
+                dtype=dtype,
+                shard_clips=shard_clips,
+                keep_audio=audio,
+                workers=workers,
+                strict=strict,
+                overwrite=overwrite,
+                progress=lambda done, total, heard: bar.update(done, f"{heard:.0f} s of sound"),
+            )
+    except ValueError as error:
+        raise UserError(f"prepare: {error}") from None
+    print("\n".join(summary(manifest)))
+    print(f"{len(manifest)} clips in {out}")
+
+
+def _train(default: Config) -> Callable[..., None]:
+    """The command with the options of the chosen preset as its defaults."""
+
+    def train(
+        config: Annotated[Config, arg(name="")] = default,
+        *,
+        out: Folder,
+        config_file: Annotated[Path | None, arg(name="config", metavar="FILE")] = None,
+    ) -> None:
+        """Train a GAN on prepared shards; the run is a folder that says all about itself.
+
+        Args:
+            config: options of the run
+            out: folder of the run
+            config_file: YAML of options, between the preset and the command line
+        """
+        from schurgan.training import train as run
+
+        print(f"trained: {run(config, out)}")
+
+    return train
+
+
+def resume(run: Annotated[Positional[Path], arg(metavar="RUN")], /, *, data: Folder | None = None) -> None:
+    """Continue a run from its newest checkpoint, exactly as if it had never stopped.
+
+    Args:
+        run: folder of the run
+        data: where its shards are now, if they were moved
+    """
+    from schurgan.training import resume as go_on
+
+    print(f"trained: {go_on(run, data)}")
+
+
+def sample(
+    run: Annotated[Positional[Path], arg(metavar="RUN")],
+    /,
+    *,
+    label: Annotated[str | None, arg(name="class", metavar="NAME")] = None,
+    count: int = 8,
+    truncation: float | None = None,
+    seed: int = 0,
+    phase: PhaseName = "noise",
+    refine: int | None = None,
+    out: Folder | None = None,
+) -> None:
+    """Make sounds: a WAV file and a picture each.
+
+    Args:
+        run: folder of a run, or a generator.safetensors
+        label: which class, all of them by default
+        count: sounds a class
+        truncation: variance of the noise: under 1 more typical, above 1 more varied
+        seed: the same seed gives the same sounds
+        phase: found from noise, by Griffin-Lim, or started from a recording of the class (carrier)
+        refine: iterations of fitting sound to image, 32 by default
+        out: folder for the files, RUN/sounds by default
+    """
+    from schurgan.sampling import load
+
+    if refine is not None and refine < 0:
+        raise UserError(f"--refine: {refine} given, 0 or more iterations are needed")
+    model = load(run)
+    folder = out or (run if run.is_dir() else run.parent) / "sounds"
+    labels = [label] if label is not None else list(model.classes)
+    for name in labels:
+        model.sample(name, count, truncation, seed, phase=phase, refine=refine).save(folder)
+    print(f"{count * len(labels)} sounds in {folder}")
+
+
+def reconstruct(
+    files: Annotated[Positional[tuple[Path, ...]], arg(metavar="FILE ...")],
+    /,
+    *,
+    out: Folder,
+    size: int = 128,
+    scale: Scale = "log",
+    transform: TransformName = "wavelet",
+    frame: Frame = "paper",
+    phase: PhaseName = "carrier",
+    refine: int | None = None,
+    seconds: float = 5.0,
+    sample_rate: int = 16000,
+    json: bool = False,
+) -> None:
+    """Recording to image to recording: what of a sound survives, heard and measured.
+
+    Args:
+        files: recordings, any format
+        out: folder for the rebuilt WAV files and pictures of the images
+        size: rows and columns of the image
+        scale: magnitude scale of the image
+        transform: wavelet (complex Morlet) or stft
+        frame: 50 ms frames resized to the columns (paper), or one frame a column (native)
+        phase: the recording's own (carrier), or found from noise or by Griffin-Lim
+        refine: iterations of fitting; 0 with the recording's own phase, else 32
+        seconds: longer recordings are cut to this length
+        sample_rate: Hz
+        json: print one JSON object a file
+    """
+    from schurgan.reconstruction import reconstruct as rebuild
+
+    settings = {"transform": transform, "size": size, "scale": scale, "frame": frame, "sample_rate": sample_rate}
+    rebuild(files, out, settings, phase=phase, refine=refine, seconds=seconds, as_json=json)
+
+
+def report(run: Annotated[Positional[Path], arg(metavar="RUN")], /) -> None:
+    """A page to open: real and generated sounds side by side, curves, and a classifier's verdict.
+
+    Args:
+        run: folder of a finished run
+    """
+    from schurgan.report import write_report
+
+    print(f"report: {write_report(run)}")
+
+
+def presets() -> None:
+    """List the presets of `train`."""
+    width = max(map(len, preset_names()))
+    for name in preset_names():
+        print(f"{name:<{width}}  {preset_summary(name)}")
+
+
+def demo(*, out: Folder = Path("runs/demo")) -> None:
+    """The whole way in a few minutes: make soundscapes, train on them, sample every class, write a page.
+
+    Args:
+        out: folder of the run
+    """
+    from schurgan.demo import run_demo
+
+    run_demo(out)
+
+
+def doctor() -> None:
+    """What is installed, and what this machine has."""
+    import importlib.metadata
+    import platform
+
+    import torch
+
+    print(f"schurgan {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    print(f"{os.cpu_count()} CPU cores, GPU: {', '.join(gpus) or 'none'}")
+    for requirement in importlib.metadata.requires("schurgan") or []:
+        name = re.split(r"[^A-Za-z0-9_.-]", requirement, maxsplit=1)[0]
+        try:
+            found = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found = "missing"
+        extra = re.search(r"extra == ['\"](\w+)['\"]", requirement)
+        print(f"  {name:<16} {found:<12} {f'[{extra[1]}]' if extra else ''}".rstrip())
+
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "prepare": prepare,
+    "train": _train(Config()),
+    "resume": resume,
+    "sample": sample,
+    "reconstruct": reconstruct,
+    "report": report,
+    "presets": presets,
+    "demo": demo,
+    "doctor": doctor,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command. Exit status 0, 1 (a run stopped as asked), or 2 with one sentence on standard error."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        _run(arguments)
+    except UserError as error:
+        _fail(str(error))
+    except BrokenPipeError:
+        # The reader of a pipe went away; say nothing more to it, also not at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _run(arguments: list[str]) -> None:
+    if arguments[:1] == ["--version"]:
+        print(f"schurgan {__version__}")
+        return
+    if not arguments:
+        arguments = ["--help"]
+    if arguments[0] in ("-h", "--help"):
+        print(_usage())
+        return
+    name, rest = arguments[0], arguments[1:]
+    if name not in COMMANDS:
+        known = did_you_mean(name, COMMANDS) or f"; there are {', '.join(COMMANDS)}"
+        raise UserError(f'"{name}": no such command{known}')
+    command = COMMANDS[name]
+    if name == "train":
+        command = _train(resolve(_value(rest, "--preset") or "small-32", _value(rest, "--config")))
+    _parse(command, name, rest)()
+
+
+def _value(arguments: list[str], option: str) -> str | None:
+    """The value of an option that decides how the others are read."""
+    for i, argument in enumerate(arguments):
+        if argument == option:
+            return arguments[i + 1] if i + 1 < len(arguments) else None
+        if argument.startswith(option + "="):
+            return argument.partition("=")[2]
+    return None
+
+
+def _parse(command: Callable[..., None], name: str, arguments: list[str]) -> Callable[[], None]:
+    """`command` bound to its arguments. The parser explains itself in boxes of text: we say it in one sentence."""
+
+    @functools.wraps(command)
+    def bind(*args: Any, **options: Any) -> Callable[[], None]:
+        return functools.partial(command, *args, **options)
+
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(bind, prog=f"schurgan {name}", args=arguments)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+    raise UserError(_sentence(said.getvalue(), bind, name))
+
+
+def _usage() -> str:
+    """The commands, a line each. Short of building every command's parser: a newcomer's first call is quick."""
+    lines = ["usage: schurgan COMMAND ...", "", (schurgan.__doc__ or "").strip(), ""]
+    for name, command in COMMANDS.items():
+        lines.append(f"  {name:<13}{(command.__doc__ or '').strip().splitlines()[0]}")
+    return "\n".join([*lines, "", "`schurgan COMMAND --help` lists a command's options with their units and defaults."])
+
+
+def _sentence(box: str, command: Callable[..., Any], name: str) -> str:
+    """What the parser found wrong, from its box of text: what, what was given, what would do."""
+    lines = [line.strip("│╭╮╰╯ ─").strip() for line in box.splitlines()]
+    text = re.sub(r"\s+", " ", " ".join(lines))
+    if found := re.search(r"Unrecognized options: (-[\w.-]*)", text):
+        known = set(re.findall(r"--[a-z][\w.-]*", _help(command, name)))
+        return f"{found[1]}: no such option of `schurgan {name}`{did_you_mean(found[1], known)}"
+    if found := re.search(r"Error parsing config(?:\.(\w+))?: .*? for \w+ (\w+)\S* (.*?) \[type=\w+, input_value=(.*?), input_type", text):
+        option = "-".join(".".join(part for part in found.group(1, 2) if part).split("_"))
+        return f"--{option}: {found[4]} given, {found[3].removeprefix('Input should be ')} is needed"
+    if found := re.search(r"Error parsing ([\w.-]+): (?:invalid literal for (int)|could not convert string to (float)).*?: '(.*?)'", text):
+        return f"{found[1]}: {found[4]!r} given, a {'whole ' if found[2] else ''}number is needed"
+    if found := re.search(r"invalid choice (.*?) for argument '(.*?)'\. Expected one of \((.*?)\)", text):
+        return f"{found[2]}: {found[1]} given, one of {found[3].rstrip(',')} is needed"
+    if missing := re.findall(r"(?<!\S)(--[a-z][\w-]*|[A-Z]{3,}(?: \.\.\.)?)(?= )[^()]*(?:\([^()]*\)[^()]*)*?\(required\)", text):
+        return f"{' and '.join(missing)}: missing; `schurgan {name} --help` says what is needed"
+    return text
+
+
+def _help(command: Callable[..., Any], name: str) -> str:
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
+        tyro.cli(command, prog=name, args=["--help"])
+    return text.getvalue()
+
+
+def _fail(message: str) -> None:
+    print(f"schurgan: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,189 @@
+"""Every option of a run: defaults < preset < a YAML file < the command line, and what was resolved is saved in the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from schurgan.errors import UserError, did_you_mean
+from schurgan.files import atomic_write
+
+Count = Annotated[int, Field(ge=1)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0, lt=10)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Options(BaseModel):
+    """Frozen, and no key that is not an option."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
+
+
+class ModelOptions(Options):
+    ladder: str = "small-32"
+    """Shape of both networks, a row of `schurgan presets`; its size must be the size of the prepared images."""
+    width: Count | None = None
+    """Channels of a multiple of 1, the ladder's own if not given."""
+    channels: Annotated[int, Field(ge=1, le=4)] = 1
+    """Channels of an image, all equal (3 with a colour map)."""
+    colormap: Literal["viridis", "magma", "turbo", "jet"] | None = None
+    """Paint images with a colour map that can be undone."""
+    spectral_norm_g: bool = False
+    """Spectral normalisation of the generator."""
+    spectral_norm_d: bool = True
+    """Spectral normalisation of the discriminator."""
+    init: Literal["orthogonal", "glorot", "normal"] = "orthogonal"
+    """Initial weights."""
+
+
+class DDFNOptions(Options):
+    weight: Weight = 1.0
+    """Weight of the penalty in the generator's loss; 0 trains without it and still logs the gap."""
+    epsilon: Weight = 37.16
+    """Allowed difference of the mean departures from normality, eq. (8) of the paper."""
+    relative_epsilon: Share | None = None
+    """Allowed difference as a share of the real mean, instead of epsilon."""
+    estimator: Literal["exact", "hybrid"] = "hybrid"
+    """How the departure is computed."""
+    factor: Annotated[int, Field(ge=2, le=8)] = 2
+    """Pooling of the hybrid estimator's eigenproblem."""
+    decay: Share = 0.99
+    """Of the running mean over generated batches."""
+    every: Count = 1
+    """Steps between applications (each then weighs as many times more)."""
+
+
+class TrainOptions(Options):
+    steps: Count = 2000
+    """Steps of the generator."""
+    batch_size: Count = 32
+    """Images a step, real and generated each."""
+    d_steps: Count = 1
+    """Steps of the discriminator for each step of the generator."""
+    lr_g: Rate = 1e-3
+    """Adam's learning rate of the generator."""
+    lr_d: Rate = 1e-3
+    """Adam's learning rate of the discriminator."""
+    betas: tuple[Share, Share] = (0.0, 0.9)
+    """Adam's decay rates."""
+    eps: Annotated[float, Field(gt=0, lt=1)] = 1e-6
+    """Adam's epsilon."""
+    loss: Literal["hinge"] = "hinge"
+    """Adversarial loss."""
+    ema: Share = 0.995
+    """Decay of the running mean of the generator's weights, which is what samples are made with."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Seeds the weights, the order of the data and the noise."""
+    exclude_folds: tuple[int, ...] = ()
+    """Folds of the data that are not trained on."""
+    log_every: Count = 25
+    """Steps between lines of metrics.jsonl."""
+    sample_every: Count = 500
+    """Steps between sample grids and sounds."""
+    checkpoint_every: Count = 500
+    """Steps between checkpoints."""
+    keep_checkpoints: Count = 2
+    """Checkpoints kept, the newest ones."""
+    threads: Count | None = None
+    """Threads of the CPU, all cores if not given."""
+    device: str = "auto"
+    """"cpu", "cuda", "cuda:1", ...; "auto" takes a GPU where there is one."""
+
+
+class Config(Options):
+    preset: str = "small-32"
+    """Preset that the options start from, see `schurgan presets`."""
+    data: Path | None = None
+    """Folder made by `schurgan prepare`."""
+    model: ModelOptions = ModelOptions()
+    ddfn: DDFNOptions = DDFNOptions()
+    train: TrainOptions = TrainOptions()
+
+    def save(self, path: str | Path) -> None:
+        """As YAML, atomically."""
+        with atomic_write(path, "w") as file:
+            yaml.safe_dump(self.model_dump(mode="json"), file, sort_keys=False, allow_unicode=True)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Config:
+        """Options saved by `save`. Raises UserError naming the file and the key."""
+        return _validated(read_yaml(path), str(path))
+
+
+def preset_names() -> list[str]:
+    """Names of the shipped presets."""
+    return sorted(file.name.removesuffix(".yaml") for file in _presets().iterdir() if file.name.endswith(".yaml"))
+
+
+def preset_summary(name: str) -> str:
+    """The first line of a preset's file: what it is for."""
+    return (_presets() / f"{name}.yaml").read_text("utf-8").partition("\n")[0].lstrip("# ")
+
+
+def resolve(preset: str, file: str | Path | None = None) -> Config:
+    """The options of a preset, overridden by those of a YAML file. Raises UserError naming what is wrong where."""
+    if preset not in preset_names():
+        known = did_you_mean(preset, preset_names()) or f"; there are {', '.join(preset_names())}"
+        raise UserError(f'preset "{preset}": no such preset{known}')
+    options = yaml.safe_load((_presets() / f"{preset}.yaml").read_text("utf-8")) or {}
+    config = _validated(options | {"preset": preset}, f"preset {preset}")
+    if file is None:
+        return config
+    return _validated(_merge(config.model_dump(), read_yaml(file)), str(file))
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """A YAML mapping of plain values; no tag can build an object. Raises UserError naming file and line."""
+    try:
+        value = yaml.safe_load(Path(path).read_text("utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise UserError(f"{path}: cannot be read ({reason})") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{where}: not YAML ({getattr(error, 'problem', None) or 'damaged'})") from None
+    except RecursionError:
+        raise UserError(f"{path}: nested too deeply to be options") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: a mapping of options is needed, this is {type(value).__name__}")
+    return value
+
+
+def _presets() -> Any:
+    return resources.files("schurgan") / "presets"
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        inner = merged.get(key)
+        merged[key] = _merge(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _validated(options: Mapping[str, Any], where: str) -> Config:
+    try:
+        return Config.model_validate(options)
+    except ValidationError as error:
+        raise UserError(f"{where}: {explain(error)}") from None
+
+
+def explain(error: ValidationError) -> str:
+    """The first problem of a validation as a sentence: which key, what was given, what would do."""
+    first = error.errors(include_url=False)[0]
+    path = [str(part) for part in first["loc"]]
+    key = ".".join(path).replace("_", "-")
+    if first["type"] == "extra_forbidden":
+        fields: Any = Config.model_fields
+        for part in path[:-1]:
+            fields = fields[part].annotation.model_fields
+        return f"{key}: no such option{did_you_mean(path[-1], fields)}"
+    needed = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    return f"{key}: {first['input']!r} given, {needed} is needed"

@@ -1,0 +1,77 @@
+"""The discriminator: an image and a class in, a score out."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from schurgan.networks.ladders import IMAGE, Ladder, check_sizes, find_ladder
+from schurgan.networks.layers import DBlock, Init, initialise
+from schurgan.networks.spectral_norm import apply_spectral_norm
+
+
+class Discriminator(nn.Module):
+    """BigGAN's projection discriminator (Miyato & Koyama 2018), its shape given by a ladder.
+
+    images (B, channels, H, W), labels (B,) int64 below `classes`  ->  scores (B,), w·h + b + e(label)·h with
+    h = Σ ReLU(blocks(images)) over the pixels. No batch norm: an image's score depends on no other image.
+
+    `spectral_norm` normalises every layer, the embedding included. Weights come from torch's global random numbers: set
+    `torch.manual_seed` before. Raises ValueError for sizes below 1.
+    """
+
+    def __init__(
+        self,
+        ladder: Ladder,
+        classes: int,
+        width: int | None = None,
+        channels: int = 3,
+        *,
+        spectral_norm: bool = True,
+        init: Init = "orthogonal",
+    ) -> None:
+        super().__init__()
+        check_sizes(classes=classes, width=width, channels=channels)
+        self.ladder = ladder
+        self.classes = classes
+        self.channels = channels
+        self.width = width = ladder.width if width is None else width
+        top = ladder.discriminator[-1].cout * width
+        self.blocks = nn.Sequential(
+            *(
+                DBlock(
+                    channels if stage.cin == IMAGE else stage.cin * width,
+                    stage.cout * width,
+                    stage.scale,
+                    stage.attention,
+                    first=stage.cin == IMAGE,
+                )
+                for stage in ladder.discriminator
+            )
+        )
+        self.linear = nn.Linear(top, 1)
+        self.embedding = nn.Embedding(classes, top)
+        initialise(self, init)
+        if spectral_norm:
+            apply_spectral_norm(self)
+
+    @classmethod
+    def from_preset(
+        cls,
+        name: str,
+        *,
+        width: int | None = None,
+        classes: int = 10,
+        channels: int = 3,
+        spectral_norm: bool = True,
+        init: Init = "orthogonal",
+    ) -> Self:
+        """The discriminator of a row of `LADDERS`. Raises ValueError for an unknown name."""
+        return cls(find_ladder(name), classes, width, channels, spectral_norm=spectral_norm, init=init)
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        h = F.relu(self.blocks(images)).sum((2, 3))
+        score: Tensor = self.linear(h).squeeze(1) + (self.embedding(labels) * h).sum(1)
+        return score

@@ -1,0 +1,132 @@
+"""The generator: noise and a class in, an image out."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from schurgan.networks.ladders import Ladder, check_sizes, find_ladder
+from schurgan.networks.latent import Latent
+from schurgan.networks.layers import BATCH_NORM_EPS, GBlock, Init, initialise
+from schurgan.networks.spectral_norm import apply_spectral_norm
+
+
+class Generator(nn.Module):
+    """BigGAN's generator (Brock et al. 2019), its shape given by a ladder.
+
+    z (B, latent_dim), labels (B,) int64 below `classes`  ->  images (B, channels, *ladder.size) in [−1, 1].
+
+    The class embedding is shared by all blocks; with its part of z (`Ladder.skip_z`) it conditions their batch norms.
+    `spectral_norm` normalises every layer but the shared embedding. Weights come from torch's global random numbers:
+    set `torch.manual_seed` before. Raises ValueError for sizes below 1.
+    """
+
+    def __init__(
+        self,
+        ladder: Ladder,
+        classes: int,
+        width: int | None = None,
+        channels: int = 3,
+        *,
+        spectral_norm: bool = False,
+        init: Init = "orthogonal",
+    ) -> None:
+        super().__init__()
+        check_sizes(classes=classes, width=width, channels=channels)
+        self.ladder = ladder
+        self.classes = classes
+        self.channels = channels
+        self.width = width = ladder.width if width is None else width
+        self.latent_dim = ladder.latent_dim
+        # What of z goes into the linear layer, and into each block's condition.
+        first, later = {
+            "chunks": (ladder.chunk, ladder.chunk),
+            "full": (self.latent_dim, self.latent_dim),
+            "none": (self.latent_dim, 0),
+        }[ladder.skip_z]
+        base = ladder.generator[0].cin * width
+        top = ladder.generator[-1].cout * width
+        self.shared = nn.Embedding(classes, ladder.embedding)
+        self.linear = nn.Linear(first, base * ladder.base[0] * ladder.base[1])
+        self.blocks = nn.ModuleList(
+            GBlock(s.cin * width, s.cout * width, s.scale, later + ladder.embedding, s.attention)
+            for s in ladder.generator
+        )
+        self.norm = nn.BatchNorm2d(top, eps=BATCH_NORM_EPS)
+        self.output = nn.Conv2d(top, channels, 3, padding=1)
+        initialise(self, init)
+        if spectral_norm:
+            apply_spectral_norm(self, keep=[self.shared])
+
+    @classmethod
+    def from_preset(
+        cls,
+        name: str,
+        *,
+        width: int | None = None,
+        classes: int = 10,
+        channels: int = 3,
+        spectral_norm: bool = False,
+        init: Init = "orthogonal",
+    ) -> Self:
+        """The generator of a row of `LADDERS`. Raises ValueError for an unknown name."""
+        return cls(find_ladder(name), classes, width, channels, spectral_norm=spectral_norm, init=init)
+
+    def forward(self, z: Tensor, labels: Tensor) -> Tensor:
+        first, conditions = self.split(z, self.shared(labels))
+        h = self.linear(first).unflatten(1, (-1, *self.ladder.base))
+        for block, condition in zip(self.blocks, conditions, strict=True):
+            h = block(h, condition)
+        return torch.tanh(self.output(F.relu(self.norm(h))))
+
+    def split(self, z: Tensor, embedded: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """What the linear layer sees, and each block's condition. Raises ValueError for a z of another length."""
+        if z.ndim != 2 or z.shape[1] != self.latent_dim:
+            raise ValueError(f"z: shape {tuple(z.shape)} given, (batch, {self.latent_dim}) is needed")
+        if self.ladder.skip_z == "chunks":
+            first, *later = torch.split(z, self.ladder.chunk, 1)
+            return first, [torch.cat([chunk, embedded], 1) for chunk in later]
+        condition = torch.cat([z, embedded], 1) if self.ladder.skip_z == "full" else embedded
+        return z, [condition] * len(self.blocks)
+
+
+@torch.no_grad()
+def standing_statistics(
+    network: Generator,
+    latent: Latent,
+    *,
+    batches: int = 16,
+    batch_size: int = 64,
+    generator: torch.Generator | None = None,
+) -> None:
+    """Set the running statistics of every batch norm to those of images that `network` makes, in place.
+
+    The mean over `batches` batches of each batch's own mean and (unbiased) variance, z from `latent` and classes at
+    equal chance, both from `generator` (Brock et al. 2019, "standing statistics"). An average of weights needs this
+    before it samples: its running statistics belong to no network that ever ran. Nothing else changes: spectral norms
+    stay as they are, modes and momenta come back.
+    """
+    device = network.shared.weight.device
+    source = generator.device if generator is not None else device
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    modes = [(module, module.training) for module in network.modules()]
+    momenta = [norm.momentum for norm in norms]
+    network.eval()
+    try:
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a cumulative average
+            norm.train()
+        for _ in range(batches):
+            z = latent.sample(batch_size, generator, device=device)
+            labels = torch.randint(network.classes, (batch_size,), generator=generator, device=source).to(device)
+            network(z, labels)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for module, mode in modes:
+            module.training = mode

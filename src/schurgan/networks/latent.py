@@ -1,0 +1,72 @@
+"""The generator's source of chance: z, and three meanings of its truncation."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+Truncation = Literal["scale", "resample", "official"]
+
+
+class Latent:
+    """z of `dim` independent components, N(0, 1) ("normal") or U[−1, 1] ("uniform").
+
+    Raises ValueError for another kind or a dimension below 1.
+    """
+
+    def __init__(self, dim: int, kind: Literal["normal", "uniform"] = "normal") -> None:
+        if dim < 1:
+            raise ValueError(f"dim: {dim} given, a whole number of 1 or more is needed")
+        if kind not in ("normal", "uniform"):
+            raise ValueError(f'kind: "{kind}" given, "normal" or "uniform" is needed')
+        self.dim = dim
+        self.kind = kind
+
+    def sample(
+        self,
+        n: int,
+        generator: torch.Generator | None = None,
+        truncation: float | None = None,
+        mode: Truncation = "scale",
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """n draws: (n, dim) float32 on `device`, made by `generator` on its own device, so that a seed gives the same z
+        everywhere; without one, by the global random numbers of `device`.
+
+        truncation α of a normal z, in three meanings that are in use:
+            "scale"     N(0, α), variance α (the seed paper; 0 < α, also above 1)
+            "resample"  N(0, 1) given |z| ≤ α
+            "official"  α times N(0, 1) given |z| ≤ 2 (BigGAN's published models)
+        Raises ValueError for an α that is not a finite number above 0, an unknown mode, or an α for a uniform z.
+        """
+        if mode not in get_args(Truncation):
+            raise ValueError(f'mode: "{mode}" given, "scale", "resample" or "official" is needed')
+        if truncation is not None:
+            if self.kind != "normal":
+                raise ValueError(f"truncation: {truncation} given for a uniform z, only a normal z can be truncated")
+            if not (math.isfinite(truncation) and truncation > 0):
+                raise ValueError(f"truncation: {truncation} given, a finite number above 0 is needed")
+
+        source = generator.device if generator is not None else device
+        if self.kind == "uniform":
+            z = 2 * torch.rand(n, self.dim, generator=generator, device=source) - 1
+        elif truncation is None or mode == "scale":
+            variance = 1.0 if truncation is None else truncation
+            z = math.sqrt(variance) * torch.randn(n, self.dim, generator=generator, device=source)
+        elif mode == "resample":
+            z = truncated_normal((n, self.dim), truncation, generator, source)
+        else:
+            z = truncation * truncated_normal((n, self.dim), 2.0, generator, source)
+        return z.to(device) if device is not None else z
+
+
+def truncated_normal(
+    shape: tuple[int, ...], bound: float, generator: torch.Generator | None, device: torch.device | str | None
+) -> Tensor:
+    """N(0, 1) given |z| ≤ bound, by inversion: z = √2 erf⁻¹(u erf(bound/√2)), u ~ U[−1, 1], none rejected."""
+    u = 2 * torch.rand(shape, generator=generator, device=device, dtype=torch.float64) - 1
+    z = math.sqrt(2) * torch.erfinv(u * math.erf(bound / math.sqrt(2)))
+    return z.clamp(-bound, bound).float()  # the clamp is for u = −1, whose z is −∞ where erf(bound/√2) rounds to 1

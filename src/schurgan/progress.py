@@ -1,0 +1,51 @@
+"""One look for everything that takes time: a bar on a terminal, a line now and then in a log."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+LOG_SECONDS = 15.0
+"""Between lines where there is no terminal."""
+
+
+class Bar:
+    """`with Bar("train", total) as bar: bar.update(done, "loss 0.3")`, on standard error."""
+
+    def __init__(self, what: str, total: int, unit: str = "it", start: int = 0) -> None:
+        self.what, self.total, self.unit, self.start = what, total, unit, start
+        self._console = Console(stderr=True, highlight=False)
+        self._began = self._logged = time.monotonic()
+        self._bar: Progress | None = None
+        if self._console.is_terminal:
+            columns = (TextColumn(what), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[text]}"))
+            times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=False))
+            self._bar = Progress(*columns, *times, console=self._console)
+            self._task = self._bar.add_task(what, total=total, completed=start, text="")
+
+    def update(self, done: int, text: str = "") -> None:
+        now = time.monotonic()
+        rate = (done - self.start) / max(now - self._began, 1e-9)
+        line = f"{rate:.2f} {self.unit}/s  {text}" if rate < 10 else f"{rate:.0f} {self.unit}/s  {text}"
+        if self._bar:
+            self._bar.update(self._task, completed=done, text=line)
+        elif now - self._logged >= LOG_SECONDS or done >= self.total:
+            self._logged = now
+            left = (self.total - done) / rate if rate > 0 else 0.0
+            self._console.print(f"{self.what} {done}/{self.total}  {line}  {left:.0f} s left", markup=False, soft_wrap=True)
+
+    def print(self, text: str) -> None:
+        """A line above the bar."""
+        self._console.print(text, markup=False, soft_wrap=True)
+
+    def __enter__(self) -> Bar:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar:
+            self._bar.stop()

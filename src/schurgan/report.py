@@ -1,0 +1,153 @@
+"""A run as one page that needs nothing else: sounds to play, spectrograms, curves, and a classifier's verdict."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from dataclasses import dataclass
+from html import escape
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import soundfile
+import torch
+from torch import Tensor
+
+from schurgan.charts import Line, line_chart
+from schurgan.data.shards import Shards
+from schurgan.errors import UserError
+from schurgan.evaluation.classifier import Trained, judge, train_classifier
+from schurgan.files import atomic_write, write_json
+from schurgan.pictures import picture, png
+from schurgan.sampling import Model, Sounds, load
+
+REPORT = "report.html"
+VERDICT = "classifier.json"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a classifier of the real images takes generated sounds for, after these were decoded and analysed again."""
+
+    real_accuracy: float
+    generated_accuracy: float
+    per_class: dict[str, float]
+    n_train: int
+    n_test: int
+    n_generated: int
+    truncation: float
+    step: int
+    seed: int
+
+
+def write_report(run: str | Path, *, shown: int = 3, judged: int = 16, truncation: float = 1.0, seed: int = 1) -> Path:
+    """RUN/report.html and RUN/classifier.json. Per class, `shown` real and generated sounds can be played and `judged`
+    generated ones are classified. Raises UserError when the run has no generator or its data is gone."""
+    run = Path(run)
+    if not run.is_dir():
+        raise UserError(f"{run}: no such run folder")
+    model = load(run)
+    if model.card.data is None or not Path(model.card.data).is_dir():
+        raise UserError(f"{run}: its data folder {model.card.data} is gone; the report compares with the recordings there")
+    shards = Shards(model.card.data)
+    generated = [model.sample(name, judged, truncation, seed) for name in model.classes]
+    trained = train_classifier(shards)
+    verdict = _judge(model, trained, generated, truncation, seed)
+    write_json(run / VERDICT, verdict.__dict__)
+    page = Template((resources.files("schurgan") / "templates" / REPORT).read_text("utf-8")).substitute(
+        title=f"Schurgan: {escape(run.resolve().name)}",
+        subtitle=f"{len(shards)} recordings of {len(model.classes)} classes, {model.card.step} steps of training, "
+        f"{model.spectrogram.size}x{model.spectrogram.size} {model.spectrogram.config['transform']} spectrograms",
+        verdict=_verdict(verdict),
+        classes="\n".join(
+            _class(name, sounds, shards, shown, verdict) for name, sounds in zip(model.classes, generated, strict=True)
+        ),
+        charts=_charts(run),
+        options=escape((run / "config.yaml").read_text("utf-8")) if (run / "config.yaml").exists() else "",
+    )
+    try:
+        with atomic_write(run / REPORT, "w") as file:
+            file.write(page)
+    except OSError as error:
+        raise UserError(f"{run / REPORT}: cannot be written ({error.strerror})") from None
+    return run / REPORT
+
+
+def _judge(model: Model, trained: Trained, generated: list[Sounds], truncation: float, seed: int) -> Verdict:
+    heard = torch.cat([_analysed(model, sounds.audio) for sounds in generated])
+    labels = torch.repeat_interleave(torch.arange(len(generated)), len(generated[0]))
+    accuracy, per_class = judge(trained, heard, labels)
+    return Verdict(
+        trained.accuracy,
+        accuracy,
+        dict(zip(model.classes, per_class, strict=True)),
+        trained.n_train,
+        trained.n_test,
+        len(labels),
+        truncation,
+        model.card.step,
+        seed,
+    )
+
+
+def _analysed(model: Model, audio: Tensor) -> Tensor:
+    """Sounds (N, L) -> images, as `prepare` would make them: at peak 1."""
+    peak = audio.abs().amax(1, keepdim=True).clamp_min(1e-9)
+    return model.spectrogram.unpaint(model.spectrogram.encode(audio / peak)[0])
+
+
+def _verdict(verdict: Verdict) -> str:
+    return (
+        f'<p class="verdict">A classifier trained on {verdict.n_train} of the recordings knows the class of '
+        f"<b>{verdict.real_accuracy:.1%}</b> of the {verdict.n_test} others, and of "
+        f"<b>{verdict.generated_accuracy:.1%}</b> of {verdict.n_generated} generated sounds.</p>"
+    )
+
+
+def _class(name: str, sounds: Sounds, shards: Shards, shown: int, verdict: Verdict) -> str:
+    clips = (shards.labels == shards.classes.index(name)).nonzero()[0]
+    chosen = clips[:: max(1, len(clips) // shown)][:shown]
+    real = [_sound(shards.recording(int(i)), shards.images([int(i)])[0], sounds.sample_rate) for i in chosen]
+    made = [_sound(sounds.audio[i], sounds.images[i], sounds.sample_rate) for i in range(min(shown, len(sounds)))]
+    return (
+        f'<section class="class"><header><h3>{escape(name)}</h3>'
+        f'<span class="faint">{verdict.per_class[name]:.0%} of its generated sounds are recognised</span></header>'
+        f'<div class="sides"><div class="side"><p>recorded</p><div class="sounds">{"".join(real)}</div></div>'
+        f'<div class="side"><p>generated</p><div class="sounds">{"".join(made)}</div></div></div></section>'
+    )
+
+
+def _sound(audio: Tensor, image: Tensor, sample_rate: int) -> str:
+    wav = io.BytesIO()
+    soundfile.write(wav, audio.numpy(), sample_rate, subtype="PCM_16", format="WAV")
+    return (
+        f'<figure><img alt="spectrogram" src="{_data(png(picture(image)), "image/png")}">'
+        f'<audio controls preload="none" src="{_data(wav.getvalue(), "audio/wav")}"></audio></figure>'
+    )
+
+
+def _data(content: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _charts(run: Path) -> str:
+    rows: list[dict[str, Any]] = []
+    if (run / "metrics.jsonl").exists():
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
+    if len(rows) < 2:
+        return "<p>Too short a run for curves.</p>"
+    x = [row["step"] for row in rows]
+
+    def values(name: str) -> list[float]:
+        return [float("nan") if row[name] is None else row[name] for row in rows]
+
+    losses = [Line("discriminator", values("loss_d"), "a"), Line("generator", values("loss_g"), "b")]
+    gaps = [Line("a batch", values("ddfn_gap"), "c"), Line("running mean", values("ddfn_ema_gap"), "a")]
+    noise = 2 * rows[-1]["ddfn_standard_error"]
+    return (
+        f"<div>{line_chart(x, losses, 'loss')}</div>"
+        f"<div>{line_chart(x, gaps, 'DDFN gap', [(rows[-1]['ddfn_epsilon'], 'the condition’s ε'), (noise, '2 s.e. of a batch')])}</div>"
+    )

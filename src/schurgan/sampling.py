@@ -1,0 +1,211 @@
+"""A trained model -> images -> sound.
+
+    model = schurgan.load("runs/esc10")
+    sounds = model.sample("dog", count=8, truncation=0.5, seed=0)
+    sounds.save("out")
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from schurgan.audio import Aux, Spectrogram, write_audio
+from schurgan.data.shards import Shards
+from schurgan.errors import UserError, did_you_mean
+from schurgan.files import atomic_write
+from schurgan.networks import Generator, Latent
+from schurgan.pictures import picture, save_png
+
+GENERATOR = "generator.safetensors"
+_FORMAT = "schurgan-generator/1"
+_BATCH = 32
+
+Phase = Literal["noise", "carrier", "griffin-lim"]
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a generator's file says about itself: all that sampling and decoding need beside the weights."""
+
+    ladder: str
+    width: int
+    channels: int
+    spectral_norm: bool
+    classes: tuple[str, ...]
+    transform: dict[str, Any]
+    """`Spectrogram(**transform)` decodes the images."""
+    references: tuple[float, ...]
+    """Level of the top of the scale for each class, the median of its recordings."""
+    data: str | None
+    """Folder of shards that phases may be borrowed from."""
+    step: int
+    """Steps of training behind the weights."""
+
+
+@dataclass(frozen=True)
+class Sounds:
+    """Generated sounds of one class: audio (N, L) at sample_rate Hz and the images (N, C, R, R) they were made from."""
+
+    label: str
+    audio: Tensor
+    images: Tensor
+    sample_rate: int
+
+    def __len__(self) -> int:
+        return len(self.audio)
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """One WAV and one PNG a sound, FOLDER/label-000.wav; returns the WAVs."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        name = "".join(c if c.isalnum() or c in "-_ " else "_" for c in self.label).strip() or "sound"
+        paths = []
+        for i, (audio, image) in enumerate(zip(self.audio, self.images, strict=True)):
+            path = folder / f"{name}-{i:03d}.wav"
+            write_audio(path, audio, self.sample_rate)
+            save_png(picture(image, max(1, 256 // image.shape[-1])), path.with_suffix(".png"))
+            paths.append(path)
+        return paths
+
+
+class Model:
+    """A generator with the transform that its images are of."""
+
+    def __init__(self, generator: Generator, card: Card) -> None:
+        self.generator = generator.eval()
+        self.card = card
+        self.latent = Latent(generator.latent_dim)
+        self.spectrogram = Spectrogram(**card.transform)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.card.classes
+
+    @property
+    def sample_rate(self) -> int:
+        return self.spectrogram.sample_rate
+
+    def sample(
+        self,
+        label: str,
+        count: int = 1,
+        truncation: float | None = None,
+        seed: int = 0,
+        *,
+        phase: Phase = "noise",
+        refine: int | None = None,
+    ) -> Sounds:
+        """`count` sounds of class `label`; the same seed gives the same sounds.
+
+        truncation  variance α of the noise: under 1 more typical, above 1 more varied; 1 if not given
+        phase       "noise" finds one, "griffin-lim" too; "carrier" starts from a recording of the class in the shards
+        refine      iterations of fitting sound to image, 32 if not given
+
+        Raises UserError for a class or a number that cannot be.
+        """
+        if label not in self.classes:
+            known = did_you_mean(label, self.classes) or f"; there are {', '.join(self.classes)}"
+            raise UserError(f'class "{label}": the model was not trained on it{known}')
+        if count < 1:
+            raise UserError(f"count: {count} given, a whole number of 1 or more is needed")
+        labels = torch.full((count,), self.classes.index(label))
+        try:
+            images = self.images(labels, truncation, seed)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        return Sounds(label, self.decode(images, labels, phase, refine, seed), images, self.sample_rate)
+
+    @torch.no_grad()
+    def images(self, labels: Tensor, truncation: float | None = None, seed: int = 0) -> Tensor:
+        """Labels (N,) -> images (N, C, R, R) in [−1, 1], float32 on the CPU. Raises ValueError for a bad truncation."""
+        noise = torch.Generator().manual_seed(seed)
+        z = self.latent.sample(len(labels), noise, truncation)
+        device = next(self.generator.parameters()).device
+        parts = zip(z.split(_BATCH), labels.split(_BATCH), strict=True)
+        return torch.cat([self.generator(a.to(device), b.to(device)).float().cpu().contiguous() for a, b in parts])
+
+    @torch.no_grad()
+    def decode(
+        self, images: Tensor, labels: Tensor, phase: Phase = "noise", refine: int | None = None, seed: int = 0
+    ) -> Tensor:
+        """Images (N, C, R, R) of classes (N,) -> sounds (N, L), none louder than full scale."""
+        reference = torch.tensor(self.card.references)[labels]
+        aux = Aux(reference, self._carriers(labels, seed) if phase == "carrier" else None)
+        refine = 32 if refine is None else refine
+        sounds = []
+        for i in range(0, len(images), _BATCH):
+            part = slice(i, i + _BATCH)
+            carrier = None if aux.carrier is None else aux.carrier[part]
+            options = {"phase": phase, "refine": refine, "hold_phase": False, "seed": seed + i}
+            sounds.append(self.spectrogram.decode(images[part], replace(aux, reference=reference[part], carrier=carrier), **options))
+        audio = torch.cat(sounds)
+        return audio / audio.abs().amax(1, keepdim=True).clamp_min(1)
+
+    def save(self, path: str | Path) -> None:
+        """Weights and card in one safetensors file, atomically."""
+        weights = {name: value.detach().cpu().contiguous() for name, value in self.generator.state_dict().items()}
+        metadata = {"format": _FORMAT, "card": json.dumps(self.card.__dict__)}
+        with atomic_write(path) as file:
+            file.write(safetensors.torch.save(weights, metadata))
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "cpu") -> Model:
+        """A file that `save` wrote. Raises UserError naming it when it is damaged or something else."""
+        try:
+            with safetensors.safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
+                weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            if metadata.get("format") != _FORMAT:
+                raise UserError(f"{path}: not a generator of this program's format {_FORMAT}")
+            card = Card(**json.loads(metadata["card"]))
+            card = replace(card, classes=tuple(card.classes), references=tuple(card.references))
+            generator = build(card)
+            generator.load_state_dict(weights)
+            return cls(generator.to(device), card)
+        except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"{path}: damaged, or not a generator ({str(error).splitlines()[0][:120]})") from None
+
+    def _carriers(self, labels: Tensor, seed: int) -> Tensor:
+        """A recording of each label's class, chosen by the seed: (N, L)."""
+        if self.card.data is None or not Path(self.card.data).is_dir():
+            raise UserError(
+                f'phase "carrier": the recordings in {self.card.data} are gone; choose "noise" or "griffin-lim"'
+            )
+        shards = Shards(self.card.data)
+        chance = torch.Generator().manual_seed(seed)
+        recordings = []
+        for label in labels.tolist():
+            name = self.classes[label]
+            clips = torch.from_numpy(shards.labels == shards.classes.index(name)).nonzero()[:, 0]
+            recordings.append(shards.recording(int(clips[torch.randint(len(clips), (1,), generator=chance)])))
+        return torch.stack(recordings)
+
+
+def build(card: Card) -> Generator:
+    """An untrained generator of the card's shape; the global random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        return Generator.from_preset(
+            card.ladder,
+            width=card.width,
+            classes=len(card.classes),
+            channels=card.channels,
+            spectral_norm=card.spectral_norm,
+        )
+
+
+def load(path: str | Path, device: str = "cpu") -> Model:
+    """The model of a run folder, or of an exported generator file. Raises UserError when there is none."""
+    path = Path(path)
+    file = path / GENERATOR if path.is_dir() else path
+    if not file.exists():
+        what = "the run has not saved a generator yet" if path.is_dir() else "no such file or folder"
+        raise UserError(f"{file}: {what}; `schurgan train` makes one")
+    return Model.load(file, device)

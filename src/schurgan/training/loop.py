@@ -1,0 +1,267 @@
+"""A run from its first step to its last: a folder that says all about itself and can be taken up where it stopped.
+
+RUN/config.yaml, metrics.jsonl, checkpoints/step-*.pt, samples/step-*.png and step-*/CLASS-000.wav, generator.safetensors
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from schurgan.audio import Spectrogram
+from schurgan.config import Config
+from schurgan.data.loader import Batches
+from schurgan.data.shards import Shards
+from schurgan.errors import UserError
+from schurgan.files import atomic_write
+from schurgan.networks import find_ladder, standing_statistics
+from schurgan.pictures import grid, save_png
+from schurgan.progress import Bar
+from schurgan.sampling import GENERATOR, Card, Model, build
+from schurgan.training.checkpoint import Checkpoints
+from schurgan.training.step import Metrics, Trainer
+
+CONFIG = "config.yaml"
+METRICS = "metrics.jsonl"
+_GRID_COLUMNS = 6
+
+
+class Interrupted(Exception):
+    """The run was asked to stop, and has saved its state."""
+
+
+def train(config: Config, run: str | Path) -> Path:
+    """A new run in folder `run`. Raises UserError when there is one already, or something does not fit."""
+    run = Path(run)
+    if (run / CONFIG).exists():
+        raise UserError(f"{run}: holds a run already; continue it by `schurgan resume {run}`, or choose another --out")
+    job = _Run(config, run)
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        config.save(run / CONFIG)
+    except OSError as error:
+        raise UserError(f"{run}: cannot be written ({error.strerror})") from None
+    return job.go()
+
+
+def resume(run: str | Path, data: str | Path | None = None) -> Path:
+    """Continue the run in folder `run` from its newest checkpoint, exactly as if it had never stopped.
+
+    data: where the shards are now, if they were moved. A finished run is left as it is.
+    """
+    run = Path(run)
+    if not (run / CONFIG).exists():
+        raise UserError(f"{run}: no run here (no {CONFIG}); start one by `schurgan train`")
+    config = Config.load(run / CONFIG)
+    if data is not None:
+        config = config.model_copy(update={"data": Path(data)})
+    return _Run(config, run).go()
+
+
+class _Run:
+    def __init__(self, config: Config, run: Path) -> None:
+        self.config, self.run = config, run
+        if config.data is None:
+            raise UserError("--data: missing, the folder that `schurgan prepare` made is needed")
+        torch.set_num_threads(config.train.threads or os.cpu_count() or 1)
+        self.device = choose_device(config.train.device)
+        shards = Shards(config.data)
+        self.shards = shards.select(exclude_folds=config.train.exclude_folds) if config.train.exclude_folds else shards
+        self.spectrogram = _transform(config, shards)
+        self.trainer = Trainer(config, len(shards.classes), self.device)
+        self.batches = Batches(self.shards, config.train.batch_size, config.train.seed)
+        self.checkpoints = Checkpoints(run, config.train.keep_checkpoints)
+        known = [self.shards.fingerprint, config.model.model_dump(mode="json"), config.train.seed, config.train.batch_size]
+        self.identity = hashlib.sha256(json.dumps(known).encode()).hexdigest()
+        self.metrics = _Log(run / METRICS)
+
+    def go(self) -> Path:
+        """Train from the newest checkpoint, or from the start, to the last step."""
+        train, trainer = self.config.train, self.trainer
+        state = self.checkpoints.load(self.identity)
+        if state is None:
+            trainer.ddfn.fit_real((self._paint(images), labels) for images, labels in self.shards.batches(64))
+        else:
+            trainer.load_state_dict(state)
+        self.metrics.truncate(trainer.step)
+        try:
+            with Bar("train", train.steps, start=trainer.step) as bar, _stop_requests() as stop:
+                while trainer.step < train.steps:
+                    self._advance(bar)
+                    if stop and trainer.step < train.steps:
+                        self._save_checkpoint()
+                        raise Interrupted(f"stopped after step {trainer.step}; go on by `schurgan resume {self.run}`")
+            self._finish()
+        except OSError as error:
+            where = error.filename or self.run
+            raise UserError(f"{where}: cannot be written ({error.strerror}); resume by `schurgan resume {self.run}`") from None
+        return self.run
+
+    def _advance(self, bar: Bar) -> None:
+        """One step, and what is due after it."""
+        train, trainer = self.config.train, self.trainer
+        first = trainer.step * train.d_steps
+        batches = [self._load(first + i) for i in range(train.d_steps)]
+        self.metrics.add(trainer.run_step(batches))
+        step = trainer.step
+        if step % train.log_every == 0 or step == train.steps:
+            row = self.metrics.flush(step, trainer.ddfn, train.batch_size)
+            bad = [name for name, value in row.items() if value is None]
+            if bad:
+                raise UserError(
+                    f"{self.run}: {bad[0]} is not a finite number after step {step}; start again with lower learning rates"
+                )
+            bar.update(step, f"D {row['loss_d']:.3f}  G {row['loss_g']:.3f}  DDFN gap {row['ddfn_ema_gap']:+.1f}")
+        if step % train.sample_every == 0 and step < train.steps:
+            self._show(self._model(), f"step-{step:08d}")
+        if step % train.checkpoint_every == 0 or step == train.steps:
+            self._save_checkpoint()
+
+    def _load(self, number: int) -> tuple[Tensor, Tensor]:
+        images, labels = self.batches.batch(number)
+        return self._paint(images).to(self.device), labels.to(self.device)
+
+    def _paint(self, images: Tensor) -> Tensor:
+        return self.spectrogram.paint(images)
+
+    def _save_checkpoint(self) -> None:
+        self.checkpoints.save(self.trainer.state_dict(), self.trainer.step, self.identity)
+        self._model().save(self.run / GENERATOR)
+
+    def _finish(self) -> None:
+        model = self._model()
+        model.save(self.run / GENERATOR)
+        self._show(model, f"step-{self.trainer.step:08d}")
+
+    def _model(self) -> Model:
+        """The averaged generator with batch norm statistics of its own, in a network apart from the training's."""
+        model, manifest = self.config.model, self.shards.manifest
+        card = Card(
+            ladder=model.ladder,
+            width=self.trainer.average.width,
+            channels=model.channels,
+            spectral_norm=model.spectral_norm_g,
+            classes=self.shards.classes,
+            transform=self.spectrogram.config,
+            references=manifest.references,
+            data=str(self.config.data.resolve()) if self.config.data else None,
+            step=self.trainer.step,
+        )
+        generator = build(card).to(self.device, memory_format=torch.channels_last)
+        generator.load_state_dict(self.trainer.average.state_dict())
+        noise = torch.Generator().manual_seed(self.config.train.seed)
+        standing_statistics(generator, self.trainer.latent, generator=noise)
+        return Model(generator, card)
+
+    def _show(self, model: Model, name: str) -> None:
+        """A grid of images with the same noise every time, a row a class, and the first sound of each class."""
+        folder = self.run / "samples"
+        folder.mkdir(exist_ok=True)
+        rows = []
+        for label in model.classes:
+            sounds = model.sample(label, _GRID_COLUMNS, seed=self.config.train.seed, refine=0)
+            rows.append(list(sounds.images))
+            model.sample(label, 1, seed=self.config.train.seed).save(folder / name)
+        save_png(grid(rows, scale=max(1, 64 // model.spectrogram.size)), folder / f"{name}.png")
+
+
+class _Log:
+    """metrics.jsonl: one JSON object each `log_every` steps, means over those steps. Tensors are read only there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._rows: list[Metrics] = []
+        self._since = time.monotonic()
+
+    def truncate(self, step: int) -> None:
+        """Drop what was logged after `step`, and a line that a kill cut in half."""
+        if not self.path.exists():
+            return
+        kept = []
+        for line in self.path.read_text("utf-8", "replace").splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line)
+            except (ValueError, KeyError, TypeError):
+                continue
+        with atomic_write(self.path, "w") as file:
+            file.writelines(line + "\n" for line in kept)
+
+    def add(self, row: Metrics) -> None:
+        self._rows.append(row)
+
+    def flush(self, step: int, ddfn: Any, batch_size: int) -> dict[str, Any]:
+        means = {name: torch.stack([row[name].double() for row in self._rows]).mean().item() for name in self._rows[0]}
+        row: dict[str, Any] = {"step": step}
+        row |= {name: value if math.isfinite(value) else None for name, value in means.items()}
+        row["ddfn_real"] = ddfn.real_mean.item()
+        row["ddfn_epsilon"] = float(ddfn.band())
+        row["ddfn_standard_error"] = float(ddfn.standard_error(batch_size))
+        now = time.monotonic()
+        row["steps_per_second"] = len(self._rows) / max(now - self._since, 1e-9)
+        self._rows, self._since = [], now
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        return row
+
+
+def choose_device(name: str) -> torch.device:
+    """"auto" takes a GPU where there is one. Raises UserError for a device that is not there."""
+    try:
+        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError):
+        raise UserError(f'--train.device: "{name}" given, no such device here; "cpu", "cuda" or "auto" is needed') from None
+    return device
+
+
+def _transform(config: Config, shards: Shards) -> Spectrogram:
+    """The shards' transform with the run's channels. Raises UserError when the ladder makes images of another size."""
+    try:
+        ladder = find_ladder(config.model.ladder)
+        transform = {"channels": config.model.channels, "colormap": config.model.colormap}
+        spectrogram = Spectrogram(**(shards.manifest.transform | transform))  # type: ignore[arg-type]
+    except ValueError as error:
+        raise UserError(f"--model: {error}") from None
+    if ladder.size != shards.shape[1:]:
+        made = f"{ladder.size[0]}x{ladder.size[1]}"
+        held = f"{shards.shape[1]}x{shards.shape[2]}"
+        raise UserError(
+            f'--model.ladder: "{config.model.ladder}" makes images of {made}, {shards.folder} holds {held};'
+            f" prepare with --size {ladder.size[0]} or choose another ladder"
+        )
+    return spectrogram
+
+
+@contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """A list that becomes true when SIGINT or SIGTERM asks the run to stop; a second one stops it at once."""
+    asked: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+        signal.signal(number, before[number])
+
+    before = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, note)
+    except ValueError:  # not the main thread: signals go elsewhere
+        before = {}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

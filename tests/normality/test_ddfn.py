@@ -1,0 +1,335 @@
+"""DDFN against its formula: the hinge, its straight-through gradient, the moving average, and a state that resumes."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from schurgan.normality import DDFN, departure_from_normality
+
+
+def images(count: int, seed: int = 0, size: int = 8, channels: int = 2, level: float = 1.0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return level * (2 * torch.rand(count, channels, size, size, generator=generator) - 1)
+
+
+def departures(x: torch.Tensor, method: str = "hybrid") -> torch.Tensor:
+    return departure_from_normality(x, method).mean(1)
+
+
+def fitted(real: torch.Tensor | None = None, **options) -> DDFN:
+    constraint = DDFN(**options)
+    constraint.fit_real([images(32) if real is None else real])
+    return constraint
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=5), st.booleans())
+def test_fit_real_takes_mean_variance_and_count_of_the_departures_however_the_batches_are_cut(cuts, labelled):
+    x = images(2 + sum(cuts), seed=3)
+    batches = x.split([2, *cuts])
+    constraint = DDFN()
+    constraint.fit_real([(batch, torch.zeros(len(batch))) if labelled else batch for batch in batches])
+    expected = departures(x).double()
+    assert constraint.real_count == len(x)
+    assert constraint.real_mean.item() == pytest.approx(expected.mean().item(), rel=1e-6)  # float32
+    assert constraint.real_var.item() == pytest.approx(expected.var().item(), rel=1e-5)
+
+
+def test_fit_real_reads_its_loader_once():
+    constraint = DDFN()
+    constraint.fit_real(images(4, seed=seed) for seed in range(3))  # a generator cannot be read twice
+    assert constraint.real_count == 12
+
+
+def test_fingerprint_names_the_estimator_and_knows_the_data_but_not_its_order_or_batches():
+    x = images(12)
+    first = fitted(x).fingerprint
+    shuffled = DDFN()
+    shuffled.fit_real(x.flip(0).split(5))
+    other = x.clone()
+    other[3, 0, 1, 2] += 1e-6
+    assert first.startswith("hybrid x2; images 2x8x8 in [-1, 1]; data ")
+    assert shuffled.fingerprint == first
+    assert fitted(other).fingerprint != first
+    assert fitted(x, estimator="exact").fingerprint.startswith("exact; ")
+
+
+def test_images_without_a_channel_axis_are_images_of_one_channel():
+    x, fake = images(8, channels=1), images(4, seed=1, channels=1)
+    with_axis, without = fitted(x, epsilon=0.0), fitted(x[:, 0], epsilon=0.0)
+    assert torch.equal(with_axis(fake)[0], without(fake[:, 0])[0])
+
+
+@pytest.mark.parametrize("level", [1.0, 0.3])
+def test_penalty_is_the_gap_beyond_epsilon_over_the_real_mean_times_weight(level):
+    constraint = fitted(epsilon=2.0, weight=3.0)
+    fake = images(16, seed=1, level=level)
+    penalty, stats = constraint(fake)
+    gap = departures(fake).mean() - departures(images(32)).mean()
+    assert penalty.shape == ()
+    expected = 3.0 * max(abs(gap.item()) - 2.0, 0.0) / departures(images(32)).mean().item()
+    assert penalty.item() == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    assert stats.gap.item() == pytest.approx(gap.item(), abs=1e-4)
+    assert stats.batch_mean.item() == pytest.approx(departures(fake).mean().item(), rel=1e-6)
+    assert bool(stats.active) == (abs(gap.item()) > 2.0)
+
+
+def test_inside_the_band_penalty_and_gradient_are_zero():
+    constraint = fitted(epsilon=1e6)
+    fake = images(4, seed=1, level=0.2).requires_grad_()
+    penalty, stats = constraint(fake)
+    penalty.backward()
+    assert penalty.item() == 0
+    assert not stats.active
+    assert torch.equal(fake.grad, torch.zeros_like(fake))
+
+
+@pytest.mark.parametrize(("level", "sign"), [(0.3, -1.0), (1.0, 1.0)])
+def test_gradient_is_that_of_the_batch_mean_with_the_gaps_sign_and_weight_over_the_real_mean(level, sign):
+    constraint = fitted(images(32, level=0.6), epsilon=0.5, weight=2.0)
+    fake = images(4, seed=1, level=level).requires_grad_()
+    penalty, stats = constraint(fake)
+    penalty.backward()
+    (slope,) = torch.autograd.grad(departures(fake).mean(), fake)
+    assert stats.gap.sign() == sign
+    torch.testing.assert_close(fake.grad, sign * 2.0 / constraint.real_mean * slope)
+
+
+def test_gradient_steps_bring_the_generated_mean_into_the_band_from_both_sides():
+    for level in (0.3, 1.0):
+        constraint = fitted(images(32, level=0.6), relative_epsilon=0.05, decay=0.0)
+        fake = images(8, seed=1, level=level).requires_grad_()
+        for _ in range(200):
+            penalty, stats = constraint(fake)
+            if not stats.active:
+                break
+            (slope,) = torch.autograd.grad(penalty, fake)
+            fake = (fake - 2.0 * slope).detach().requires_grad_()
+        assert not stats.active
+
+
+def test_gradient_goes_straight_through_the_moving_average_with_weight_one():
+    constraint = fitted(images(32, level=0.6), epsilon=0.5, decay=0.9)
+    constraint(images(4, seed=1, level=0.2))
+    fake = images(4, seed=2, level=0.2).requires_grad_()
+    penalty, stats = constraint(fake)
+    penalty.backward()
+    (slope,) = torch.autograd.grad(departures(fake).mean(), fake)
+    torch.testing.assert_close(fake.grad, -slope / constraint.real_mean)  # and not (1 − decay) of it
+    expected = (abs(stats.ema_gap.item()) - 0.5) / constraint.real_mean.item()
+    assert penalty.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_gradient_follows_the_sign_of_the_averaged_gap_and_not_of_the_batchs():
+    constraint = fitted(images(32, level=0.6), epsilon=0.0, decay=0.9)
+    for seed in range(3):
+        constraint(images(4, seed=seed, level=0.2))
+    fake = images(4, seed=9, level=1.0).requires_grad_()
+    penalty, stats = constraint(fake)
+    penalty.backward()
+    (slope,) = torch.autograd.grad(departures(fake).mean(), fake)
+    assert stats.gap > 0 > stats.ema_gap
+    torch.testing.assert_close(fake.grad, -slope / constraint.real_mean)
+
+
+def test_moving_average_starts_at_the_first_batch_and_has_its_closed_form():
+    constraint = fitted(decay=0.75)
+    batches = [images(4, seed=seed, level=0.2 + 0.2 * seed) for seed in range(4)]
+    for batch in batches:
+        constraint(batch)
+    m = [departures(batch).mean().item() for batch in batches]
+    expected = 0.75**3 * m[0] + 0.25 * (0.75**2 * m[1] + 0.75 * m[2] + m[3])
+    assert constraint.ema.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_moving_average_rests_in_evaluation_mode_and_without_gradients():
+    constraint = fitted()
+    constraint(images(4, seed=1))
+    before = constraint.ema.clone()
+    with torch.no_grad():
+        _, stats = constraint(images(4, seed=2, level=0.2))
+    constraint.eval()
+    constraint(images(4, seed=2, level=0.2))
+    assert torch.equal(constraint.ema, before)
+    assert (constraint.steps, constraint.updates) == (1, 1)
+    assert stats.ema_gap == before - constraint.real_mean
+    assert stats.gap < stats.ema_gap
+
+
+def test_relative_epsilon_is_a_share_of_the_real_mean():
+    fake = images(8, seed=1, level=0.9)
+    relative = fitted(relative_epsilon=0.1)
+    absolute = fitted(epsilon=0.1 * relative.real_mean.item())
+    assert float(relative.band()) == pytest.approx(0.1 * relative.real_mean.item())
+    torch.testing.assert_close(relative(fake)[0], absolute(fake)[0])
+
+
+def test_every_third_step_carries_three_times_the_penalty_and_the_steps_between_none():
+    lazy, eager = fitted(epsilon=0.0, every=3), fitted(epsilon=0.0)
+    penalties = []
+    for step in range(7):
+        penalty, stats = lazy(images(4, seed=step, level=0.5))
+        penalties.append(penalty)
+        if step % 3 == 0:
+            expected, same = eager(images(4, seed=step, level=0.5))
+            torch.testing.assert_close(penalty, 3 * expected)
+        assert all(torch.equal(a, b) for a, b in zip(stats, same, strict=True))  # between: the last ones known
+    assert [bool(penalty > 0) for penalty in penalties] == [True, False, False, True, False, False, True]
+    assert lazy.ema == eager.ema
+
+
+def test_run_resumed_from_a_saved_state_goes_on_bit_for_bit():
+    def steps(constraint, seeds):
+        out = []
+        for seed in seeds:
+            fake = images(4, seed=seed, level=0.4).requires_grad_()
+            penalty, stats = constraint(fake)
+            out += [penalty, *stats]
+            if penalty.requires_grad:
+                out += torch.autograd.grad(penalty, fake)
+        return out
+
+    options = {"relative_epsilon": 0.02, "decay": 0.9, "every": 2}
+    straight = fitted(**options)
+    steps(straight, range(3))
+    file = io.BytesIO()
+    torch.save(straight.state_dict(), file)
+    file.seek(0)
+    resumed = DDFN(**options)
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    assert resumed.fingerprint == straight.fingerprint
+    assert all(
+        torch.equal(a, b) for a, b in zip(steps(straight, range(3, 7)), steps(resumed, range(3, 7)), strict=True)
+    )
+    assert all(torch.equal(resumed.get_buffer(name), buffer) for name, buffer in straight.named_buffers())
+
+
+@pytest.mark.parametrize(("estimator", "factor"), [("exact", 2), ("hybrid", 4)])
+def test_state_fitted_with_another_estimator_is_refused_and_changes_nothing(estimator, factor):
+    state = fitted().state_dict()
+    other = fitted(images(8, seed=5), estimator=estimator, factor=factor)
+    before = other.real_mean.clone()
+    with pytest.raises(ValueError, match=r"fitted with hybrid x2.*run fit_real again"):
+        other.load_state_dict(state)
+    assert torch.equal(other.real_mean, before)
+
+
+def test_state_inside_another_module_is_checked_and_loaded_too():
+    outer, inner = torch.nn.ModuleDict({"ddfn": DDFN()}), fitted()
+    outer.load_state_dict({f"ddfn.{name}": value for name, value in inner.state_dict().items()})
+    assert torch.equal(outer["ddfn"].real_mean, inner.real_mean)
+    with pytest.raises(ValueError, match="fitted with hybrid x2"):
+        torch.nn.ModuleDict({"ddfn": DDFN(estimator="exact")}).load_state_dict(outer.state_dict())
+
+
+def test_fitting_again_starts_the_moving_average_afresh():
+    constraint = fitted()
+    constraint(images(4, level=0.1))
+    constraint.fit_real([images(32, seed=7)])
+    _, stats = constraint(images(4, seed=1))
+    assert torch.equal(stats.ema_gap, stats.gap)
+
+
+def test_monitored_gap_is_the_exact_methods_and_vanishes_on_the_real_images():
+    real, fake = images(64, level=0.8), images(16, seed=1, level=0.4)
+    constraint = fitted(real)
+    gap = constraint.gap(fake.requires_grad_())
+    assert not gap.requires_grad
+    expected = departures(fake, "exact").mean() - departures(real, "exact").mean()
+    # The real exact mean is estimated: the hybrid's on all images plus its error on 8 of them.
+    error = (departures(real, "exact") - departures(real)).std() / 8**0.5
+    assert abs(gap - expected) <= 3 * error
+    torch.testing.assert_close(constraint.gap(real[::8]), departures(real)[::8].mean() - departures(real).mean())
+    assert constraint.updates == 0
+
+
+def test_standard_error_is_the_real_deviation_over_the_root_of_the_batch_size():
+    real = images(64)
+    assert fitted(real).standard_error(16).item() == pytest.approx(departures(real).std().item() / 4, rel=1e-5)
+
+
+def test_statistics_are_detached_scalars():
+    _, stats = fitted()(images(4).requires_grad_())
+    assert all(value.shape == () and not value.requires_grad for value in stats)
+
+
+def test_same_input_gives_the_same_bits():
+    first, second = fitted(epsilon=0.0), fitted(epsilon=0.0)
+    results = []
+    for constraint in (first, second):
+        fake = images(6, seed=1, size=16, level=0.5).requires_grad_()
+        constraint.fit_real([images(8, size=16)])
+        penalty, _ = constraint(fake)
+        penalty.backward()
+        results.append((penalty, fake.grad))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+
+
+def test_moving_average_is_over_the_images_of_all_processes_and_the_gradient_over_ones_own(monkeypatch):
+    mine, other = images(6, seed=1, level=0.4), images(2, seed=2, level=0.9)
+    constraint = fitted(epsilon=0.0)
+
+    def all_reduce(total):  # a second process with two images
+        total += torch.stack([departures(other).sum(), torch.tensor(2.0)])
+
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    fake = mine.clone().requires_grad_()
+    penalty, _ = constraint(fake)
+    penalty.backward()
+    assert constraint.ema.item() == pytest.approx(departures(torch.cat([mine, other])).mean().item(), rel=1e-5)
+    (slope,) = torch.autograd.grad(departures(fake).mean(), fake)
+    torch.testing.assert_close(fake.grad, -slope / constraint.real_mean)
+
+
+@pytest.mark.parametrize("call", [lambda d: d(images(2)), lambda d: d.gap(images(2)), lambda d: d.standard_error(8)])
+def test_use_before_fit_real_is_refused(call):
+    with pytest.raises(RuntimeError, match="call fit_real"):
+        call(DDFN())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epsilon": -1.0}, "epsilon is -1.0"),
+        ({"epsilon": float("nan")}, "epsilon is nan"),
+        ({"relative_epsilon": -0.1}, "relative_epsilon is -0.1"),
+        ({"weight": -1.0}, "weight is -1.0"),
+        ({"decay": 1.0}, "decay is 1.0"),
+        ({"every": 0}, "every is 0"),
+        ({"estimator": "perrot"}, '"perrot".*exact, hybrid'),
+        ({"factor": 0}, "factor is 0"),
+    ],
+)
+def test_wrong_options_are_refused_with_what_was_given(options, message):
+    with pytest.raises(ValueError, match=message):
+        DDFN(**options)
+
+
+@pytest.mark.parametrize(
+    ("real", "message"),
+    [
+        ([], "0 real images"),
+        ([images(1)], "1 real images"),
+        ([images(4) * 255], "values in \\[−1, 1\\]"),
+        ([torch.full((4, 1, 8, 8), float("nan"))], "from nan to nan"),
+        ([torch.full((4, 1, 8, 8), -1.0)], "Δ² = 0 throughout"),
+        ([torch.zeros(4, 1, 8, 6)], r"\(4, 1, 8, 6\)"),
+        ([torch.zeros(8, 8)], r"\(8, 8\)"),
+        ([images(4), images(4, size=16)], r"\(2, 8, 8\) and of \(2, 16, 16\)"),
+    ],
+)
+def test_unusable_real_images_are_refused_with_what_was_given(real, message):
+    with pytest.raises(ValueError, match=message):
+        DDFN().fit_real(real)
+
+
+def test_generated_images_of_another_shape_than_the_real_ones_are_refused():
+    with pytest.raises(ValueError, match=r"generated images are \(2, 16, 16\), the real ones were \(2, 8, 8\)"):
+        fitted()(images(4, size=16))
