@@ -63,9 +63,9 @@ def prepare(
     dtype        how pixels are stored; by default uint8 for the log scales, float16 for the linear one
     shard_clips  items of the source a shard covers
     keep_audio   keep the recordings too (int16, peak 1): carriers of phase, ten times the bytes of their uint8 images
-    workers      processes of a local pool, by default one a core; 1 works in this process. With an executor: how many
-                 it has, twice as many chunks are under way at once
-    executor     any `concurrent.futures` executor that runs functions of this package, such as a cluster's
+    workers      processes of a local pool, by default one a core as far as there is work; 1 works in this process
+    executor     any `concurrent.futures` executor that runs functions of this package, such as a cluster's, instead of
+                 the pool; `workers` then says how many it has, for twice as many chunks are under way at once
     strict       raise at the first recording that cannot be used, instead of listing it in `manifest.skipped`
     overwrite    remove what an earlier `prepare` made in `out`; files that it did not make are never touched
     progress     called with (items done, items in all, seconds of sound done), first with what an earlier start has
@@ -283,8 +283,8 @@ def _workers(job: _Job, workers: int | None, executor: Executor | None, chunks: 
     if executor is not None:
         yield lambda items: executor.submit(job.run, items), 2 * (workers or cores)
         return
-    # A process of its own imports torch first, which takes as long as several chunks: not worth it for a handful.
-    count = min(workers, chunks) if workers else min(cores, chunks // 4)
+    # A process of its own imports torch first, which takes as long as ten chunks: not worth it for a handful.
+    count = min(workers, chunks) if workers else min(cores, chunks // 16)
     if count <= 1:
         yield lambda items: _done(job.run(items)), 1
         return

@@ -31,6 +31,7 @@ from schurgan.data.manifest import (
     FORMAT,
     FORMAT_VERSION,
     MANIFEST,
+    MARKER,
     Clip,
     Clips,
     DType,
@@ -44,7 +45,6 @@ from schurgan.data.manifest import (
 from schurgan.errors import UserError, did_you_mean
 from schurgan.files import atomic_write, sha256, write_json
 
-MARKER = "unfinished.json"
 OURS = re.compile(r"(images|audio)-\d{5,}\.npy|part-\d{5,}\.json|unfinished\.json|manifest\.json")
 PARTIAL = re.compile(rf"\.({OURS.pattern})\.\d+\.partial")
 Rows = NDArray[Any]

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.linalg import LinAlgError  # type: ignore[attr-defined]
+from torch.linalg import LinAlgError
 
 JITTERS = (1e-14, 1e-12, 1e-10, 1e-8)  # relative, element by element; the first is always there, the others are retries
 REAL = 1e-7  # an eigenvalue with |Im λ| ≤ REAL·‖x‖_F counts as real in the gradient

@@ -1,0 +1,55 @@
+"""`schurgan prepare` from WAV to shards, start-up of everything included, in seconds of sound per second.
+
+python benchmarks/bench_prepare.py [ROOT] [--source folder|esc50] [--size 128] [--repeats 3]
+
+Without ROOT it makes forty clips of 5 s for each of ten classes at 44.1 kHz itself.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+
+def make_clips(root: Path) -> None:
+    chance = np.random.default_rng(0)
+    for name in range(10):
+        (root / f"class{name}").mkdir(parents=True)
+        for clip in range(40):
+            noise = chance.standard_normal(5 * 44100).cumsum()
+            soundfile.write(root / f"class{name}" / f"{clip}.wav", 0.9 * noise / np.abs(noise).max(), 44100)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("root", type=Path, nargs="?")
+    parser.add_argument("--source", default="folder")
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--repeats", type=int, default=3)
+    args = parser.parse_args()
+    rates = []
+    with tempfile.TemporaryDirectory() as work:
+        root = args.root or Path(work) / "clips"
+        if args.root is None:
+            make_clips(root)
+        for repeat in range(args.repeats):
+            out = Path(work) / f"shards{repeat}"
+            command = [sys.executable, "-m", "schurgan", "prepare", args.source, str(root), "--out", str(out)]
+            began = time.monotonic()
+            subprocess.run([*command, "--size", str(args.size)], check=True, capture_output=True)
+            seconds = time.monotonic() - began
+            sound = sum(json.loads((out / "manifest.json").read_text("utf-8"))["clips"]["seconds"])
+            rates.append(sound / seconds)
+            print(f"{sound:.0f} s of sound in {seconds:.1f} s: {rates[-1]:.0f} times real time", flush=True)
+    print(f"median: {statistics.median(rates):.0f} times real time at {args.size} x {args.size}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,305 @@
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from schurgan.audio import Spectrogram
+from schurgan.data import Manifest, Shards, prepare
+from schurgan.data import shards as shards_module
+from schurgan.data.sources.base import Item
+from schurgan.errors import UserError
+
+SMALL = Spectrogram(size=32, n_samples=8000, channels=1)
+
+
+@dataclass(frozen=True)
+class Tones:
+    """45 decaying tones in three classes and five folds, each of its own frequency."""
+
+    name: str = "tones"
+    shift: float = 0.0
+    skipped: tuple[tuple[str, str], ...] = ()
+
+    def classes(self) -> tuple[str, ...]:
+        return ("low", "middle", "high")
+
+    def items(self) -> list[Item]:
+        return [Item(f"{n:02}", self.classes()[n % 3], fold=n % 5 + 1) for n in range(45)]
+
+    def load(self, item: Item, sample_rate: int) -> Tensor:
+        time_ = torch.arange(8000) / sample_rate
+        return torch.sin(2 * torch.pi * (300 + self.shift + 150 * int(item.origin)) * time_) * torch.exp(-4 * time_)
+
+    def describe(self) -> dict[str, object]:
+        return {"source": self.name, "shift": self.shift}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("made")
+    prepare(Tones(), out, SMALL, shard_clips=10, workers=1)
+    return out
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A set that a test may damage."""
+    prepare(Tones(), tmp_path / "own", SMALL, shard_clips=10, workers=1)
+    return tmp_path / "own"
+
+
+def edit_manifest(folder: Path, **fields: object) -> None:
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def test_images_come_in_the_order_asked_for_across_shards_and_as_often(made):
+    shards = Shards(made)
+    stored = np.concatenate([np.load(made / f"images-{number:05}.npy") for number in range(5)])
+    wanted = [44, 0, 19, 20, 0, 9, 10]
+    truth = torch.from_numpy(stored[wanted].astype(np.float64) / 127.5 - 1)
+    images = shards.images(wanted)
+    assert images.dtype == torch.float32
+    assert (images - truth).abs().max() < 1e-6  # one rounding to float32
+    assert shards.images([]).shape == (0, 1, 32, 32)
+
+
+def test_an_image_and_a_recording_of_one_number_belong_together(made):
+    shards = Shards(made)
+    for index in (0, 17, 44):
+        again = SMALL.encode(shards.recording(index)[None])[0]
+        # Near the floor of −80 dB the recording's own 16 bits are heard; 0.02 is 0.8 dB.
+        assert (again - shards.images([index])).abs().mean() < 0.02
+        assert shards.recording(index).abs().max() == 1
+
+
+def test_labels_folds_and_origins_are_the_sources_in_its_order(made):
+    shards, items = Shards(made), Tones().items()
+    assert len(shards) == 45
+    assert shards.shape == (1, 32, 32)
+    assert shards.labels.dtype == np.int64
+    assert [shards.classes[label] for label in shards.labels] == [item.label for item in items]
+    assert list(shards.folds) == [item.fold for item in items]
+    assert list(shards.origins) == [item.origin for item in items]
+
+
+def test_a_selection_keeps_its_clips_and_numbers_its_classes_in_the_order_given(made):
+    shards = Shards(made)
+    view = shards.select(classes=["high", "low"], exclude_folds=[2, 3])
+    kept = [item for item in Tones().items() if item.label != "middle" and item.fold not in (2, 3)]
+    assert list(view.origins) == [item.origin for item in kept]
+    assert view.classes == ("high", "low")
+    assert [view.classes[label] for label in view.labels] == [item.label for item in kept]
+    index = next(i for i, origin in enumerate(shards.origins) if origin == kept[7].origin)
+    assert torch.equal(view.images([7]), shards.images([index]))
+    assert torch.equal(view.recording(7), shards.recording(index))
+    assert len(shards) == 45, "the set itself is as it was"
+
+
+def test_selections_of_selections_narrow_and_folds_split_the_set(made):
+    shards = Shards(made)
+    inner = shards.select(folds=[1, 2]).select(classes=["low"]).select(exclude_folds=[2])
+    assert list(inner.origins) == [item.origin for item in Tones().items() if item.fold == 1 and item.label == "low"]
+    apart = [*shards.select(folds=[4]).origins, *shards.select(exclude_folds=[4]).origins]
+    assert sorted(apart) == sorted(shards.origins)
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"classes": ["hihg"]}, 'class "hihg".*did you mean "high"'),
+        ({"folds": [6]}, "fold 6.*there are 1, 2, 3, 4, 5"),
+        ({"exclude_folds": [1, 2, 3, 4, 5]}, "no clip is left"),
+        ({"classes": []}, "no clip is left"),
+    ],
+)
+def test_a_selection_of_what_is_not_there_is_one_sentence(made, choice, message):
+    with pytest.raises(UserError, match=message):
+        Shards(made).select(**choice)
+
+
+def test_batches_for_statistics_cover_the_set_once_in_order(made):
+    shards = Shards(made)
+    batches = list(shards.batches(16))
+    assert [len(labels) for _, labels in batches] == [16, 16, 13]
+    assert torch.equal(torch.cat([images for images, _ in batches]), shards.images(range(45)))
+    assert torch.cat([labels for _, labels in batches]).tolist() == shards.labels.tolist()
+
+
+def test_no_more_files_are_open_than_allowed_and_all_are_read(made, monkeypatch):
+    monkeypatch.setattr(shards_module, "OPEN_FILES", 2)
+    shards = Shards(made)
+    everything = shards.images(range(45))
+    for index in (0, 44, 12, 33, 25, 1):
+        assert torch.equal(shards.images([index])[0], everything[index])
+        shards.recording(index)
+        assert len(shards._files._open) <= 2
+
+
+def test_shards_travel_to_other_processes(made):
+    view = Shards(made).select(folds=[3])
+    view.images([0])
+    again = pickle.loads(pickle.dumps(view))
+    assert again.fingerprint == view.fingerprint
+    assert torch.equal(again.images([2]), view.images([2]))
+
+
+def test_a_flipped_byte_is_found_and_its_file_named(own):
+    assert Shards(own).verify() == []
+    with open(own / "audio-00002.npy", "r+b") as file:
+        file.seek(-77, os.SEEK_END)
+        byte = file.read(1)
+        file.seek(-77, os.SEEK_END)
+        file.write(bytes([byte[0] ^ 1]))
+    shards = Shards(own)
+    (own / "images-00001.npy").unlink()
+    problems = shards.verify()
+    assert [problem.split(": ")[0] for problem in problems] == [
+        str(own / "images-00001.npy"),
+        str(own / "audio-00002.npy"),
+    ]
+    assert "not what was written" in problems[1]
+
+
+def test_a_missing_and_a_truncated_shard_are_named_when_the_set_is_opened(own):
+    os.truncate(own / "images-00003.npy", 5000)
+    with pytest.raises(UserError, match=r"images-00003.npy: 5000 bytes instead of"):
+        Shards(own)
+    (own / "images-00003.npy").unlink()
+    with pytest.raises(UserError, match=r"images-00003.npy: missing"):
+        Shards(own)
+
+
+def test_a_shard_of_another_shape_in_the_place_of_a_file_is_named(own):
+    path = own / "images-00001.npy"
+    size = path.stat().st_size
+    np.save(path, np.zeros((size - 128) // 8))
+    assert path.stat().st_size == size
+    with pytest.raises(UserError, match=r"images-00001.npy: holds float64"):
+        Shards(own).images([10])
+    path.write_bytes(bytes(size))
+    with pytest.raises(UserError, match=r"images-00001.npy: cannot be read as a shard"):
+        Shards(own).images([10])
+
+
+def test_the_fingerprint_tells_data_transform_and_selection_and_nothing_else(made, own, tmp_path):
+    shards = Shards(made)
+    prints = {
+        "same": Shards(own).fingerprint,
+        "all of it": shards.select(folds=[1, 2, 3, 4, 5]).fingerprint,
+        "other sound": fingerprint(tmp_path / "a", Tones(shift=1.0), SMALL),
+        "other floor": fingerprint(tmp_path / "b", Tones(), Spectrogram(size=32, n_samples=8000, floor_db=60)),
+        "fold": shards.select(folds=[1]).fingerprint,
+        "other fold": shards.select(folds=[2]).fingerprint,
+        "renumbered": shards.select(classes=["middle", "low", "high"]).fingerprint,
+    }
+    assert prints["same"] == prints["all of it"] == shards.fingerprint
+    assert len(set(prints.values())) == 6
+
+
+def fingerprint(out: Path, source: Tones, spectrogram: Spectrogram) -> str:
+    prepare(source, out, spectrogram, shard_clips=10, workers=1)
+    return Shards(out).fingerprint
+
+
+def test_a_set_without_recordings_says_so_when_one_is_asked_for(tmp_path):
+    prepare(Tones(), tmp_path, SMALL, keep_audio=False, workers=1)
+    assert Shards(tmp_path).verify() == []
+    with pytest.raises(UserError, match="prepared without recordings"):
+        Shards(tmp_path).recording(0)
+
+
+def test_a_folder_without_a_manifest_says_how_to_make_one(tmp_path):
+    with pytest.raises(UserError, match=r"no manifest.json here; make one with `schurgan prepare`"):
+        Shards(tmp_path)
+
+
+def test_a_manifest_is_read_back_as_it_was_written(own):
+    manifest = Manifest.load(own)
+    before = (own / "manifest.json").read_bytes()
+    manifest.save(own)
+    assert (own / "manifest.json").read_bytes() == before
+    assert Manifest.load(own) == manifest
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"format": "something else"}, "not a manifest of prepared clips"),
+        ({"version": 2}, "format version 2 is newer than this program's 1; update schurgan"),
+        ({"surprise": 1}, "damaged at surprise"),
+        ({"dtype": "int8"}, "damaged at dtype"),
+        ({"histogram": [14, 16, 15]}, "the histogram does not count the clips"),
+        ({"shards": []}, "damaged at shards"),
+        ({"references": [1.0]}, "1 references for 3 classes"),
+        ({"planes": 2}, "2 planes for 1 channels"),
+        ({"transform": {}}, "does not say n_samples"),
+    ],
+)
+def test_a_manifest_that_is_foreign_newer_or_damaged_is_one_sentence(own, fields, message):
+    edit_manifest(own, **fields)
+    with pytest.raises(UserError, match=message) as raised:
+        Shards(own)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b"3", b"null"])
+def test_what_is_no_json_or_no_object_is_one_sentence(own, content):
+    (own / "manifest.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"manifest.json: (damaged|not a manifest)"):
+        Shards(own)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("label", [0] * 44, "columns of clips differ in length"),
+        ("label", [0, 7] + [1] * 43, "labels reach from 0 to 7, there are 3 classes"),
+        ("gain", ["loud"] * 45, "damaged at clips.gain"),
+    ],
+)
+def test_columns_of_clips_that_do_not_fit_are_found(own, column, value, message):
+    clips = json.loads((own / "manifest.json").read_text())["clips"]
+    edit_manifest(own, clips=clips | {column: value})
+    with pytest.raises(UserError, match=message):
+        Shards(own)
+
+
+def test_a_manifest_cannot_name_files_outside_its_folder(own):
+    shards = json.loads((own / "manifest.json").read_text())["shards"]
+    shards[0]["images"]["file"] = "../images-00000.npy"
+    edit_manifest(own, shards=shards)
+    with pytest.raises(UserError, match=r"damaged at shards.0.images.file"):
+        Shards(own)
+
+
+def test_a_column_is_read_at_least_twice_as_fast_as_rows_of_objects(own):
+    """The reason for the layout, measured against itself: both are validated by pydantic, in the same process."""
+    from pydantic import TypeAdapter
+
+    from schurgan.data.manifest import Clip, Clips
+
+    row = next(Manifest.load(own).clips.rows())
+    columns = Clips.of([row] * 20_000).model_dump_json().encode()
+    rows = json.dumps([row._asdict()] * 20_000).encode()
+    adapter = TypeAdapter(list[Clip])
+
+    def best(parse, content: bytes) -> float:
+        times = []
+        for _ in range(5):
+            start = time.process_time()
+            assert parse(content)
+            times.append(time.process_time() - start)
+        return min(times)
+
+    assert len(columns) < 0.6 * len(rows)
+    assert 2 * best(Clips.model_validate_json, columns) < best(adapter.validate_json, rows)
