@@ -44,8 +44,9 @@ def line_chart(x: Sequence[float], lines: Sequence[Line], y_label: str, bands: S
     for tick in ticks(low, high):
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{py(tick):.1f}" y2="{py(tick):.1f}"/>')
         parts.append(f'<text x="{_LEFT - 6}" y="{py(tick) + 4:.1f}" text-anchor="end">{tick:g}</text>')
-    for tick in ticks(x0, x1):
-        parts.append(f'<text x="{px(tick):.1f}" y="{HEIGHT - 14}" text-anchor="middle">{tick:g}</text>')
+    parts += [
+        f'<text x="{px(tick):.1f}" y="{HEIGHT - 14}" text-anchor="middle">{tick:g}</text>' for tick in ticks(x0, x1)
+    ]
     parts.append(f'<text x="{WIDTH - _RIGHT}" y="{HEIGHT - 2}" text-anchor="end">step</text>')
     parts.append(f'<text x="{_LEFT}" y="{HEIGHT - 2}">{escape(y_label)}</text>')
     for line in lines:

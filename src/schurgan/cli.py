@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import io
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import tyro
 from tyro.conf import Positional, arg
 
 import schurgan
 from schurgan.config import Config, preset_names, preset_summary, resolve
-from schurgan.errors import UserError, did_you_mean
+from schurgan.errors import Interrupted, UserError, did_you_mean, writing
+from schurgan.parsing import parse, value_of
 from schurgan.version import __version__
 
 Folder = Annotated[Path, arg(metavar="DIR")]
@@ -73,16 +71,20 @@ def prepare(
     """
     from schurgan.data.sources import open_source
 
-    given = {"subset": subset, "per_class": per_class, "seed": seed}
-    options = {name: value for name, value in given.items() if value is not None}
-    if source == "soundscape" and seconds is not None:
-        options["seconds"] = seconds
-    clips = open_source(source, root, **options)
+    given = {
+        "subset": subset,
+        "per_class": per_class,
+        "seed": seed,
+        "seconds": seconds if source == "soundscape" else None,
+    }
+    clips = open_source(source, root, **{name: value for name, value in given.items() if value is not None})
     length = seconds if seconds is not None else 2.0 if source == "soundscape" else 5.0
     if not 0.05 <= length <= 600:
         raise UserError(f"--seconds: {length:g} given, 0.05 to 600 is needed")
-    if not 1000 <= sample_rate <= 384000:
-        raise UserError(f"--sample-rate: {sample_rate} given, 1000 to 384000 Hz is needed")
+    _check_rate(sample_rate)
+    for option, value in (("--shard-clips", shard_clips), ("--workers", workers)):
+        if value is not None and value < 1:
+            raise UserError(f"{option}: {value} given, a whole number of 1 or more is needed")
 
     from schurgan.audio import Spectrogram
     from schurgan.data import prepare as run
@@ -116,6 +118,11 @@ def prepare(
         raise UserError(f"prepare: {error}") from None
     print("\n".join(summary(manifest)))
     print(f"{len(manifest)} clips in {out}")
+
+
+def _check_rate(sample_rate: int) -> None:
+    if not 1000 <= sample_rate <= 384000:
+        raise UserError(f"--sample-rate: {sample_rate} given, 1000 to 384000 Hz is needed")
 
 
 def _train(default: Config) -> Callable[..., None]:
@@ -179,14 +186,20 @@ def sample(
     """
     from schurgan.sampling import load
 
-    if refine is not None and refine < 0:
-        raise UserError(f"--refine: {refine} given, 0 or more iterations are needed")
+    _check_refine(refine)
     model = load(run)
     folder = out or (run if run.is_dir() else run.parent) / "sounds"
     labels = [label] if label is not None else list(model.classes)
     for name in labels:
-        model.sample(name, count, truncation, seed, phase=phase, refine=refine).save(folder)
+        sounds = model.sample(name, count, truncation, seed, phase=phase, refine=refine)
+        with writing(folder):
+            sounds.save(folder)
     print(f"{count * len(labels)} sounds in {folder}")
+
+
+def _check_refine(refine: int | None) -> None:
+    if refine is not None and refine < 0:
+        raise UserError(f"--refine: {refine} given, 0 or more iterations are needed")
 
 
 def reconstruct(
@@ -221,6 +234,8 @@ def reconstruct(
     """
     from schurgan.reconstruction import reconstruct as rebuild
 
+    _check_rate(sample_rate)
+    _check_refine(refine)
     settings = {"transform": transform, "size": size, "scale": scale, "frame": frame, "sample_rate": sample_rate}
     rebuild(files, out, settings, phase=phase, refine=refine, seconds=seconds, as_json=json)
 
@@ -291,9 +306,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command. Exit status 0, 1 (a run stopped as asked), or 2 with one sentence on standard error."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        _run(arguments)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: _say(f"warning: {message}")
+            _run(arguments)
     except UserError as error:
-        _fail(str(error))
+        _say(str(error))
+        sys.exit(2)
+    except Interrupted as stop:
+        _say(str(stop))
+        sys.exit(1)
     except BrokenPipeError:
         # The reader of a pipe went away; say nothing more to it, also not at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -317,35 +338,8 @@ def _run(arguments: list[str]) -> None:
         raise UserError(f'"{name}": no such command{known}')
     command = COMMANDS[name]
     if name == "train":
-        command = _train(resolve(_value(rest, "--preset") or "small-32", _value(rest, "--config")))
-    _parse(command, name, rest)()
-
-
-def _value(arguments: list[str], option: str) -> str | None:
-    """The value of an option that decides how the others are read."""
-    for i, argument in enumerate(arguments):
-        if argument == option:
-            return arguments[i + 1] if i + 1 < len(arguments) else None
-        if argument.startswith(option + "="):
-            return argument.partition("=")[2]
-    return None
-
-
-def _parse(command: Callable[..., None], name: str, arguments: list[str]) -> Callable[[], None]:
-    """`command` bound to its arguments. The parser explains itself in boxes of text: we say it in one sentence."""
-
-    @functools.wraps(command)
-    def bind(*args: Any, **options: Any) -> Callable[[], None]:
-        return functools.partial(command, *args, **options)
-
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(bind, prog=f"schurgan {name}", args=arguments)
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-    raise UserError(_sentence(said.getvalue(), bind, name))
+        command = _train(resolve(value_of(rest, "--preset"), value_of(rest, "--config")))
+    parse(command, name, rest)()
 
 
 def _usage() -> str:
@@ -356,32 +350,5 @@ def _usage() -> str:
     return "\n".join([*lines, "", "`schurgan COMMAND --help` lists a command's options with their units and defaults."])
 
 
-def _sentence(box: str, command: Callable[..., Any], name: str) -> str:
-    """What the parser found wrong, from its box of text: what, what was given, what would do."""
-    lines = [line.strip("│╭╮╰╯ ─").strip() for line in box.splitlines()]
-    text = re.sub(r"\s+", " ", " ".join(lines))
-    if found := re.search(r"Unrecognized options: (-[\w.-]*)", text):
-        known = set(re.findall(r"--[a-z][\w.-]*", _help(command, name)))
-        return f"{found[1]}: no such option of `schurgan {name}`{did_you_mean(found[1], known)}"
-    if found := re.search(r"Error parsing config(?:\.(\w+))?: .*? for \w+ (\w+)\S* (.*?) \[type=\w+, input_value=(.*?), input_type", text):
-        option = "-".join(".".join(part for part in found.group(1, 2) if part).split("_"))
-        return f"--{option}: {found[4]} given, {found[3].removeprefix('Input should be ')} is needed"
-    if found := re.search(r"Error parsing ([\w.-]+): (?:invalid literal for (int)|could not convert string to (float)).*?: '(.*?)'", text):
-        return f"{found[1]}: {found[4]!r} given, a {'whole ' if found[2] else ''}number is needed"
-    if found := re.search(r"invalid choice (.*?) for argument '(.*?)'\. Expected one of \((.*?)\)", text):
-        return f"{found[2]}: {found[1]} given, one of {found[3].rstrip(',')} is needed"
-    if missing := re.findall(r"(?<!\S)(--[a-z][\w-]*|[A-Z]{3,}(?: \.\.\.)?)(?= )[^()]*(?:\([^()]*\)[^()]*)*?\(required\)", text):
-        return f"{' and '.join(missing)}: missing; `schurgan {name} --help` says what is needed"
-    return text
-
-
-def _help(command: Callable[..., Any], name: str) -> str:
-    text = io.StringIO()
-    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
-        tyro.cli(command, prog=name, args=["--help"])
-    return text.getvalue()
-
-
-def _fail(message: str) -> None:
+def _say(message: str) -> None:
     print(f"schurgan: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(2)

@@ -1,4 +1,4 @@
-"""Every option of a run: defaults < preset < a YAML file < the command line, and what was resolved is saved in the run."""
+"""Every option of a run: defaults < preset < a YAML file < the command line; what was resolved is saved in the run."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from schurgan.files import atomic_write
 
 Count = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Rate = Annotated[float, Field(gt=0, lt=10)]
-Share = Annotated[float, Field(ge=0, lt=1)]
+Rate = Annotated[float, Field(gt=0, lt=10, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 
 
 class Options(BaseModel):
@@ -72,7 +72,7 @@ class TrainOptions(Options):
     """Adam's learning rate of the discriminator."""
     betas: tuple[Share, Share] = (0.0, 0.9)
     """Adam's decay rates."""
-    eps: Annotated[float, Field(gt=0, lt=1)] = 1e-6
+    eps: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 1e-6
     """Adam's epsilon."""
     loss: Literal["hinge"] = "hinge"
     """Adversarial loss."""
@@ -126,8 +126,13 @@ def preset_summary(name: str) -> str:
     return (_presets() / f"{name}.yaml").read_text("utf-8").partition("\n")[0].lstrip("# ")
 
 
-def resolve(preset: str, file: str | Path | None = None) -> Config:
-    """The options of a preset, overridden by those of a YAML file. Raises UserError naming what is wrong where."""
+def resolve(preset: str | None = None, file: str | Path | None = None) -> Config:
+    """The options of a preset, overridden by those of a YAML file, which may name the preset if none is given.
+
+    Raises UserError naming what is wrong where.
+    """
+    given = {} if file is None else read_yaml(file)
+    preset = preset or str(given.get("preset", Config().preset))
     if preset not in preset_names():
         known = did_you_mean(preset, preset_names()) or f"; there are {', '.join(preset_names())}"
         raise UserError(f'preset "{preset}": no such preset{known}')
@@ -135,7 +140,7 @@ def resolve(preset: str, file: str | Path | None = None) -> Config:
     config = _validated(options | {"preset": preset}, f"preset {preset}")
     if file is None:
         return config
-    return _validated(_merge(config.model_dump(), read_yaml(file)), str(file))
+    return _validated(_merge(config.model_dump(), given | {"preset": preset}), str(file))
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -153,6 +158,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path}: nested too deeply to be options") from None
     if not isinstance(value, dict):
         raise UserError(f"{path}: a mapping of options is needed, this is {type(value).__name__}")
+    if odd := [key for key in value if not isinstance(key, str)]:
+        raise UserError(f"{path}: names of options are text, {odd[0]!r} is not")
     return value
 
 

@@ -15,6 +15,7 @@ from schurgan.sampling import load
 from schurgan.training import resume, train
 
 _SECONDS = 2.0
+_SIZE = 64
 _RATE = 16000
 
 
@@ -23,9 +24,13 @@ def run_demo(out: str | Path) -> None:
     out = Path(out)
     began = time.monotonic()
     source = open_source("soundscape", seconds=_SECONDS)
-    spectrogram = Spectrogram(size=64, channels=1, sample_rate=_RATE, n_samples=round(_SECONDS * _RATE))
+    spectrogram = Spectrogram(size=_SIZE, channels=1, sample_rate=_RATE, n_samples=round(_SECONDS * _RATE))
     with Bar("prepare", len(source.items()), "clips") as bar:
-        prepare(source, out / "data", spectrogram, progress=lambda done, _, heard: bar.update(done, f"{heard:.0f} s of sound"))
+
+        def progress(done: int, _: int, heard: float) -> None:
+            bar.update(done, f"{heard:.0f} s of sound")
+
+        prepare(source, out / "data", spectrogram, progress=progress)
     if (out / "config.yaml").exists():
         resume(out)
     else:

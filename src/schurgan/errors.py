@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 
 class UserError(Exception):
     """What was given cannot be used. The message is one sentence: what, where, what was given, what would do."""
+
+
+class Interrupted(Exception):
+    """A run was asked to stop, and has saved its state."""
+
+
+@contextlib.contextmanager
+def writing(where: str | Path, then: str = "") -> Iterator[None]:
+    """What the file system refuses inside (full disk, no permission, a file in the way) as a UserError about `where`.
+
+    then: what the user may do after mending it.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise  # whoever read our output is gone: no file is to blame
+    except OSError as error:
+        raise UserError(f"{where}: cannot be written ({error.strerror or error}){then}") from None
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:

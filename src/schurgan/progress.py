@@ -20,6 +20,7 @@ class Bar:
         self._console = Console(stderr=True, highlight=False)
         self._began = self._logged = time.monotonic()
         self._bar: Progress | None = None
+        self._line = ""  # of a log, not yet printed
         if self._console.is_terminal:
             columns = (TextColumn(what), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[text]}"))
             times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=False))
@@ -32,20 +33,31 @@ class Bar:
         line = f"{rate:.2f} {self.unit}/s  {text}" if rate < 10 else f"{rate:.0f} {self.unit}/s  {text}"
         if self._bar:
             self._bar.update(self._task, completed=done, text=line)
-        elif now - self._logged >= LOG_SECONDS or done >= self.total:
+            return
+        left = (self.total - done) / rate if rate > 0 else 0.0
+        self._line = f"{self.what} {done}/{self.total}  {line}  {left:.0f} s left"
+        if now - self._logged >= LOG_SECONDS:
             self._logged = now
-            left = (self.total - done) / rate if rate > 0 else 0.0
-            self._console.print(f"{self.what} {done}/{self.total}  {line}  {left:.0f} s left", markup=False, soft_wrap=True)
+            self._log()
 
     def print(self, text: str) -> None:
         """A line above the bar."""
         self._console.print(text, markup=False, soft_wrap=True)
+
+    def _log(self) -> None:
+        if self._line:
+            self.print(self._line)
+        self._line = ""
 
     def __enter__(self) -> Bar:
         if self._bar:
             self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar:
             self._bar.stop()
+        elif kind is None:  # an error says what there is to say
+            self._log()

@@ -23,7 +23,7 @@ from schurgan.audio import (
     snr_paper_db,
     write_audio,
 )
-from schurgan.errors import UserError
+from schurgan.errors import UserError, writing
 from schurgan.pictures import picture, save_png
 
 _SHORTEST = 0.25  # seconds; shorter recordings are padded to this, so that their image has some frames
@@ -42,8 +42,8 @@ def reconstruct(
     """Rebuild each file from its image, print its scores, and return how many were rebuilt.
 
     settings are those of `Spectrogram`. OUT gets NAME.wav (rebuilt), NAME.original.wav (what went in: mono, at the
-    transform's rate, peak 1) and NAME.png. A file that cannot be used is named on standard error; UserError when none
-    can, or when nothing can be written.
+    transform's rate, peak 1) and NAME.png. One of several files that cannot be used is named on standard error;
+    UserError when none can, or when nothing can be written.
     """
     if not files:
         raise UserError("FILE: missing; one recording or more is needed")
@@ -51,30 +51,26 @@ def reconstruct(
         raise UserError(f"--seconds: {seconds:g} given, {_SHORTEST:g} to 600 is needed")
     try:
         Spectrogram(**settings, channels=1, n_samples=round(seconds * settings["sample_rate"]))
-        out.mkdir(parents=True, exist_ok=True)
     except ValueError as error:
         raise UserError(str(error)) from None
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror})") from None
     torch.set_num_threads(1)  # short FFTs: more threads would wait for each other
     transforms: dict[int, Spectrogram] = {}
-    problems = []
-    names = _names(files)
-    for file, name in zip(files, names, strict=True):
+    rebuilt = 0
+    for file, name in zip(files, _names(files), strict=True):
         try:
             scores = _one(file, out / name, settings, transforms, phase, refine, seconds)
         except AudioError as error:
-            problems.append(str(error))
+            if len(files) == 1:
+                raise UserError(str(error)) from None
             print(f"schurgan: {error}", file=sys.stderr)
             continue
-        except OSError as error:
-            raise UserError(f"{error.filename or out}: cannot be written ({error.strerror})") from None
+        rebuilt += 1
         print(json.dumps(scores) if as_json else _line(scores), flush=True)
-    if len(problems) == len(files):
-        raise UserError("no recording could be used")
+    if not rebuilt:
+        raise UserError(f"none of {len(files)} recordings can be used")
     if not as_json:
-        print(f"{len(files) - len(problems)} sounds in {out}")
-    return len(files) - len(problems)
+        print(f"{rebuilt} sound{'s' * (rebuilt > 1)} in {out}")
+    return rebuilt
 
 
 def _one(
@@ -100,11 +96,12 @@ def _one(
     spectrogram = transforms[n]
     image, aux = spectrogram.encode(clip[None])
     rebuilt = spectrogram.decode(image, aux, phase=phase, refine=refine)[0]
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), writing(target.parent):
         warnings.simplefilter("ignore", AudioWarning)  # a rebuilt peak may pass full scale by a hair
+        target.parent.mkdir(parents=True, exist_ok=True)
         write_audio(target.with_name(target.name + ".wav"), rebuilt, rate)
         write_audio(target.with_name(target.name + ".original.wav"), clip, rate)
-    save_png(picture(image[0], max(1, 256 // settings["size"])), target.with_name(target.name + ".png"))
+        save_png(picture(image[0], max(1, 256 // settings["size"])), target.with_name(target.name + ".png"))
     scores = {"snr_db": snr_db, "snr_paper_db": snr_paper_db, "power_ratio_db": power_ratio_db}
     values = {name: float(score(clip, rebuilt)) for name, score in scores.items()}
     return {
@@ -128,5 +125,5 @@ def _names(files: Sequence[Path]) -> list[str]:
 
 
 def _line(scores: Mapping[str, Any]) -> str:
-    shown = "  ".join(f"{key} {scores[key]:.2f}" for key in ("snr_db", "snr_paper_db", "power_ratio_db") if scores[key] is not None)
-    return f"{scores['file']}  {shown}"
+    names = ("snr_db", "snr_paper_db", "power_ratio_db")
+    return "  ".join([scores["file"], *(f"{name} {scores[name]:.2f}" for name in names if scores[name] is not None)])

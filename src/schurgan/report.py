@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from dataclasses import dataclass
 from html import escape
 from importlib import resources
 from pathlib import Path
 from string import Template
-from typing import Any
 
 import soundfile
 import torch
@@ -18,11 +16,12 @@ from torch import Tensor
 
 from schurgan.charts import Line, line_chart
 from schurgan.data.shards import Shards
-from schurgan.errors import UserError
+from schurgan.errors import UserError, writing
 from schurgan.evaluation.classifier import Trained, judge, train_classifier
 from schurgan.files import atomic_write, write_json
 from schurgan.pictures import picture, png
 from schurgan.sampling import Model, Sounds, load
+from schurgan.training.loop import METRICS, read_metrics
 
 REPORT = "report.html"
 VERDICT = "classifier.json"
@@ -35,6 +34,8 @@ class Verdict:
     real_accuracy: float
     generated_accuracy: float
     per_class: dict[str, float]
+    variety: dict[str, float]
+    """Mean distance between two generated images of a class, as a share of that between two real ones."""
     n_train: int
     n_test: int
     n_generated: int
@@ -43,7 +44,7 @@ class Verdict:
     seed: int
 
 
-def write_report(run: str | Path, *, shown: int = 3, judged: int = 16, truncation: float = 1.0, seed: int = 1) -> Path:
+def write_report(run: str | Path, *, shown: int = 3, judged: int = 12, truncation: float = 1.0, seed: int = 1) -> Path:
     """RUN/report.html and RUN/classifier.json. Per class, `shown` real and generated sounds can be played and `judged`
     generated ones are classified. Raises UserError when the run has no generator or its data is gone."""
     run = Path(run)
@@ -51,12 +52,13 @@ def write_report(run: str | Path, *, shown: int = 3, judged: int = 16, truncatio
         raise UserError(f"{run}: no such run folder")
     model = load(run)
     if model.card.data is None or not Path(model.card.data).is_dir():
-        raise UserError(f"{run}: its data folder {model.card.data} is gone; the report compares with the recordings there")
+        raise UserError(f"{run}: its data folder {model.card.data} is gone, which the report compares with")
     shards = Shards(model.card.data)
+    if shards.classes != model.classes:
+        raise UserError(f"{model.card.data}: holds other classes than {run} was trained on; the report compares them")
     generated = [model.sample(name, judged, truncation, seed) for name in model.classes]
     trained = train_classifier(shards)
-    verdict = _judge(model, trained, generated, truncation, seed)
-    write_json(run / VERDICT, verdict.__dict__)
+    verdict = _judge(model, shards, trained, generated, truncation, seed)
     page = Template((resources.files("schurgan") / "templates" / REPORT).read_text("utf-8")).substitute(
         title=f"Schurgan: {escape(run.resolve().name)}",
         subtitle=f"{len(shards)} recordings of {len(model.classes)} classes, {model.card.step} steps of training, "
@@ -68,22 +70,24 @@ def write_report(run: str | Path, *, shown: int = 3, judged: int = 16, truncatio
         charts=_charts(run),
         options=escape((run / "config.yaml").read_text("utf-8")) if (run / "config.yaml").exists() else "",
     )
-    try:
+    with writing(run / REPORT):
+        write_json(run / VERDICT, verdict.__dict__)
         with atomic_write(run / REPORT, "w") as file:
             file.write(page)
-    except OSError as error:
-        raise UserError(f"{run / REPORT}: cannot be written ({error.strerror})") from None
     return run / REPORT
 
 
-def _judge(model: Model, trained: Trained, generated: list[Sounds], truncation: float, seed: int) -> Verdict:
+def _judge(
+    model: Model, shards: Shards, trained: Trained, generated: list[Sounds], truncation: float, seed: int
+) -> Verdict:
     heard = torch.cat([_analysed(model, sounds.audio) for sounds in generated])
     labels = torch.repeat_interleave(torch.arange(len(generated)), len(generated[0]))
-    accuracy, per_class = judge(trained, heard, labels)
+    accuracy, per_class = judge(trained.network, heard, labels)
     return Verdict(
         trained.accuracy,
         accuracy,
         dict(zip(model.classes, per_class, strict=True)),
+        {sounds.label: _variety(model, shards, sounds) for sounds in generated},
         trained.n_train,
         trained.n_test,
         len(labels),
@@ -93,6 +97,19 @@ def _judge(model: Model, trained: Trained, generated: list[Sounds], truncation: 
     )
 
 
+def _variety(model: Model, shards: Shards, sounds: Sounds) -> float:
+    clips = (shards.labels == shards.classes.index(sounds.label)).nonzero()[0][:100]
+    made = model.spectrogram.unpaint(sounds.images)
+    if len(made) < 2 or len(clips) < 2:
+        return 0.0
+    return (_spread(made) / _spread(shards.images(clips).mean(1, keepdim=True))).item()
+
+
+def _spread(images: Tensor) -> Tensor:
+    """Mean Euclidean distance between two different images."""
+    return torch.pdist(images.flatten(1)).mean()
+
+
 def _analysed(model: Model, audio: Tensor) -> Tensor:
     """Sounds (N, L) -> images, as `prepare` would make them: at peak 1."""
     peak = audio.abs().amax(1, keepdim=True).clamp_min(1e-9)
@@ -100,10 +117,12 @@ def _analysed(model: Model, audio: Tensor) -> Tensor:
 
 
 def _verdict(verdict: Verdict) -> str:
+    variety = sum(verdict.variety.values()) / len(verdict.variety)
     return (
         f'<p class="verdict">A classifier trained on {verdict.n_train} of the recordings knows the class of '
         f"<b>{verdict.real_accuracy:.1%}</b> of the {verdict.n_test} others, and of "
-        f"<b>{verdict.generated_accuracy:.1%}</b> of {verdict.n_generated} generated sounds.</p>"
+        f"<b>{verdict.generated_accuracy:.1%}</b> of {verdict.n_generated} generated sounds. Two generated sounds of a "
+        f"class differ {variety:.2f} times as much as two recorded ones.</p>"
     )
 
 
@@ -114,7 +133,8 @@ def _class(name: str, sounds: Sounds, shards: Shards, shown: int, verdict: Verdi
     made = [_sound(sounds.audio[i], sounds.images[i], sounds.sample_rate) for i in range(min(shown, len(sounds)))]
     return (
         f'<section class="class"><header><h3>{escape(name)}</h3>'
-        f'<span class="faint">{verdict.per_class[name]:.0%} of its generated sounds are recognised</span></header>'
+        f'<span class="faint">{verdict.per_class[name]:.0%} of its generated sounds are recognised, '
+        f"variety {verdict.variety[name]:.2f} of the recordings'</span></header>"
         f'<div class="sides"><div class="side"><p>recorded</p><div class="sounds">{"".join(real)}</div></div>'
         f'<div class="side"><p>generated</p><div class="sounds">{"".join(made)}</div></div></div></section>'
     )
@@ -134,9 +154,7 @@ def _data(content: bytes, kind: str) -> str:
 
 
 def _charts(run: Path) -> str:
-    rows: list[dict[str, Any]] = []
-    if (run / "metrics.jsonl").exists():
-        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
+    rows = read_metrics(run / METRICS)
     if len(rows) < 2:
         return "<p>Too short a run for curves.</p>"
     x = [row["step"] for row in rows]
@@ -146,8 +164,6 @@ def _charts(run: Path) -> str:
 
     losses = [Line("discriminator", values("loss_d"), "a"), Line("generator", values("loss_g"), "b")]
     gaps = [Line("a batch", values("ddfn_gap"), "c"), Line("running mean", values("ddfn_ema_gap"), "a")]
-    noise = 2 * rows[-1]["ddfn_standard_error"]
-    return (
-        f"<div>{line_chart(x, losses, 'loss')}</div>"
-        f"<div>{line_chart(x, gaps, 'DDFN gap', [(rows[-1]['ddfn_epsilon'], 'the condition’s ε'), (noise, '2 s.e. of a batch')])}</div>"
-    )
+    last = rows[-1]
+    bands = [(last["ddfn_epsilon"], "the condition’s ε"), (2 * last["ddfn_standard_error"], "2 s.e. of a batch")]
+    return f"<div>{line_chart(x, losses, 'loss')}</div><div>{line_chart(x, gaps, 'DDFN gap', bands)}</div>"

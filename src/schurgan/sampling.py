@@ -1,13 +1,14 @@
 """A trained model -> images -> sound.
 
-    model = schurgan.load("runs/esc10")
-    sounds = model.sample("dog", count=8, truncation=0.5, seed=0)
-    sounds.save("out")
+`schurgan.load("runs/esc10").sample("dog", count=8, truncation=0.5, seed=0).save("out")`
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +28,7 @@ from schurgan.pictures import picture, save_png
 GENERATOR = "generator.safetensors"
 _FORMAT = "schurgan-generator/1"
 _BATCH = 32
+_MOST, _SEEDS = 10_000, 2**31
 
 Phase = Literal["noise", "carrier", "griffin-lim"]
 
@@ -114,8 +116,10 @@ class Model:
         if label not in self.classes:
             known = did_you_mean(label, self.classes) or f"; there are {', '.join(self.classes)}"
             raise UserError(f'class "{label}": the model was not trained on it{known}')
-        if count < 1:
-            raise UserError(f"count: {count} given, a whole number of 1 or more is needed")
+        if not 1 <= count <= _MOST:
+            raise UserError(f"count: {count} given, a whole number from 1 to {_MOST} is needed")
+        if not 0 <= seed < _SEEDS:
+            raise UserError(f"seed: {seed} given, a whole number from 0 to {_SEEDS - 1} is needed")
         labels = torch.full((count,), self.classes.index(label))
         try:
             images = self.images(labels, truncation, seed)
@@ -129,7 +133,7 @@ class Model:
         noise = torch.Generator().manual_seed(seed)
         z = self.latent.sample(len(labels), noise, truncation)
         device = next(self.generator.parameters()).device
-        parts = zip(z.split(_BATCH), labels.split(_BATCH), strict=True)
+        parts = zip(torch.split(z, _BATCH), torch.split(labels, _BATCH), strict=True)
         return torch.cat([self.generator(a.to(device), b.to(device)).float().cpu().contiguous() for a, b in parts])
 
     @torch.no_grad()
@@ -138,40 +142,54 @@ class Model:
     ) -> Tensor:
         """Images (N, C, R, R) of classes (N,) -> sounds (N, L), none louder than full scale."""
         reference = torch.tensor(self.card.references)[labels]
-        aux = Aux(reference, self._carriers(labels, seed) if phase == "carrier" else None)
+        carriers = self._carriers(labels, seed) if phase == "carrier" else None
         refine = 32 if refine is None else refine
         sounds = []
-        for i in range(0, len(images), _BATCH):
-            part = slice(i, i + _BATCH)
-            carrier = None if aux.carrier is None else aux.carrier[part]
-            options = {"phase": phase, "refine": refine, "hold_phase": False, "seed": seed + i}
-            sounds.append(self.spectrogram.decode(images[part], replace(aux, reference=reference[part], carrier=carrier), **options))
+        with _one_thread():
+            for i in range(0, len(images), _BATCH):
+                part = slice(i, i + _BATCH)
+                here = Aux(reference[part], None if carriers is None else carriers[part])
+                options: dict[str, Any] = {"refine": refine, "hold_phase": False, "seed": seed + i}
+                sounds.append(self.spectrogram.decode(images[part], here, phase=phase, **options))
         audio = torch.cat(sounds)
         return audio / audio.abs().amax(1, keepdim=True).clamp_min(1)
 
     def save(self, path: str | Path) -> None:
         """Weights and card in one safetensors file, atomically."""
         weights = {name: value.detach().cpu().contiguous() for name, value in self.generator.state_dict().items()}
-        metadata = {"format": _FORMAT, "card": json.dumps(self.card.__dict__)}
+        card = {"format": _FORMAT, "sha256": _digest(weights)} | self.card.__dict__
+        # One entry: several are written in any order, and the same model must give the same bytes.
+        content = safetensors.torch.save(weights, {"card": json.dumps(card)})
         with atomic_write(path) as file:
-            file.write(safetensors.torch.save(weights, metadata))
+            file.write(content)
 
     @classmethod
     def load(cls, path: str | Path, device: str = "cpu") -> Model:
         """A file that `save` wrote. Raises UserError naming it when it is damaged or something else."""
         try:
             with safetensors.safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
+                known = json.loads((file.metadata() or {}).get("card", "{}"))
                 weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            if metadata.get("format") != _FORMAT:
+            if known.pop("format", None) != _FORMAT:
                 raise UserError(f"{path}: not a generator of this program's format {_FORMAT}")
-            card = Card(**json.loads(metadata["card"]))
+            if known.pop("sha256") != _digest(weights):
+                raise UserError(f"{path}: damaged (its weights are not what was saved); make it again")
+            card = Card(**known)
             card = replace(card, classes=tuple(card.classes), references=tuple(card.references))
             generator = build(card)
             generator.load_state_dict(weights)
             return cls(generator.to(device), card)
-        except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise UserError(f"{path}: damaged, or not a generator ({str(error).splitlines()[0][:120]})") from None
+        except (
+            OSError,
+            safetensors.SafetensorError,
+            LookupError,
+            TypeError,
+            ValueError,
+            RuntimeError,
+            AttributeError,
+        ) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"{path}: damaged, or not a generator ({reason[:120]})") from None
 
     def _carriers(self, labels: Tensor, seed: int) -> Tensor:
         """A recording of each label's class, chosen by the seed: (N, L)."""
@@ -180,6 +198,8 @@ class Model:
                 f'phase "carrier": the recordings in {self.card.data} are gone; choose "noise" or "griffin-lim"'
             )
         shards = Shards(self.card.data)
+        if shards.classes != self.classes or shards.manifest.n_samples != self.spectrogram.n_samples:
+            raise UserError(f'phase "carrier": {self.card.data} holds other data than the model was trained on')
         chance = torch.Generator().manual_seed(seed)
         recordings = []
         for label in labels.tolist():
@@ -187,6 +207,27 @@ class Model:
             clips = torch.from_numpy(shards.labels == shards.classes.index(name)).nonzero()[:, 0]
             recordings.append(shards.recording(int(clips[torch.randint(len(clips), (1,), generator=chance)])))
         return torch.stack(recordings)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """For short FFTs: more threads gain little on an idle machine, and on a busy one wait for each other ten times as
+    long as the work takes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _digest(weights: Mapping[str, Tensor]) -> str:
+    """Hex SHA-256 of the weights' bytes, by name; safetensors files carry no checksum of their own."""
+    digest = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        digest.update(name.encode())
+        digest.update(value.contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def build(card: Card) -> Generator:

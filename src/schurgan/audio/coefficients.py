@@ -45,6 +45,12 @@ def squared_modulus(c: Tensor) -> Tensor:
     return c.real.square() + c.imag.square() if c.is_complex() else c.square()
 
 
+def check_clips(x: Tensor, n_samples: int) -> None:
+    """ValueError unless x is (B, n_samples), float32 or float64."""
+    if x.ndim != 2 or x.shape[-1] != n_samples or x.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"input {tuple(x.shape)} {x.dtype}: clips (B, {n_samples}) of float32 or float64 are needed")
+
+
 class Transform(Protocol):
     """An invertible map from sound to coefficients whose energy can be pooled into rows of frames."""
 

@@ -52,6 +52,6 @@ def unpaint(image: Tensor, name: str) -> Tensor:
     """(B, 3, H, W) -> (B, 1, H, W) in [−1, 1]: the level of the colour nearest to each pixel, on the map or off it."""
     table = _table(name).to(image)
     pixels = image.movedim(1, -1).reshape(-1, 3)
-    nearest = torch.cat([torch.cdist(part, table).argmin(1) for part in pixels.split(65536)])
+    nearest = torch.cat([torch.cdist(part, table).argmin(1) for part in torch.split(pixels, 65536)])
     level = nearest.to(image.dtype) * (2 / (_LEVELS - 1)) - 1
     return level.view(image.shape[0], 1, *image.shape[2:])

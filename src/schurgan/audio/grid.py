@@ -1,4 +1,4 @@
-"""Changing the number of samples along one axis: by area where it shrinks, by cubic interpolation where it grows."""
+"""Changing the number of samples along one axis: by area, by linear or by cubic interpolation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 def area_weights(n_in: int, n_out: int) -> Tensor:
     """Matrix (n_in, n_out), float64, whose product with a row averages it over n_out equal intervals.
 
-    Each output is the mean of a piecewise constant signal over its interval, so columns sum to one and the mean is kept.
+    Each output is the mean of a piecewise constant signal over its interval, so columns sum to one: the mean is kept.
     """
     edges_in = torch.arange(n_in + 1, dtype=torch.float64) / n_in
     edges_out = torch.arange(n_out + 1, dtype=torch.float64) / n_out
@@ -48,9 +48,45 @@ def cubic_weights(n_in: int, n_out: int) -> Tensor:
     return matrix
 
 
+class Cubic:
+    """Catmull-Rom interpolation at ascending `positions` (P,) of signals (..., n): -> (..., P), as `cubic_taps` says.
+
+    Neighbouring positions share a short window of samples, so that a block of them is one small matrix product;
+    gathering four taps a position is ten times slower.
+    """
+
+    def __init__(self, positions: Tensor, n: int, device: torch.device, dtype: torch.dtype) -> None:
+        count = len(positions)
+        block = min(d for d in range(1, count + 1) if count % d == 0 and d >= min(64, count))
+        first = positions[::block].floor().long() - 1
+        within = (positions.floor().long() - 1).view(-1, block) - first[:, None]
+        window = int(within.max()) + 4
+        _, taps = cubic_taps(positions, n)
+        weights = torch.zeros(len(first), window, block, dtype=torch.float64)
+        for j, tap in enumerate(taps):
+            weights.scatter_(1, (within + j)[:, None], tap.view(-1, 1, block))
+        self._indices = mirror(first[:, None] + torch.arange(window), n).to(device)  # (blocks, window)
+        self._weights = weights.to(device, dtype)
+
+    def __call__(self, signals: Tensor) -> Tensor:
+        rows = signals.reshape(-1, signals.shape[-1])
+        windows = rows[:, self._indices].movedim(1, 0)  # (blocks, rows, window)
+        return (windows @ self._weights).movedim(0, 1).reshape(*signals.shape[:-1], -1)
+
+
+def linear_weights(n_in: int, n_out: int) -> Tensor:
+    """Matrix (n_in, n_out), float64, of linear interpolation between the centres of equal cells, level at the ends."""
+    positions = ((torch.arange(n_out, dtype=torch.float64) + 0.5) * n_in / n_out - 0.5).clamp(0, n_in - 1)
+    return (1 - (positions - torch.arange(n_in, dtype=torch.float64)[:, None]).abs()).clamp_min(0)
+
+
 def resize_weights(n_in: int, n_out: int) -> Tensor:
-    """Matrix (n_in, n_out): by area when shrinking or equal, cubic when growing."""
-    return area_weights(n_in, n_out) if n_out <= n_in else cubic_weights(n_in, n_out)
+    """Matrix (n_in, n_out) for energies, none below zero: by area when shrinking, linear when growing.
+
+    Cubic growth keeps 0.3 to 0.8 dB more of a sound in a plain image, but undershoots to cells that no scaling brings
+    to a target: refined images lose 0.5 to 3 dB by it.
+    """
+    return area_weights(n_in, n_out) if n_out <= n_in else linear_weights(n_in, n_out)
 
 
 def mirror(index: Tensor, n: int) -> Tensor:
@@ -60,7 +96,7 @@ def mirror(index: Tensor, n: int) -> Tensor:
 
 
 def reflect(index: Tensor, n: int) -> Tensor:
-    """Indices into an endless signal ... 2 1 | 0 1 .. n-1 | n-2 n-3 ... (the end samples once), folded into 0 .. n-1."""
+    """Indices into an endless signal ... 2 1 | 0 1 .. n-1 | n-2 n-3 ... (end samples once), folded into 0 .. n-1."""
     if n == 1:
         return torch.zeros_like(index)
     folded = index.remainder(2 * n - 2)

@@ -1,7 +1,7 @@
 """How close a rebuilt sound is to the original: three readings of "signal to noise", named apart.
 
-The paper's footnote 2 prints 20 log10 of signal power over *reconstruction* power, which is 0 dB for a perfect copy; the
-range of its results fits 20 log10 of signal over *residual* power. All three are reported.
+The paper's footnote 2 prints 20 log10 of signal power over *reconstruction* power, which is 0 dB for a perfect copy;
+the range of its results fits 20 log10 of signal over *residual* power. All three are reported.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ from schurgan.audio.wavelet import MorletCWT
 TRANSFORMS = ("wavelet", "stft")
 SCALES = ("linear", "log", "log_real")
 FRAMES = ("paper", "native")
-# Under this rms of Re e^{iφ} in a cell, the real part says too little of the magnitude to divide by it.
-_LEAST_REAL_PART = 0.05
+# A clip of which no cell reaches this, 160 dB under full scale, is silence: its image is all floor.
+_SILENCE = 1e-8
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,15 @@ class Spectrogram:
     """Square images (B, channels, size, size) in [−1, 1], rows ascending in frequency, of clips (B, n_samples).
 
     transform  "wavelet": `size` Morlet scales from f_min to f_max; "stft": rows averaged from the STFT's
-    scale      "linear": magnitude; "log": dB under the clip's maximum down to −floor_db; "log_real": the same of the rms
-               real part instead of the modulus
+    scale      "linear": magnitude; "log": dB under the clip's maximum down to −floor_db; "log_real": the same of the
+               rms real part instead of the modulus
     frame      "paper": wavelet frames of 50 ms every 25 ms, STFT of 2,048 / 1,024 samples, resized to `size` columns;
                "native": one frame a column, nothing resized in time
     channels   1 to 4 equal channels, or 3 of a `colormap` (viridis, magma, turbo, jet)
     reference  magnitude of the top of the scale for images that come without an Aux: generated ones
 
-    Everything that decoding needs is in `config`; `Spectrogram(**config)` is the same transform. Raises ValueError naming
-    the argument for values out of range.
+    Everything that decoding needs is in `config`; `Spectrogram(**config)` is the same transform. Raises ValueError
+    naming the argument for values out of range.
     """
 
     def __init__(
@@ -108,19 +108,17 @@ class Spectrogram:
             self.transform = STFT(n_samples, 2048, 1024)
         else:
             hop = n_samples // size
-            # 2 (size − 1) gives `size` bins exactly; a longer hop needs a longer window to be invertible.
-            n_fft = max(2 * (size - 1), 2 * (5 * hop // 8))
+            # 2 (size − 1) samples give `size` bins exactly. A window under 1.5 hops would leave gaps between its
+            # neighbours, where the inverse amplifies every error; it is two hops then.
+            n_fft = 2 * (size - 1) if 2 * (size - 1) >= 1.5 * hop else 2 * hop
             self.transform = STFT(n_samples, n_fft, hop, n_frames=size)
-        self._columns = Columns(self.transform, self._pool, self._spread)
+        self._columns = Columns(self.transform, self._pool, self._spread, 0.5**0.5 if scale == "log_real" else 1.0)
         self._matrices: dict[tuple[str, torch.device, torch.dtype], Tensor] = {}
 
     def encode(self, x: Tensor) -> tuple[Tensor, Aux]:
         """Clips (B, n_samples), real -> image (B, channels, size, size) in [−1, 1] and its Aux. Differentiable."""
-        if self.scale == "log_real":
-            magnitude = self._pool(self.transform.analyze(x).map(torch.real))
-        else:
-            magnitude = self._resize(self.transform.energy_frames(x))
-        reference = magnitude.detach().amax((-2, -1)).clamp_min(torch.finfo(x.dtype).tiny ** 0.5)
+        magnitude = self._pool(self.transform.analyze(x))
+        reference = magnitude.detach().amax((-2, -1)).clamp_min(_SILENCE)
         relative = magnitude / reference[:, None, None]
         if self.scale == "linear":
             level = 2 * relative - 1
@@ -155,8 +153,6 @@ class Spectrogram:
             raise ValueError('phase "carrier": aux.carrier, a sound whose phase to use, is needed')
         reference = image.new_full((len(image),), self.reference) if aux is None else aux.reference.to(image)
         magnitude = self.magnitude(image) * reference[:, None, None]
-        if self.scale == "log_real":
-            magnitude = magnitude / self._real_part(carrier if phase == "carrier" else None)
         if phase == "carrier":
             assert carrier is not None
             return with_carrier(self._columns, magnitude, carrier.to(image), refine or 0, hold_phase)
@@ -179,33 +175,21 @@ class Spectrogram:
     def unpaint(self, image: Tensor) -> Tensor:
         """(B, channels, H, W) -> (B, 1, H, W): the inverse of `paint`; the mean of channels that should be equal."""
         if image.ndim != 4 or image.shape[1:] != (self.channels, self.size, self.size):
-            raise ValueError(
-                f"image {tuple(image.shape)}: (B, {self.channels}, {self.size}, {self.size}) is needed"
-            )
+            raise ValueError(f"image {tuple(image.shape)}: (B, {self.channels}, {self.size}, {self.size}) is needed")
         return colours.unpaint(image, self.colormap) if self.colormap else image.mean(1, keepdim=True)
 
     def _pool(self, c: Coefficients) -> Tensor:
-        return self._resize(self.transform.frames(c))
-
-    def _resize(self, energy: Tensor) -> Tensor:
-        """Energy (B, n_rows, n_frames) -> rms magnitude (B, size, size)."""
+        """Coefficients -> (B, size, size): rms modulus in each cell, of the real part alone for "log_real"."""
+        energy = self.transform.frames(c.map(torch.real) if self.scale == "log_real" else c)
         energy = energy @ self._matrix("columns", energy) if energy.shape[-1] != self.size else energy
         if energy.shape[-2] != self.size:
             energy = (energy.mT @ self._matrix("rows", energy)).mT
-        # Cubic interpolation can go below zero, and the square root of zero has no gradient.
-        return energy.clamp_min(torch.finfo(energy.dtype).tiny).sqrt()
+        return energy.clamp_min(torch.finfo(energy.dtype).tiny).sqrt()  # the square root of zero has no gradient
 
     def _spread(self, magnitude: Tensor) -> Coefficients:
         if magnitude.shape[-2] != self.transform.n_rows:
             magnitude = (magnitude.mT @ self._matrix("unrows", magnitude)).mT.clamp_min(0)
         return self.transform.spread(magnitude)
-
-    def _real_part(self, carrier: Tensor | None) -> Tensor:
-        """Rms of the real part of a unit phase in each cell: the carrier's, or of a phase that takes every angle."""
-        if carrier is None:
-            return torch.tensor(0.5).sqrt()
-        phase = self.transform.analyze(carrier).phase()
-        return self._pool(phase.map(torch.real)).clamp_min(_LEAST_REAL_PART)
 
     def _matrix(self, name: str, like: Tensor) -> Tensor:
         key = (name, like.device, like.dtype)

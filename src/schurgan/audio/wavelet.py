@@ -15,13 +15,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from schurgan.audio.coefficients import Coefficients, squared_modulus
-from schurgan.audio.grid import cubic_taps, reflect
+from schurgan.audio.coefficients import Coefficients, check_clips
+from schurgan.audio.grid import Cubic, reflect
 
 
 def default_w0(n_scales: int) -> float:
-    """Cycles under the Morlet envelope so that filters log-spaced over 40-7600 Hz overlap alike: 16 at 128 scales or more,
-    6 at 48 or fewer."""
+    """Cycles under the Morlet envelope so that filters log-spaced over 40-7600 Hz overlap alike: n_scales / 8, that is
+    16 at 128 scales and 32 at 256, but no less than 6 (48 scales or fewer) and no more than 48."""
     return min(max(n_scales / 8, 6.0), 48.0)
 
 
@@ -34,14 +34,20 @@ class _Group:
     length: int
     low: tuple[int, ...]
 
+    def fold(self, low: int) -> tuple[slice, slice]:
+        """The bins low .. low + length − 1 in the order of their remainders by `length`, where folding puts them."""
+        turn = low - low % self.length + self.length
+        return slice(turn, low + self.length), slice(low, turn)
+
 
 class MorletCWT:
     """Continuous wavelet transform with analytic Morlet wavelets ψ̂_k(f) = 2 exp(−½ ((f − f_k) w0 / f_k)²), f > 0.
 
-    A sine of amplitude A and frequency f_k gives |c_k| = A. The filters are cut where they fall under `tol` of their peak.
-    By default `n_scales` frequencies are log-spaced from `f_min` to `f_max`, and the first and last filter go on flat to
-    0 Hz and to half the sample rate, so that the inverse is exact. An explicit list of `frequencies` gets plain Morlet
-    filters (`shelves=True` asks for the flat ends), and `synthesize` then returns the part of the sound in their bands.
+    A sine of amplitude A and frequency f_k gives |c_k| = A. The filters are cut where they fall under `tol` of their
+    peak. By default `n_scales` frequencies are log-spaced from `f_min` to `f_max`, and the first and last filter go on
+    flat to 0 Hz and to half the sample rate, so that the inverse is exact. An explicit list of `frequencies` gets plain
+    Morlet filters (`shelves=True` asks for the flat ends), and `synthesize` then returns the part of the sound in their
+    bands.
 
     n_samples    length L of every clip, samples
     sample_rate  Hz
@@ -68,8 +74,8 @@ class MorletCWT:
         pad_frames: int = 8,
         shelves: bool | None = None,
     ) -> None:
-        if n_samples < 1 or hop < 1 or pad_frames < 0:
-            raise ValueError(f"n_samples {n_samples}, hop {hop}, pad_frames {pad_frames}: 1 or more, 1 or more, 0 or more are needed")
+        if n_samples < 1 or hop < 1 or pad_frames < 1:
+            raise ValueError(f"n_samples {n_samples}, hop {hop}, pad_frames {pad_frames}: at least 1 each is needed")
         if not 0 < tol < 0.5:
             raise ValueError(f"tol {tol}: a number between 0 and 0.5 is needed")
         if frequencies is None:
@@ -81,10 +87,9 @@ class MorletCWT:
         else:
             self.frequencies = torch.as_tensor(frequencies, dtype=torch.float64).flatten()
         f = self.frequencies
-        if not (f.numel() and f.isfinite().all() and f[0] > 0 and f[-1] < sample_rate / 2 and (f.diff() > 0).all()):
-            raise ValueError(
-                f"frequencies {[round(v, 3) for v in f.tolist()[:4]]}...: ascending values between 0 and {sample_rate / 2:g} Hz are needed"
-            )
+        if not (len(f) and f.isfinite().all() and f[0] > 0 and f[-1] < sample_rate / 2 and (f.diff() > 0).all()):
+            given = ", ".join(f"{v:g}" for v in f.tolist()) if len(f) < 8 else f"{f[0]:g} ... {f[-1]:g}"
+            raise ValueError(f"frequencies {given}: ascending, between 0 and {sample_rate / 2:g} Hz are needed")
         self.w0 = default_w0(len(f)) if w0 is None else float(w0)
         if not self.w0 >= 1:
             raise ValueError(f"w0 {w0}: 1 or more is needed")
@@ -109,20 +114,19 @@ class MorletCWT:
     @property
     def frame_bounds(self) -> tuple[float, float]:
         """Least and greatest Σ_k |ψ̂_k(f)|² over the covered band: the frame bounds A, B."""
-        covered = self._energy()[self._energy() > 0]
+        energy = self._energy()
+        covered = energy[energy > 0]
         return covered.min().item(), covered.max().item()
 
     def analyze(self, x: Tensor) -> Coefficients:
-        """(B, L) -> coefficients (B, K_g, M_g): exact samples of `full_rate` every n_padded / M_g samples of the padded clip."""
+        """(B, L) -> (B, K_g, M_g): exact samples of `full_rate`, every n_padded / M_g samples of the padded clip."""
         spectrum = self._spectrum(x)
-        tables = self._tables_for(x)
-        return Coefficients(tuple(self._band(spectrum, tables, g) * tables.ramps[g] for g in range(len(self._groups))))
-
-    def energy_frames(self, x: Tensor) -> Tensor:
-        """`frames(analyze(x))`, (B, L) -> (B, K, n_frames), without placing each band's phase, which a modulus forgets."""
-        spectrum = self._spectrum(x)
-        tables = self._tables_for(x)
-        return self.frames(Coefficients(tuple(self._band(spectrum, tables, g) for g in range(len(self._groups)))))
+        groups = []
+        for group, filters in zip(self._groups, self._tables_for(x).filters, strict=True):
+            folded = torch.cat([spectrum[:, piece] for low in group.low for piece in group.fold(low)], -1)
+            bands = folded.view(len(x), len(group.low), group.length)
+            groups.append(torch.fft.ifft(_scale(bands, filters), norm="forward"))
+        return Coefficients(tuple(groups))
 
     def synthesize(self, c: Coefficients) -> Tensor:
         """Coefficients -> (B, L): the canonical dual frame, Σ_k ψ̂_k ĉ_k / Σ_k |ψ̂_k|², inverse of `analyze`.
@@ -130,13 +134,15 @@ class MorletCWT:
         Coefficients that no sound has (an edited set) are projected onto the nearest that one has.
         """
         first = c.groups[0]
-        tables = self._tables_for(first.real)
-        spectrum = first.new_zeros(first.shape[0], self._spectrum_length)
-        for g, (group, values) in enumerate(zip(self._groups, c, strict=True)):
-            bands = torch.fft.fft(values * tables.ramps[g].conj()) * tables.duals[g]
-            for row, low in enumerate(group.low):
-                spectrum[:, low : low + group.length] += bands[:, row]
-        padded = torch.fft.irfft(spectrum[:, : self.n_padded // 2 + 1], n=self.n_padded)
+        spectrum = first.new_zeros(len(first), self._spectrum_length)
+        for group, values, duals in zip(self._groups, c, self._tables_for(first.real).duals, strict=True):
+            bands = _scale(torch.fft.fft(values), duals)
+            for low, band in zip(group.low, bands.unbind(1), strict=True):
+                wrapped, rest = group.fold(low)
+                turn = low % group.length
+                spectrum[:, wrapped].add_(band[:, :turn])
+                spectrum[:, rest].add_(band[:, turn:])
+        padded: Tensor = torch.fft.irfft(spectrum[:, : self.n_padded // 2 + 1], n=self.n_padded)
         start = self.pad_frames * self.hop
         return padded[:, start : start + self.n_samples]
 
@@ -161,23 +167,24 @@ class MorletCWT:
         for group, values, window in zip(self._groups, c, tables.windows, strict=True):
             r = group.length // self.padded_frames
             start = self.pad_frames * r - r // 2
-            power = squared_modulus(values[..., start : start + (self.n_frames + 1) * r])
-            halves = power.unflatten(-1, (self.n_frames + 1, r)) @ window  # (B, K_g, n_frames + 1, 2)
-            rows.append(halves[..., :-1, 0] + halves[..., 1:, 1])
+            used = values[..., start : start + (self.n_frames + 1) * r]
+            if used.is_complex():  # |c|² is the sum of two squares, which the product with the window takes along
+                used, window = torch.view_as_real(used), window.repeat_interleave(2, -1)
+            # the long operand on the right: five times faster than (..., r) @ (r, 2)
+            halves = window @ used.square().view(-1, window.shape[-1]).mT
+            first, second = halves.view(2, *values.shape[:2], self.n_frames + 1)
+            rows.append(first[..., :-1] + second[..., 1:])
         return torch.cat(rows, 1)
 
     def spread(self, magnitude: Tensor) -> Coefficients:
-        """(B, K, R) columns that divide the n_frames frames evenly -> real (B, K_g, M_g), Catmull-Rom, never negative."""
-        columns = magnitude.shape[-1]
-        taps = self._tables_for(magnitude).taps(columns)
-        groups = []
-        for group, (indices, weights) in zip(self._groups, taps, strict=True):
-            rows = magnitude[:, group.k0 : group.k1]
-            value = rows.index_select(-1, indices[0]) * weights[0]
-            for index, weight in zip(indices[1:], weights[1:], strict=True):
-                value = torch.addcmul(value, rows.index_select(-1, index), weight)
-            groups.append(value.clamp_min(0))
-        return Coefficients(tuple(groups))
+        """(B, K, R) columns that divide the frames evenly -> real (B, K_g, M_g), Catmull-Rom, never negative."""
+        interpolations = self._tables_for(magnitude).interpolations(magnitude.shape[-1])
+        return Coefficients(
+            tuple(
+                interpolate(magnitude[:, group.k0 : group.k1]).clamp_min(0)
+                for group, interpolate in zip(self._groups, interpolations, strict=True)
+            )
+        )
 
     def _plan(self) -> tuple[list[tuple[int, Tensor]], list[_Group]]:
         """The filters as (first bin, values), and the rows grouped by the smallest length that holds their band."""
@@ -192,8 +199,9 @@ class MorletCWT:
                 low = 0
             if self.shelves and k == self.n_rows - 1:
                 high = last_bin
-            nearest = round(f / bin_width)
-            low, high = min(low, nearest), max(high, min(nearest, last_bin))  # a band narrower than a bin keeps that one
+            # A band narrower than a bin keeps the nearest one.
+            nearest = min(round(f / bin_width), last_bin)
+            low, high = min(low, nearest), max(high, nearest)
             offset = torch.arange(low, high + 1, dtype=torch.float64) * bin_width - f
             if self.shelves and k == 0:
                 offset.clamp_(min=0)
@@ -210,8 +218,8 @@ class MorletCWT:
         return filters, groups
 
     def _length(self, bins: int) -> int:
-        """The smallest padded_frames · {1, 2, 3} · 2^j that holds `bins`, so that frames hold whole numbers of samples."""
-        candidates = [self.padded_frames * factor * 2**j for j in range(40) for factor in (1, 3)]
+        """The smallest padded_frames · {1, 3} · 2^j that holds `bins`, so that frames hold whole numbers of samples."""
+        candidates = (self.padded_frames * factor << j for j in range(40) for factor in (1, 3))
         return min(length for length in candidates if length >= bins)
 
     @property
@@ -227,16 +235,9 @@ class MorletCWT:
         return energy
 
     def _spectrum(self, x: Tensor) -> Tensor:
-        if x.ndim != 2 or x.shape[-1] != self.n_samples or not x.is_floating_point():
-            raise ValueError(f"input {tuple(x.shape)} {x.dtype}: real clips (B, {self.n_samples}) are needed")
+        check_clips(x, self.n_samples)
         spectrum = torch.fft.rfft(x.index_select(-1, self._tables_for(x).padding))
         return torch.nn.functional.pad(spectrum, (0, max(0, self._spectrum_length - spectrum.shape[-1])))
-
-    def _band(self, spectrum: Tensor, tables: _Tables, g: int) -> Tensor:
-        """Group g's coefficients (B, K_g, M_g) but for the phase ramp of starting its band at bin 0."""
-        group = self._groups[g]
-        bands = torch.stack([spectrum[:, low : low + group.length] for low in group.low], 1)
-        return torch.fft.ifft(bands * tables.filters[g])
 
     def _tables_for(self, like: Tensor) -> _Tables:
         key = (like.device, like.dtype)
@@ -256,45 +257,47 @@ class _Tables:
         energy = cwt._energy()
         # Outside every band nothing is known of the sound; there the dual is zero.
         inverse = torch.where(energy > 1e-6 * energy.max(), 1 / energy.clamp_min(1e-12), torch.zeros_like(energy))
-        complex_dtype = torch.complex128 if dtype == torch.float64 else torch.complex64
-        self.filters, self.duals, self.ramps, self.windows = [], [], [], []
+        self.filters, self.duals, self.windows = [], [], []
         for group in cwt._groups:
             rows = range(group.k0, group.k1)
             filters = torch.zeros(len(rows), group.length, dtype=torch.float64)
             duals = torch.zeros_like(filters)
             for row, k in enumerate(rows):
                 low, band = cwt._filters[k]
-                filters[row, : len(band)] = band
-                duals[row, : len(band)] = band * inverse[low : low + len(band)]
-            self.filters.append((filters * (group.length / n)).to(device, dtype))  # ifft divides by M, the transform by N
-            self.duals.append((duals * (n / group.length)).to(device, dtype))
-            # exp(2πi low t / M), its angle reduced in whole numbers so that it stays exact for long clips
-            turns = (torch.tensor(group.low)[:, None] * torch.arange(group.length)) % group.length
-            angle = turns.to(torch.float64) * (2 * math.pi / group.length)
-            self.ramps.append(torch.polar(torch.ones_like(angle), angle).to(device, complex_dtype))
+                places = torch.arange(low, low + len(band)) % group.length
+                filters[row, places] = band / n  # an inverse FFT of the padded clip divides by its length
+                duals[row, places] = band * inverse[low : low + len(band)] * (n / group.length)
+            # twice each, for real and imaginary parts
+            self.filters.append(filters.repeat_interleave(2, -1).to(device, dtype))
+            self.duals.append(duals.repeat_interleave(2, -1).to(device, dtype))
             self.windows.append(_hann_halves(group.length // r0).to(device, dtype))
-        self._taps: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        self._interpolations: dict[int, list[Cubic]] = {}
 
-    def taps(self, columns: int) -> list[tuple[Tensor, Tensor]]:
-        """For each group, where its samples lie among `columns` columns of the clip: indices and weights (4, M_g)."""
-        if columns not in self._taps:
+    def interpolations(self, columns: int) -> list[Cubic]:
+        """For each group, from `columns` columns of the clip to where its samples lie among them."""
+        if columns not in self._interpolations:
             cwt = self._cwt
-            self._taps[columns] = []
+            self._interpolations[columns] = []
             for group in cwt._groups:
-                frame = torch.arange(group.length, dtype=torch.float64) * cwt.padded_frames / group.length - cwt.pad_frames
-                indices, weights = cubic_taps(frame * columns / cwt.n_frames - 0.5, columns)
-                self._taps[columns].append((indices.to(self._device), weights.to(self._device, self._dtype)))
-        return self._taps[columns]
+                frame = torch.arange(group.length, dtype=torch.float64) * (cwt.padded_frames / group.length)
+                position = (frame - cwt.pad_frames) * columns / cwt.n_frames - 0.5
+                self._interpolations[columns].append(Cubic(position, columns, self._device, self._dtype))
+        return self._interpolations[columns]
+
+
+def _scale(c: Tensor, weights: Tensor) -> Tensor:
+    """Complex (B, K, M) times real weights (K, 2 M), each given twice: half the work of a complex product."""
+    return torch.view_as_complex((torch.view_as_real(c).flatten(-2) * weights).view(*c.shape, 2))
 
 
 def _hann_halves(r: int) -> Tensor:
-    """(r, 2): a Hann window of two frames of r samples each, split where the second frame starts; sums to one.
+    """(2, r): a Hann window of two frames of r samples each, split where the second frame starts; sums to one.
 
     Sample i of the window lies (i + ceil(−r/2)) / r − ½ hops from its centre, one hop being half the window.
     """
     offset = (torch.arange(2 * r, dtype=torch.float64) - r // 2) / r - 0.5
     window = torch.cos(math.pi / 2 * offset.clamp(-1, 1)).square()
-    return (window / window.sum()).view(2, r).mT.contiguous()
+    return (window / window.sum()).view(2, r)
 
 
 def _next_smooth(n: int) -> int:

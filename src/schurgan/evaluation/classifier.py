@@ -26,7 +26,9 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = F.relu(self.norm1(x))
-        return self.skip(F.avg_pool2d(x, 2)) + self.conv2(F.relu(self.norm2(self.conv1(h))))
+        h = self.conv2(F.relu(self.norm2(self.conv1(h))))
+        skip: Tensor = self.skip(F.avg_pool2d(x, 2))
+        return skip + h
 
 
 class Classifier(nn.Module):
@@ -42,13 +44,14 @@ class Classifier(nn.Module):
         self.head = nn.Linear(4 * width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(F.relu(self.norm(self.blocks(self.stem(x)))).mean((2, 3)))
+        logits: Tensor = self.head(F.relu(self.norm(self.blocks(self.stem(x)))).mean((2, 3)))
+        return logits
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
         """(N, C, R, R) -> class numbers (N,)."""
         self.eval()
-        return torch.cat([self(part.mean(1, keepdim=True)).argmax(1) for part in images.split(256)])
+        return torch.cat([self(part.mean(1, keepdim=True)).argmax(1) for part in torch.split(images, 256)])
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,11 @@ class Trained:
     n_test: int
 
 
-def train_classifier(shards: Shards, *, epochs: int = 12, seed: int = 0) -> Trained:
+def train_classifier(shards: Shards, *, epochs: int = 12, least_steps: int = 100, seed: int = 0) -> Trained:
     """Train on the real images of `shards`, with small shifts in time and level, and test on those held out.
+
+    A small set is seen more than `epochs` times: before some `least_steps` the batch norms' running statistics still
+    remember where they began, and the classifier guesses.
 
     Held out are the clips of the highest fold, or every fifth clip of each class where there are no folds (clips of one
     origin recording may then be on both sides).
@@ -73,33 +79,31 @@ def train_classifier(shards: Shards, *, epochs: int = 12, seed: int = 0) -> Trai
     test = _held_out(shards)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = Classifier(len(shards.classes)).to(memory_format=torch.channels_last)
+        network = Classifier(len(shards.classes))
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     chance = torch.Generator().manual_seed(seed)
     train = (~test).nonzero()[:, 0]
-    steps = epochs * -(-len(train) // _BATCH)
+    batches = -(-len(train) // _BATCH)
+    epochs = max(epochs, -(-least_steps // batches))
     optimizer = torch.optim.AdamW(network.parameters(), 3e-3, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=epochs * batches)
     for _ in range(epochs):
-        for part in train[torch.randperm(len(train), generator=chance)].split(_BATCH):
+        for part in torch.split(train[torch.randperm(len(train), generator=chance)], _BATCH):
             logits = network(_augment(images[part], chance))
             loss = F.cross_entropy(logits, labels[part], label_smoothing=0.05)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
-        network.train()
-    right = network.predict(images[test]) == labels[test]
-    return Trained(network, right.double().mean().item(), _per_class(right, labels[test], len(shards.classes)), len(train), int(test.sum()))
+    accuracy, per_class = judge(network, images[test], labels[test])
+    return Trained(network, accuracy, per_class, len(train), int(test.sum()))
 
 
-def judge(trained: Trained, images: Tensor, labels: Tensor) -> tuple[float, tuple[float, ...]]:
-    """Share of images (N, C, R, R) taken for the class they were made for: overall, and of each class."""
-    right = trained.network.predict(images) == labels
-    return right.double().mean().item(), _per_class(right, labels, trained.network.head.out_features)
-
-
-def _per_class(right: Tensor, labels: Tensor, classes: int) -> tuple[float, ...]:
-    return tuple(right[labels == c].double().mean().nan_to_num(0).item() for c in range(classes))
+def judge(network: Classifier, images: Tensor, labels: Tensor) -> tuple[float, tuple[float, ...]]:
+    """Share of images (N, C, R, R) taken for their class (N,): overall, and of each class (0 where it has none)."""
+    right = (network.predict(images) == labels).double()
+    classes = range(network.head.out_features)
+    return right.mean().item(), tuple(right[labels == c].mean().nan_to_num(0).item() for c in classes)
 
 
 def _held_out(shards: Shards) -> Tensor:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 import warnings
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from schurgan.errors import UserError
 from schurgan.files import atomic_write
 
 FORMAT = "schurgan-checkpoint/1"
+_DAMAGE = (OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, zlib.error)
 
 
 class Checkpoints:
@@ -27,30 +30,37 @@ class Checkpoints:
         return sorted(self.folder.glob("step-*.pt"))
 
     def save(self, state: dict[str, Any], step: int, identity: str) -> Path:
-        """Write atomically, then drop the oldest. `identity` says which data and networks the state belongs to."""
+        """Write atomically, then drop the oldest. `identity` says which run the state belongs to.
+
+        Later ones, which a run that took up an earlier state must have found damaged, are dropped as well.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"step-{step:08d}.pt"
         with atomic_write(path) as file:
             torch.save({"format": FORMAT, "identity": identity, "state": state}, file)
-        for old in self.paths()[: -self.keep]:
-            old.unlink(missing_ok=True)
+        kept = [other for other in self.paths() if other <= path][-self.keep :]
+        for other in self.paths():
+            if other not in kept:
+                other.unlink(missing_ok=True)
         return path
 
     def load(self, identity: str) -> dict[str, Any] | None:
         """The newest state that can be read, or None where there is no checkpoint at all.
 
         A damaged file is named in a warning and the one before it taken. Raises UserError when all are damaged, or when
-        the data or the networks are not those of the run.
+        the state is another run's.
         """
-        paths = self.paths()
+        paths, damaged = self.paths(), []
         for path in reversed(paths):
             try:
                 content = read(path)
             except UserError as error:
-                warnings.warn(f"{error}; the checkpoint before it is used", stacklevel=2)
+                damaged.append(error)
                 continue
+            for problem in damaged:
+                warnings.warn(f"{problem}; the checkpoint before it is used", stacklevel=2)
             if content["identity"] != identity:
-                raise UserError(f"{path}: belongs to other data or networks than this run's config.yaml and data folder")
+                raise UserError(f"{path}: belongs to other data, networks or training than the run's config.yaml says")
             return content["state"]
         if paths:
             raise UserError(f"{self.folder}: none of {len(paths)} checkpoints can be read; train again in a new folder")
@@ -60,8 +70,12 @@ class Checkpoints:
 def read(path: Path) -> dict[str, Any]:
     """One checkpoint file; it can build nothing but tensors and plain values. Raises UserError naming it."""
     try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch.load does not look at the checksums of what it reads
+        if damaged:
+            raise UserError(f"{path}: damaged (the checksum of {damaged} is wrong)")
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, AttributeError, pickle.UnpicklingError) as error:
+    except (*_DAMAGE, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: damaged, or not a checkpoint ({type(error).__name__})") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT or not isinstance(content.get("state"), dict):
         raise UserError(f"{path}: not a checkpoint of this program's format {FORMAT}")

@@ -1,6 +1,6 @@
 """A run from its first step to its last: a folder that says all about itself and can be taken up where it stopped.
 
-RUN/config.yaml, metrics.jsonl, checkpoints/step-*.pt, samples/step-*.png and step-*/CLASS-000.wav, generator.safetensors
+RUN/config.yaml, metrics.jsonl, generator.safetensors, checkpoints/step-*.pt, samples/step-*.png and */CLASS-000.wav
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,7 +24,7 @@ from schurgan.audio import Spectrogram
 from schurgan.config import Config
 from schurgan.data.loader import Batches
 from schurgan.data.shards import Shards
-from schurgan.errors import UserError
+from schurgan.errors import Interrupted, UserError, writing
 from schurgan.files import atomic_write
 from schurgan.networks import find_ladder, standing_statistics
 from schurgan.pictures import grid, save_png
@@ -36,10 +36,8 @@ from schurgan.training.step import Metrics, Trainer
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
 _GRID_COLUMNS = 6
-
-
-class Interrupted(Exception):
-    """The run was asked to stop, and has saved its state."""
+_CHANGEABLE = {"steps", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "threads", "device"}
+"""Options of training that may be another when a run is taken up again: its states stay what they are."""
 
 
 def train(config: Config, run: str | Path) -> Path:
@@ -48,11 +46,15 @@ def train(config: Config, run: str | Path) -> Path:
     if (run / CONFIG).exists():
         raise UserError(f"{run}: holds a run already; continue it by `schurgan resume {run}`, or choose another --out")
     job = _Run(config, run)
-    try:
+    job.begin()
+    with writing(run):
         run.mkdir(parents=True, exist_ok=True)
-        config.save(run / CONFIG)
-    except OSError as error:
-        raise UserError(f"{run}: cannot be written ({error.strerror})") from None
+        try:
+            config.save(run / CONFIG)
+        except OSError:
+            with suppress(OSError):
+                run.rmdir()  # unless something is in it
+            raise
     return job.go()
 
 
@@ -67,7 +69,9 @@ def resume(run: str | Path, data: str | Path | None = None) -> Path:
     config = Config.load(run / CONFIG)
     if data is not None:
         config = config.model_copy(update={"data": Path(data)})
-    return _Run(config, run).go()
+    job = _Run(config, run)
+    job.take_up()
+    return job.go()
 
 
 class _Run:
@@ -83,20 +87,36 @@ class _Run:
         self.trainer = Trainer(config, len(shards.classes), self.device)
         self.batches = Batches(self.shards, config.train.batch_size, config.train.seed)
         self.checkpoints = Checkpoints(run, config.train.keep_checkpoints)
-        known = [self.shards.fingerprint, config.model.model_dump(mode="json"), config.train.seed, config.train.batch_size]
+        options = [config.model, config.ddfn, config.train]
+        known = [self.shards.fingerprint, *(each.model_dump(mode="json", exclude=_CHANGEABLE) for each in options)]
         self.identity = hashlib.sha256(json.dumps(known).encode()).hexdigest()
         self.metrics = _Log(run / METRICS)
 
-    def go(self) -> Path:
-        """Train from the newest checkpoint, or from the start, to the last step."""
-        train, trainer = self.config.train, self.trainer
+    def begin(self) -> None:
+        """The state before the first step. Raises UserError when the data cannot be trained on."""
+        try:
+            self.trainer.ddfn.fit_real((self._paint(images), labels) for images, labels in self.shards.batches(64))
+        except ValueError as error:
+            raise UserError(f"{self.shards.folder}: {error}") from None
+
+    def take_up(self) -> None:
+        """The state of the newest checkpoint, or before the first step where there is none yet."""
+        for left in (*self.run.glob(".*.partial"), *self.run.glob("*/.*.partial")):  # by a kill in the midst of writing
+            left.unlink(missing_ok=True)
         state = self.checkpoints.load(self.identity)
         if state is None:
-            trainer.ddfn.fit_real((self._paint(images), labels) for images, labels in self.shards.batches(64))
+            self.begin()
         else:
-            trainer.load_state_dict(state)
-        self.metrics.truncate(trainer.step)
-        try:
+            self.trainer.load_state_dict(state)
+            self.metrics.rows = state["log"]
+
+    def go(self) -> Path:
+        """Train to the last step; nothing is touched when all is done."""
+        train, trainer = self.config.train, self.trainer
+        if trainer.step >= train.steps and (self.run / GENERATOR).exists() and self._grid().exists():
+            return self.run
+        with writing(self.run, f"; go on by `schurgan resume {self.run}`"):
+            self.metrics.truncate(trainer.step)
             with Bar("train", train.steps, start=trainer.step) as bar, _stop_requests() as stop:
                 while trainer.step < train.steps:
                     self._advance(bar)
@@ -104,9 +124,6 @@ class _Run:
                         self._save_checkpoint()
                         raise Interrupted(f"stopped after step {trainer.step}; go on by `schurgan resume {self.run}`")
             self._finish()
-        except OSError as error:
-            where = error.filename or self.run
-            raise UserError(f"{where}: cannot be written ({error.strerror}); resume by `schurgan resume {self.run}`") from None
         return self.run
 
     def _advance(self, bar: Bar) -> None:
@@ -118,14 +135,12 @@ class _Run:
         step = trainer.step
         if step % train.log_every == 0 or step == train.steps:
             row = self.metrics.flush(step, trainer.ddfn, train.batch_size)
-            bad = [name for name, value in row.items() if value is None]
-            if bad:
-                raise UserError(
-                    f"{self.run}: {bad[0]} is not a finite number after step {step}; start again with lower learning rates"
-                )
+            if bad := [name for name, value in row.items() if value is None]:
+                what = f"{bad[0]} is not a finite number after step {step}"
+                raise UserError(f"{self.run}: {what}; start again with lower learning rates")
             bar.update(step, f"D {row['loss_d']:.3f}  G {row['loss_g']:.3f}  DDFN gap {row['ddfn_ema_gap']:+.1f}")
         if step % train.sample_every == 0 and step < train.steps:
-            self._show(self._model(), f"step-{step:08d}")
+            self._show(self._model())
         if step % train.checkpoint_every == 0 or step == train.steps:
             self._save_checkpoint()
 
@@ -137,13 +152,14 @@ class _Run:
         return self.spectrogram.paint(images)
 
     def _save_checkpoint(self) -> None:
-        self.checkpoints.save(self.trainer.state_dict(), self.trainer.step, self.identity)
+        state = self.trainer.state_dict() | {"log": self.metrics.rows}
+        self.checkpoints.save(state, self.trainer.step, self.identity)
         self._model().save(self.run / GENERATOR)
 
     def _finish(self) -> None:
         model = self._model()
         model.save(self.run / GENERATOR)
-        self._show(model, f"step-{self.trainer.step:08d}")
+        self._show(model)
 
     def _model(self) -> Model:
         """The averaged generator with batch norm statistics of its own, in a network apart from the training's."""
@@ -159,22 +175,26 @@ class _Run:
             data=str(self.config.data.resolve()) if self.config.data else None,
             step=self.trainer.step,
         )
-        generator = build(card).to(self.device, memory_format=torch.channels_last)
+        generator = build(card)
+        generator.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         generator.load_state_dict(self.trainer.average.state_dict())
         noise = torch.Generator().manual_seed(self.config.train.seed)
         standing_statistics(generator, self.trainer.latent, generator=noise)
         return Model(generator, card)
 
-    def _show(self, model: Model, name: str) -> None:
-        """A grid of images with the same noise every time, a row a class, and the first sound of each class."""
-        folder = self.run / "samples"
-        folder.mkdir(exist_ok=True)
+    def _grid(self) -> Path:
+        return self.run / "samples" / f"step-{self.trainer.step:08d}.png"
+
+    def _show(self, model: Model) -> None:
+        """The first sound of each class, then a grid of images with the same noise every time, a row a class."""
+        path = self._grid()
+        path.parent.mkdir(exist_ok=True)
         rows = []
         for label in model.classes:
             sounds = model.sample(label, _GRID_COLUMNS, seed=self.config.train.seed, refine=0)
             rows.append(list(sounds.images))
-            model.sample(label, 1, seed=self.config.train.seed).save(folder / name)
-        save_png(grid(rows, scale=max(1, 64 // model.spectrogram.size)), folder / f"{name}.png")
+            model.sample(label, 1, seed=self.config.train.seed).save(path.with_suffix(""))
+        save_png(grid(rows, scale=max(1, 64 // model.spectrogram.size)), path)
 
 
 class _Log:
@@ -182,48 +202,55 @@ class _Log:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._rows: list[Metrics] = []
+        self.rows: list[Metrics] = []  # since the last line; part of the state, so that the next line is the same
         self._since = time.monotonic()
 
     def truncate(self, step: int) -> None:
         """Drop what was logged after `step`, and a line that a kill cut in half."""
-        if not self.path.exists():
-            return
-        kept = []
-        for line in self.path.read_text("utf-8", "replace").splitlines():
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line)
-            except (ValueError, KeyError, TypeError):
-                continue
+        kept = [row for row in read_metrics(self.path) if row["step"] <= step]
         with atomic_write(self.path, "w") as file:
-            file.writelines(line + "\n" for line in kept)
+            file.writelines(json.dumps(row) + "\n" for row in kept)
 
     def add(self, row: Metrics) -> None:
-        self._rows.append(row)
+        self.rows.append(row)
 
     def flush(self, step: int, ddfn: Any, batch_size: int) -> dict[str, Any]:
-        means = {name: torch.stack([row[name].double() for row in self._rows]).mean().item() for name in self._rows[0]}
+        means = {
+            name: torch.stack([row[name].double().cpu() for row in self.rows]).mean().item() for name in self.rows[0]
+        }
         row: dict[str, Any] = {"step": step}
         row |= {name: value if math.isfinite(value) else None for name, value in means.items()}
         row["ddfn_real"] = ddfn.real_mean.item()
         row["ddfn_epsilon"] = float(ddfn.band())
         row["ddfn_standard_error"] = float(ddfn.standard_error(batch_size))
         now = time.monotonic()
-        row["steps_per_second"] = len(self._rows) / max(now - self._since, 1e-9)
-        self._rows, self._since = [], now
+        row["steps_per_second"] = len(self.rows) / max(now - self._since, 1e-9)
+        self.rows, self._since = [], now
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         return row
 
 
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl, but for a line that a kill cut in half; none where there is no file."""
+    rows = []
+    if path.exists():
+        for line in path.read_text("utf-8", "replace").splitlines():
+            with suppress(ValueError, KeyError, TypeError):
+                row = json.loads(line)
+                int(row["step"])
+                rows.append(row)
+    return rows
+
+
 def choose_device(name: str) -> torch.device:
-    """"auto" takes a GPU where there is one. Raises UserError for a device that is not there."""
+    """The device called so; "auto" takes a GPU where there is one. Raises UserError for a device that is not there."""
     try:
         device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError):
-        raise UserError(f'--train.device: "{name}" given, no such device here; "cpu", "cuda" or "auto" is needed') from None
+        needed = '"cpu", "cuda" or "auto" is needed'
+        raise UserError(f'--train.device: "{name}" given, no such device here; {needed}') from None
     return device
 
 
@@ -231,6 +258,9 @@ def _transform(config: Config, shards: Shards) -> Spectrogram:
     """The shards' transform with the run's channels. Raises UserError when the ladder makes images of another size."""
     try:
         ladder = find_ladder(config.model.ladder)
+    except ValueError as error:
+        raise UserError(f"--model.ladder: {error}") from None
+    try:
         transform = {"channels": config.model.channels, "colormap": config.model.colormap}
         spectrogram = Spectrogram(**(shards.manifest.transform | transform))  # type: ignore[arg-type]
     except ValueError as error:
@@ -254,7 +284,7 @@ def _stop_requests() -> Iterator[list[int]]:
         asked.append(number)
         signal.signal(number, before[number])
 
-    before = {}
+    before: dict[int, Any] = {}
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
             before[number] = signal.signal(number, note)
@@ -263,5 +293,5 @@ def _stop_requests() -> Iterator[list[int]]:
     try:
         yield asked
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for stopping, handler in before.items():
+            signal.signal(stopping, handler)

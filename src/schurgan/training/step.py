@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +15,14 @@ from schurgan.training.ema import EMA
 from schurgan.training.losses import LOSSES
 
 Metrics = dict[str, Tensor]
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class Trainer:
     """Both networks, their optimisers and the condition on G: everything that a step changes, and nothing else.
 
-    A step is a function of this state, its number and its data: its noise comes from a generator seeded by (seed, step),
-    so a run that goes on from a saved state repeats the one that was never stopped.
+    A step is a function of this state, its number and its data: its noise comes from a generator seeded by (seed,
+    step), so a run that goes on from a saved state repeats the one that was never stopped.
     """
 
     def __init__(self, config: Config, classes: int, device: torch.device) -> None:
@@ -108,8 +110,9 @@ class Trainer:
         names = ("generator", "discriminator", "average", "ddfn", "optimizer_g", "optimizer_d")
         return {name: getattr(self, name) for name in names}
 
-    def _place(self, network: nn.Module) -> nn.Module:
-        return network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    def _place(self, network: Network) -> Network:
+        network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return network
 
     def _adam(self, network: nn.Module, rate: float) -> torch.optim.Adam:
         train = self.config.train
