@@ -50,12 +50,11 @@ def test_small_noise_off_the_curve_moves_a_level_by_no_more_than_twice_as_much(n
     assert error <= 0.1
 
 
-@pytest.mark.parametrize("name", COLORMAPS)
-def test_pixels_do_not_depend_on_how_many_there_are(name):
+def test_pixels_do_not_depend_on_how_many_there_are():
     level = torch.rand(5, 1, 128, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    colour = paint(level, name)
+    colour = paint(level, "turbo")
     assert colour.shape == (5, 3, 128, 128)
-    assert torch.equal(unpaint(colour, name)[3:4], unpaint(colour[3:4], name))
+    assert torch.equal(unpaint(colour, "turbo")[3:4], unpaint(colour[3:4], "turbo"))
 
 
 def test_levels_out_of_range_take_the_colour_of_the_nearest_end():

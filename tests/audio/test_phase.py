@@ -172,8 +172,13 @@ def test_every_way_meets_the_image_on_every_lattice(transform, frame, scale, sou
         ({"hold_phase": False}, -30),
         ({"hold_phase": True}, -20),
     ):
-        y = spectrogram.decode(image, aux, refine=30, **options)
+        y = spectrogram.decode(image, aux, refine=20, **options)
         assert convergence_db(columns, y, target).max() < bound
+
+
+def test_the_phase_of_silence_is_one():
+    c = Coefficients((torch.tensor([[[0, 3 + 4j]]]),))
+    assert torch.allclose(c.phase().groups[0], torch.tensor([[[1, 0.6 + 0.8j]]]))
 
 
 def test_a_silent_image_gives_silence(columns):

@@ -116,7 +116,10 @@ class Spectrogram:
         self._matrices: dict[tuple[str, torch.device, torch.dtype], Tensor] = {}
 
     def encode(self, x: Tensor) -> tuple[Tensor, Aux]:
-        """Clips (B, n_samples), real -> image (B, channels, size, size) in [−1, 1] and its Aux. Differentiable."""
+        """Clips (B, n_samples) -> image (B, channels, size, size) in [−1, 1] and its Aux.
+
+        Differentiable but for a colormap; the reference counts as a constant.
+        """
         magnitude = self._pool(self.transform.analyze(x))
         reference = magnitude.detach().amax((-2, -1)).clamp_min(_SILENCE)
         relative = magnitude / reference[:, None, None]
