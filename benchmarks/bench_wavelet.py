@@ -5,7 +5,8 @@
 128 Morlet scales, 40-7600 Hz, w0 = 16, 16 kHz, float32. Each round times every implementation once, so that a busy
 machine slows all of them alike; the medians of CPU time are printed as a Markdown table with the ratio to ours. That
 the others compute the same transform is shown by the relative difference to our full-rate coefficients, after one gain
-for all. ssqueezepy is measured twice: with its wavelets sampled anew in every call (a wavelet given by name), and kept (a `Wavelet` object).
+for all. ssqueezepy is measured twice: with its wavelets sampled anew in every call (a wavelet given by name), and kept
+(a `Wavelet` object).
 An implementation that cannot be imported is named and left out.
 """
 

@@ -125,23 +125,32 @@ def write_audio(
 def fit_clip(x: Tensor, n_samples: int, sample_rate: int = 16_000) -> tuple[Tensor, float, list[str]]:
     """Samples (L,) as a clip (n_samples,) of peak 1: (clip, gain, notes), with clip · gain the samples given.
 
-    A longer sound keeps its beginning, a shorter one gets zeros at its end. The notes say what was lost, or that less
-    than 50 ms was there. Raises AudioError when the kept part is silent (peak under 1e-4).
+    A longer sound keeps its loudest part, the first of them in steps of 0.1 s, a shorter one gets zeros at its end. The
+    notes say what was lost, or that less than 50 ms was there. Raises AudioError for silence (peak under 1e-4).
     """
     if x.ndim != 1 or not len(x) or n_samples < 1:
         raise ValueError(
             f"samples {tuple(x.shape)} to a clip of {n_samples}: (L,) with L of 1 or more is needed for both"
         )
     notes = []
+    start = _loudest(x, n_samples, max(1, round(0.1 * sample_rate)))
     if len(x) - n_samples > 0.02 * sample_rate:  # recordings of "five seconds" are a millisecond longer
-        notes.append(f"cropped from {len(x) / sample_rate:.3g} s to {n_samples / sample_rate:.3g} s")
+        kept_from = f", kept from {start / sample_rate:.3g} s on" if start else ""
+        notes.append(f"cropped from {len(x) / sample_rate:.3g} s to {n_samples / sample_rate:.3g} s{kept_from}")
     elif len(x) < 0.05 * sample_rate:
         notes.append(f"shorter than 50 ms ({1000 * len(x) / sample_rate:.2g} ms)")
-    kept = x[:n_samples]
+    kept = x[start : start + n_samples]
     gain = float(kept.abs().max())
     if not gain >= SILENCE:  # NaN included
-        raise AudioError(f"silent in its first {n_samples / sample_rate:.3g} s (peak {gain:.2g})")
+        raise AudioError(f"silent (peak {gain:.2g})")
     return torch.nn.functional.pad(kept / gain, (0, n_samples - len(kept))), gain, notes
+
+
+def _loudest(x: Tensor, n_samples: int, step: int) -> int:
+    """Where the first of the windows of n_samples, every `step` samples, begins that holds the most energy."""
+    energy = torch.nn.functional.pad(x.double().square().cumsum(0), (1, 0))
+    starts = torch.arange(0, max(1, len(x) - n_samples + 1), step)
+    return int(starts[(energy[(starts + n_samples).clamp_max(len(x))] - energy[starts]).argmax()])
 
 
 def _read_mono(path: str | Path, max_seconds: float) -> tuple[Samples, int]:
