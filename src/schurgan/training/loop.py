@@ -45,6 +45,8 @@ def train(config: Config, run: str | Path) -> Path:
     run = Path(run)
     if (run / CONFIG).exists():
         raise UserError(f"{run}: holds a run already; continue it by `schurgan resume {run}`, or choose another --out")
+    if config.data is not None:  # absolute, so that the run can be taken up from any folder
+        config = config.model_copy(update={"data": config.data.resolve()})
     job = _Run(config, run)
     job.begin()
     with writing(run):
@@ -68,7 +70,7 @@ def resume(run: str | Path, data: str | Path | None = None) -> Path:
         raise UserError(f"{run}: no run here (no {CONFIG}); start one by `schurgan train`")
     config = Config.load(run / CONFIG)
     if data is not None:
-        config = config.model_copy(update={"data": Path(data)})
+        config = config.model_copy(update={"data": Path(data).resolve()})
     job = _Run(config, run)
     job.take_up()
     return job.go()
@@ -116,8 +118,8 @@ class _Run:
         if trainer.step >= train.steps and (self.run / GENERATOR).exists() and self._grid().exists():
             return self.run
         with writing(self.run, f"; go on by `schurgan resume {self.run}`"):
-            self.metrics.truncate(trainer.step)
-            with Bar("train", train.steps, start=trainer.step) as bar, _stop_requests() as stop:
+            with _stop_requests() as stop, Bar("train", train.steps, start=trainer.step) as bar:
+                self.metrics.truncate(trainer.step)
                 while trainer.step < train.steps:
                     self._advance(bar)
                     if stop and trainer.step < train.steps:
@@ -172,7 +174,7 @@ class _Run:
             classes=self.shards.classes,
             transform=self.spectrogram.config,
             references=manifest.references,
-            data=str(self.config.data.resolve()) if self.config.data else None,
+            data=str(self.config.data) if self.config.data else None,
             step=self.trainer.step,
         )
         generator = build(card)
