@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -271,22 +270,9 @@ def demo(*, out: Folder = Path("runs/demo")) -> None:
 
 def doctor() -> None:
     """What is installed, and what this machine has."""
-    import importlib.metadata
-    import platform
+    from schurgan.doctor import diagnosis
 
-    import torch
-
-    print(f"schurgan {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    print(f"{os.cpu_count()} CPU cores, GPU: {', '.join(gpus) or 'none'}")
-    for requirement in importlib.metadata.requires("schurgan") or []:
-        name = re.split(r"[^A-Za-z0-9_.-]", requirement, maxsplit=1)[0]
-        try:
-            found = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found = "missing"
-        extra = re.search(r"extra == ['\"](\w+)['\"]", requirement)
-        print(f"  {name:<16} {found:<12} {f'[{extra[1]}]' if extra else ''}".rstrip())
+    print("\n".join(diagnosis()))
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {

@@ -191,11 +191,10 @@ class _Run:
         """The first sound of each class, then a grid of images with the same noise every time, a row a class."""
         path = self._grid()
         path.parent.mkdir(exist_ok=True)
-        rows = []
-        for label in model.classes:
-            sounds = model.sample(label, _GRID_COLUMNS, seed=self.config.train.seed, refine=0)
-            rows.append(list(sounds.images))
-            model.sample(label, 1, seed=self.config.train.seed).save(path.with_suffix(""))
+        rows, seed = [], self.config.train.seed
+        for number, label in enumerate(model.classes):
+            rows.append(list(model.images(torch.full((_GRID_COLUMNS,), number), seed=seed)))
+            model.sample(label, 1, seed=seed).save(path.with_suffix(""))
         save_png(grid(rows, scale=max(1, 64 // model.spectrogram.size)), path)
 
 

@@ -1,0 +1,30 @@
+"""What is installed, and what this machine has: the first thing to put into a bug report."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+
+import torch
+
+from schurgan.version import __version__
+
+
+def diagnosis() -> list[str]:
+    """Lines of text: this program, the machine, and every package that is needed or that an [extra] names."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    lines = [
+        f"schurgan {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}",
+        f"{os.cpu_count()} CPU cores, GPU: {', '.join(gpus) or 'none'}",
+    ]
+    for requirement in importlib.metadata.requires("schurgan") or []:
+        name = re.split(r"[^A-Za-z0-9_.-]", requirement, maxsplit=1)[0]
+        try:
+            found = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found = "missing"
+        extra = re.search(r"extra == ['\"](\w+)['\"]", requirement)
+        lines.append(f"  {name:<16} {found:<12} {f'[{extra[1]}]' if extra else ''}".rstrip())
+    return lines
