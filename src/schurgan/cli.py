@@ -294,7 +294,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: _say(f"warning: {message}")
-            _run(arguments)
+            try:
+                _run(arguments)
+            finally:
+                sys.stdout.flush()  # or a closed pipe would be noticed at exit only, where nobody can catch it
     except UserError as error:
         _say(str(error))
         sys.exit(2)
