@@ -196,7 +196,7 @@ TRAIN = [
     (("--train.betas", 0.5), "--train.betas: a value is missing, 2 are needed"),
     (("--train.device", "gpu"), '--train.device: "gpu" given, no such device here'),
     (("--train.exclude-folds", 3), "fold 3: not in"),
-    (("--ddfn.estimator", "exakt"), "--ddfn.estimator: 'exakt' given, one of 'exact', 'hybrid' is needed"),
+    (("--ddfn.estimator", "exakt"), "--ddfn.estimator: 'exakt' given, one of 'exact', 'hybrid', 'perron', "),
     (("--ddfn.weight", -1), "--ddfn.weight: -1.0 given, greater than or equal to 0 is needed"),
     (("--model.ladder", "small-17"), 'did you mean "small-16"?'),
     (("--model.ladder", "small-32"), "makes images of 32x32, {shards} holds 16x16; prepare with --size 32"),

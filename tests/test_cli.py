@@ -17,7 +17,7 @@ from PIL import Image
 import schurgan
 from schurgan import demo
 from schurgan.cli import COMMANDS, main
-from schurgan.config import Config, preset_names, resolve
+from schurgan.config import Config, resolve
 from schurgan.data import Shards
 from schurgan.data.sources import open_source
 from schurgan.evaluation.classifier import train_classifier
@@ -37,7 +37,6 @@ def python(program: str) -> subprocess.CompletedProcess[str]:
         "from schurgan.cli import main; main([])",
         "from schurgan.cli import main; main(['--help'])",
         "from schurgan.cli import main; main(['--version'])",
-        "from schurgan.cli import main; main(['presets'])",
         "from schurgan.cli import main; main(['train', '--help'])",
         "from schurgan.cli import main; main(['prepare', '--help'])",
         "from schurgan.cli import main; main(['train', '--train.stesp', '3'])",
@@ -80,11 +79,6 @@ def test_the_version_is_said_by_the_command_the_module_and_the_package(call):
 def test_the_installed_command_is_this_one():
     (entry,) = importlib.metadata.entry_points(group="console_scripts", name="schurgan")
     assert entry.load() is main
-
-
-def test_presets_are_listed_a_line_each(call):
-    lines = call("presets").out.splitlines()
-    assert [line.split()[0] for line in lines] == preset_names()
 
 
 def test_doctor_names_the_versions_of_what_is_installed(call):

@@ -116,5 +116,5 @@ def test_a_tag_that_would_run_python_runs_nothing(tmp_path):
 def test_an_unknown_preset_is_told_the_nearest_and_the_known_ones():
     with pytest.raises(UserError, match='did you mean "proposed-128"'):
         resolve("proposd-128")
-    with pytest.raises(UserError, match="there are demo, proposed-128, small-32, small-64"):
+    with pytest.raises(UserError, match=f"there are {', '.join(preset_names())}"):
         resolve("zzz")

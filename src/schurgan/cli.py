@@ -81,9 +81,7 @@ def prepare(
     if not 0.05 <= length <= 600:
         raise UserError(f"--seconds: {length:g} given, 0.05 to 600 is needed")
     _check_rate(sample_rate)
-    for option, value in (("--shard-clips", shard_clips), ("--workers", workers)):
-        if value is not None and value < 1:
-            raise UserError(f"{option}: {value} given, a whole number of 1 or more is needed")
+    _check_counts(shard_clips=shard_clips, workers=workers)
 
     from schurgan.audio import Spectrogram
     from schurgan.data import prepare as run
@@ -122,6 +120,12 @@ def prepare(
 def _check_rate(sample_rate: int) -> None:
     if not 1000 <= sample_rate <= 384000:
         raise UserError(f"--sample-rate: {sample_rate} given, 1000 to 384000 Hz is needed")
+
+
+def _check_counts(**counts: int | None) -> None:
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise UserError(f"--{name.replace('_', '-')}: {count} given, a whole number of 1 or more is needed")
 
 
 def _train(default: Config) -> Callable[..., None]:
@@ -250,11 +254,24 @@ def report(run: Annotated[Positional[Path], arg(metavar="RUN")], /) -> None:
     print(f"report: {write_report(run)}")
 
 
-def presets() -> None:
-    """List the presets of `train`."""
-    width = max(map(len, preset_names()))
-    for name in preset_names():
-        print(f"{name:<{width}}  {preset_summary(name)}")
+def presets(*, batch_size: int = 32, width: int | None = None, classes: int = 10, channels: int = 3) -> None:
+    """List the presets of `train`, and what a step of training each ladder costs.
+
+    Args:
+        batch_size: images a step
+        width: channels of a multiple of 1, each ladder's own by default
+        classes: classes of sounds
+        channels: channels of an image
+    """
+    _check_counts(batch_size=batch_size, width=width, classes=classes, channels=channels)
+    space = max(map(len, preset_names()))
+    print("\n".join(f"{name:<{space}}  {preset_summary(name)}" for name in preset_names()), flush=True)
+
+    from schurgan.networks.costs import cost_table
+
+    print()
+    for line in cost_table(width=width, classes=classes, channels=channels, batch_size=batch_size):
+        print(line, flush=True)
 
 
 def demo(*, out: Folder = Path("runs/demo")) -> None:

@@ -34,12 +34,55 @@ class ModelOptions(Options):
     """Channels of an image, all equal (3 with a colour map)."""
     colormap: Literal["viridis", "magma", "turbo", "jet"] | None = None
     """Paint images with a colour map that can be undone."""
+    skip_z: Literal["chunks", "full", "none"] | None = None
+    """What of z reaches the generator's blocks; the ladder's own if not given."""
+    resample: Literal["nearest", "strided"] | None = None
+    """How blocks change size; the ladder's own if not given."""
+    attention_g: tuple[Count, ...] | None = None
+    """Heights of the generator's maps with self-attention; the ladder's own if not given."""
+    attention_d: tuple[Count, ...] | None = None
+    """Heights of the discriminator's maps with self-attention; the ladder's own if not given."""
+    latent: Literal["normal", "uniform"] = "normal"
+    """Distribution of z: N(0, latent-variance) or U[-1, 1]."""
+    latent_variance: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Variance of a normal z, 1 if not given."""
     spectral_norm_g: bool = False
     """Spectral normalisation of the generator."""
     spectral_norm_d: bool = True
     """Spectral normalisation of the discriminator."""
+    spectral_iterations: Count = 1
+    """Power iterations a step of spectral normalisation and clamp."""
+    clamp_g: Annotated[int, Field(ge=0)] = 0
+    """Leading singular values of the generator's layers that are clamped, eq. (2) of the paper for 1; 0: none."""
+    clamp_limit: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """What they are clamped to; if not given, the next singular value."""
     init: Literal["orthogonal", "glorot", "normal"] = "orthogonal"
     """Initial weights."""
+
+
+class RegularizeOptions(Options):
+    orthogonal_g: Weight = 0.0
+    """Weight of the orthogonal regularisation of the generator, eq. (12) and (13)."""
+    orthogonal_d: Weight = 0.0
+    """Weight of the orthogonal regularisation of the discriminator."""
+    orthogonal_kind: Literal["relaxed", "full"] = "relaxed"
+    """Filters orthogonal, eq. (13), or orthonormal, eq. (12)."""
+    gradient_penalty: Weight = 0.0
+    """Weight of the penalty on the discriminator's gradient between real and generated images; wasserstein needs it."""
+    r1: Weight = 0.0
+    """Weight of the penalty on the discriminator's gradient at real images."""
+    r2: Weight = 0.0
+    """Weight of the penalty on the discriminator's gradient at generated images."""
+    penalty_every: Count = 1
+    """Steps of the discriminator between gradient penalties (each then weighs as many times more)."""
+    lecam: Weight = 0.0
+    """Weight of LeCam regularisation, for small data."""
+    lecam_start: Annotated[int, Field(ge=0)] = 1000
+    """Steps of the discriminator before it comes."""
+    augment: str = ""
+    """DiffAugment, for small data: any of colour,translation,cutout with commas between."""
+    augment_strength: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """How much of it."""
 
 
 class DDFNOptions(Options):
@@ -49,14 +92,26 @@ class DDFNOptions(Options):
     """Allowed difference of the mean departures from normality, eq. (8) of the paper."""
     relative_epsilon: Share | None = None
     """Allowed difference as a share of the real mean, instead of epsilon."""
-    estimator: Literal["exact", "hybrid"] = "hybrid"
+    penalty: Literal["hinge", "quadratic", "augmented"] = "hinge"
+    """What a gap beyond epsilon costs."""
+    estimator: Literal["exact", "hybrid", "perron", "asymmetry", "moments", "paper_symmetric", "paper_determinant"] = (
+        "hybrid"
+    )
     """How the departure is computed."""
     factor: Annotated[int, Field(ge=2, le=8)] = 2
-    """Pooling of the hybrid estimator's eigenproblem."""
+    """Pooling of the estimators that pool."""
+    scaling: Literal["signed", "unit"] | None = None
+    """Departure of images in [-1, 1] (signed) or mapped to [0, 1] (unit); by default signed, but unit for perron."""
+    channels: Literal["mean", "sum", "luminance"] = "mean"
+    """How the channels' departures become one."""
+    per_class: bool = False
+    """Hold every class to its own real mean."""
     decay: Share = 0.99
     """Of the running mean over generated batches."""
     every: Count = 1
     """Steps between applications (each then weighs as many times more)."""
+    exact_subset: Annotated[int, Field(ge=0)] = 0
+    """Images of a batch whose exact departure corrects the estimator's mean."""
 
 
 class TrainOptions(Options):
@@ -74,7 +129,7 @@ class TrainOptions(Options):
     """Adam's decay rates."""
     eps: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 1e-6
     """Adam's epsilon."""
-    loss: Literal["hinge"] = "hinge"
+    loss: Literal["hinge", "non_saturating", "minimax", "least_squares", "wasserstein"] = "hinge"
     """Adversarial loss."""
     ema: Share = 0.995
     """Decay of the running mean of the generator's weights, which is what samples are made with."""
@@ -103,6 +158,7 @@ class Config(Options):
     """Folder made by `schurgan prepare`."""
     model: ModelOptions = ModelOptions()
     ddfn: DDFNOptions = DDFNOptions()
+    regularize: RegularizeOptions = RegularizeOptions()
     train: TrainOptions = TrainOptions()
 
     def save(self, path: str | Path) -> None:

@@ -22,11 +22,11 @@ from schurgan.audio import Aux, Spectrogram, write_audio
 from schurgan.data.shards import Shards
 from schurgan.errors import UserError, did_you_mean
 from schurgan.files import atomic_write
-from schurgan.networks import Generator, Latent
+from schurgan.networks import Generator, Ladder, Latent
 from schurgan.pictures import picture, save_png
 
 GENERATOR = "generator.safetensors"
-_FORMAT = "schurgan-generator/1"
+_FORMAT = "schurgan-generator/2"
 _BATCH = 32
 _MOST, _SEEDS = 10_000, 2**31
 
@@ -37,10 +37,12 @@ Phase = Literal["noise", "carrier", "griffin-lim"]
 class Card:
     """What a generator's file says about itself: all that sampling and decoding need beside the weights."""
 
-    ladder: str
+    ladder: dict[str, Any]
+    """`Ladder.from_dict(ladder)` shapes the generator."""
     width: int
     channels: int
-    spectral_norm: bool
+    latent: Literal["normal", "uniform"]
+    latent_variance: float
     classes: tuple[str, ...]
     transform: dict[str, Any]
     """`Spectrogram(**transform)` decodes the images."""
@@ -84,7 +86,8 @@ class Model:
     def __init__(self, generator: Generator, card: Card) -> None:
         self.generator = generator.eval()
         self.card = card
-        self.latent = Latent(generator.latent_dim)
+        variance = card.latent_variance if card.latent == "normal" else None
+        self.latent = Latent(generator.latent_dim, card.latent, variance=variance)
         self.spectrogram = Spectrogram(**card.transform)
 
     @property
@@ -233,13 +236,7 @@ def _digest(weights: Mapping[str, Tensor]) -> str:
 def build(card: Card) -> Generator:
     """An untrained generator of the card's shape; the global random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
-        return Generator.from_preset(
-            card.ladder,
-            width=card.width,
-            classes=len(card.classes),
-            channels=card.channels,
-            spectral_norm=card.spectral_norm,
-        )
+        return Generator(Ladder.from_dict(card.ladder), len(card.classes), card.width, card.channels)
 
 
 def load(path: str | Path, device: str = "cpu") -> Model:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from schurgan.networks import Discriminator, SelfAttention, plain_attention
-from schurgan.networks.attention import attention, fused_attention
 
 
 def layer(channels: int = 16) -> SelfAttention:
@@ -46,16 +48,59 @@ def test_attention_is_sa_gans_equations_without_a_scale(fused):
     torch.testing.assert_close(made(x), written_out(made, x), rtol=0, atol=1e-12)
 
 
-def test_padded_fused_attention_equals_plain_attention_in_value_and_gradients():
-    torch.manual_seed(0)
-    inputs = [torch.randn(2, n, d, requires_grad=True) for n, d in ((64, 4), (16, 4), (16, 16))]
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize(("channels", "side"), [(16, 8), (64, 32), (4, 6), (1, 4)])
+def test_fused_attention_equals_plain_attention_in_value_and_gradients(channels, side, channels_last):
+    made = layer(channels)
+    torch.manual_seed(1)
+    x = torch.randn(2, channels, side, side)
+    x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
     results = []
-    for path in (attention, fused_attention):
-        out = path(*inputs)
-        results.append([out, *torch.autograd.grad(out.square().sum(), inputs)])
-    for plain, fused in zip(*results, strict=True):
-        # Both sum in float32 in different orders; 64 terms of a relative error of 6e-8 each.
-        torch.testing.assert_close(fused, plain, rtol=1e-4, atol=1e-5)
+    for made.fused in (False, True):
+        image = x.clone().requires_grad_()
+        out = made(image)
+        results.append([out, *torch.autograd.grad(out.square().mean(), [image, *made.parameters()])])
+    # Both sum in float32 in different orders; up to 256 terms of a relative error of 6e-8 each.
+    (plain, *plain_gradients), (fused, *fused_gradients) = results
+    assert (fused - plain).abs().max() <= 1e-5 * plain.abs().max()
+    for here, there in zip(fused_gradients, plain_gradients, strict=True):
+        assert (here - there).norm() <= 1e-4 * there.norm()
+
+
+MEMORY = """
+import resource, sys, torch
+from schurgan.networks import SelfAttention
+
+def step(side):
+    x = torch.randn(1, 64, side, side, requires_grad=True)
+    x = x.contiguous(memory_format=getattr(torch, sys.argv[1]))
+    made(x).square().mean().backward()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB
+
+torch.set_num_threads(1)
+made = SelfAttention(64)
+torch.nn.init.ones_(made.gamma)
+made.fused = sys.argv[2] == "fused"
+before = step(16)  # what the libraries load at their first use is not attention's
+print(step(128) - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is given in other units elsewhere")
+@pytest.mark.parametrize(
+    ("memory_format", "path", "least", "most"),
+    [
+        ("contiguous_format", "fused", 0, 64),
+        ("channels_last", "fused", 0, 64),
+        ("channels_last", "plain", 256, 2048),  # so the measure would have seen it
+    ],
+)
+def test_a_step_of_attention_at_128_pixels_needs_under_64_mib_a_sample_where_the_map_alone_is_256(
+    memory_format, path, least, most
+):
+    command = [sys.executable, "-c", MEMORY, memory_format, path]
+    peak = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) / 1024
+    assert least <= peak < most
 
 
 def test_attention_is_the_identity_at_the_start():

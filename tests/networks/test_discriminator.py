@@ -26,6 +26,25 @@ def test_score_is_a_linear_layer_plus_the_class_embeddings_projection_of_the_sum
     torch.testing.assert_close(network(images, labels), (features * weight).sum(1) + 0.3, rtol=1e-5, atol=1e-5)
 
 
+def test_without_projection_the_score_is_the_linear_layer_whatever_the_class():
+    network = seeded("small-32", width=4, projection=False).eval()
+    assert not [name for name in network.state_dict() if "embedding" in name]
+    images = torch.randn(6, 3, 32, 32)
+    scores = network(images, torch.arange(6))
+    assert torch.equal(scores, network(images, torch.zeros(6, dtype=torch.long)))
+    features = F.relu(network.blocks(images)).sum((2, 3))
+    torch.testing.assert_close(scores, network.linear(features).squeeze(1))
+
+
+def test_a_preset_is_made_with_the_fields_that_are_given():
+    network = seeded("biggan-64", width=4, channels=1, attention=(32, 4), resample="strided", base=(4, 8))
+    places = [isinstance(block.attention, SelfAttention) for block in network.blocks]
+    assert places == [True, False, False, True, True]
+    assert network.ladder.size == (64, 128)
+    scores = network(torch.randn(2, 1, 64, 128), torch.arange(2))
+    assert scores.isfinite().all()
+
+
 @pytest.mark.parametrize("name", ["small-32", "cifar-32"])
 def test_real_and_generated_images_score_the_same_in_one_batch_as_in_two(name):
     network = seeded(name, width=4).eval()
@@ -45,8 +64,9 @@ def test_images_of_any_channels_and_rectangular_sizes_are_scored(channels, size)
 
 
 @pytest.mark.parametrize("name", ["small-32", "cifar-32"])
-def test_channels_last_gives_the_same_scores_and_gradients(name):
-    network = seeded(name, width=8)
+@pytest.mark.parametrize("resample", ["nearest", "strided"])
+def test_channels_last_gives_the_same_scores_and_gradients(name, resample):
+    network = seeded(name, width=8, resample=resample)
     turned = copy.deepcopy(network).to(memory_format=torch.channels_last)
     images, labels = torch.randn(4, 3, 32, 32), torch.arange(4)
     scores, same = network(images, labels), turned(images.contiguous(memory_format=torch.channels_last), labels)

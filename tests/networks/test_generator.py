@@ -8,6 +8,7 @@ import dataclasses
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from schurgan.networks import Generator, Latent, SelfAttention, find_ladder, standing_statistics
 
@@ -72,6 +73,69 @@ def test_noise_reaches_the_blocks_as_the_ladder_says(skip_z, condition):
     assert torch.equal(*conditions) == (skip_z == "none")
 
 
+@pytest.mark.parametrize(
+    ("skip_z", "reached"), [("chunks", [False, True, False]), ("full", [True] * 3), ("none", [False] * 3)]
+)
+def test_noise_reaches_the_norms_as_the_ladder_says_beside_embeddings_of_their_own(skip_z, reached):
+    network = seeded(dataclasses.replace(SMALL, skip_z=skip_z, embedding=0), 10, width=8).eval()
+    seen: list[torch.Tensor] = []
+    for block in network.blocks:
+        block.norm1.gain.register_forward_hook(lambda _module, _args, out: seen.append(out))
+    z, labels = inputs(network)
+    network(z, labels)
+    other = z.clone()
+    other[:, 2 * 16 : 3 * 16] += 1  # the second block's chunk
+    network(other, labels)
+    assert [not torch.equal(a, b) for a, b in zip(seen[:3], seen[3:], strict=True)] == reached
+
+
+def test_embeddings_of_their_own_change_every_block_with_the_class_and_nothing_else():
+    network = seeded(find_ladder("sagan-32"), 10, width=8).eval()
+    assert network.shared is None
+    assert changed_places(network, None) == [False, True, True, True]
+    z, labels = inputs(network, 10)
+    images = network(z[:1].expand(10, -1), labels)
+    assert len({image.numpy().tobytes() for image in images.detach()}) == 10
+    with torch.no_grad():
+        for block in network.blocks:
+            for norm in (block.norm1, block.norm2):
+                norm.gain.table.weight[3] += 1  # of class 3 alone
+    changed = (network(z[:1].expand(10, -1), labels) != images).flatten(1).any(1)
+    assert changed.tolist() == [label == 3 for label in range(10)]
+
+
+def test_spectral_norm_leaves_every_embedding_of_the_generator_alone():
+    for name, embeddings in (("small-32", 1), ("sagan-32", 3 * 4)):
+        network = seeded(find_ladder(name), 10, width=4, spectral_norm=True)
+        found = network.embeddings()
+        assert len(found) == embeddings
+        assert not any(parametrize.is_parametrized(module) for module in found)
+        others = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+        assert all(parametrize.is_parametrized(module) for module in others)
+
+
+def test_the_class_beside_z_reaches_the_linear_layer():
+    network = seeded(dataclasses.replace(SMALL, class_in_linear=True), 10, width=8).eval()
+    assert network.linear.in_features == 16 + 32
+    assert changed_places(network, None) == [True] * 4
+
+
+@pytest.mark.parametrize("name", ["small-32", "sagan-32"])
+def test_strided_generators_make_images_of_the_same_size(name):
+    network = Generator.from_preset(name, width=8, resample="strided")
+    images = network(*inputs(network))
+    assert images.shape == (4, 3, 32, 32)
+    assert images.isfinite().all()
+
+
+def test_a_preset_is_made_with_the_fields_that_are_given():
+    torch.manual_seed(0)
+    options = {"base": (4, 8), "skip_z": "full", "embedding": 0, "attention": (8, 32)}
+    network = Generator.from_preset("cifar-32", width=8, channels=1, **options)
+    assert [isinstance(block.attention, SelfAttention) for block in network.blocks] == [True, False, True]
+    assert network(*inputs(network)).shape == (4, 1, 32, 64)
+
+
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 @pytest.mark.parametrize("base", [(4, 4), (4, 12), (2, 5)])
 def test_images_have_the_ladders_size_any_channels_and_values_in_minus_one_to_one(channels, base):
@@ -81,10 +145,12 @@ def test_images_have_the_ladders_size_any_channels_and_values_in_minus_one_to_on
     assert images.abs().max() <= 1
 
 
-@pytest.mark.parametrize("name", ["small-32", "cifar-32"])
+@pytest.mark.parametrize("name", ["small-32", "cifar-32", "sagan-32"])
+@pytest.mark.parametrize("resample", ["nearest", "strided"])
 @pytest.mark.parametrize("spectral_norm", [True, False])
-def test_channels_last_gives_the_same_images_and_gradients(name, spectral_norm):
-    network = seeded(find_ladder(name), 10, width=8, spectral_norm=spectral_norm)
+def test_channels_last_gives_the_same_images_and_gradients(name, resample, spectral_norm):
+    torch.manual_seed(0)
+    network = Generator.from_preset(name, width=8, spectral_norm=spectral_norm, resample=resample)
     turned = copy.deepcopy(network).to(memory_format=torch.channels_last)
     z, labels = inputs(network)
     images, same = network(z, labels), turned(z, labels)
@@ -97,10 +163,13 @@ def test_channels_last_gives_the_same_images_and_gradients(name, spectral_norm):
     assert (gradients[0] - gradients[1]).norm() <= 1e-3 * gradients[0].norm()  # ReLU masks may differ near zero
 
 
+@pytest.mark.parametrize("name", ["cifar-32", "sagan-32"])
+@pytest.mark.parametrize("resample", ["nearest", "strided"])
 @pytest.mark.parametrize("spectral_norm", [True, False])
-def test_gradients_reach_every_parameter(spectral_norm):
+def test_gradients_reach_every_parameter(name, resample, spectral_norm):
     # In eval mode, because training-mode batch norm rightly cancels the biases before it.
-    network = seeded(find_ladder("cifar-32"), 4, width=4, spectral_norm=spectral_norm).eval()
+    ladder = dataclasses.replace(find_ladder(name), resample=resample)
+    network = seeded(ladder, 4, width=4, spectral_norm=spectral_norm).eval()
     for module in network.modules():
         if isinstance(module, SelfAttention):
             nn.init.constant_(module.gamma, 0.5)

@@ -8,84 +8,124 @@ import pytest
 import torch
 from torch import nn
 
-from schurgan.networks import IMAGE, LADDERS, Discriminator, Generator, Ladder, Stage, find_ladder
+from schurgan.networks import IMAGE, LADDERS, Discriminator, Generator, Ladder, Stage, customise, find_ladder
 
 
 def parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def counts(ladder: Ladder, width: int, classes: int = 10) -> tuple[int, int]:
-    """Parameters of both networks, without their weights being drawn or normalised."""
+def counts(name: str, width: int, classes: int = 10, **changes) -> tuple[int, int]:
+    """Parameters of both networks of a row, without their weights being drawn or normalised."""
+    sizes = {"width": width, "classes": classes}
+    of_generator = {name: value for name, value in changes.items() if name != "projection"}
+    of_discriminator = {name: value for name, value in changes.items() if name not in ("skip_z", "embedding")}
     with torch.device("meta"):
-        generator = Generator(ladder, classes, width)
-        discriminator = Discriminator(ladder, classes, width, spectral_norm=False)
+        generator = Generator.from_preset(name, **sizes, **of_generator)
+        discriminator = Discriminator.from_preset(name, **sizes, spectral_norm=False, **of_discriminator)
     return parameters(generator), parameters(discriminator)
 
 
 @pytest.mark.parametrize(
     ("name", "width", "classes", "generator", "discriminator"),
     [
-        # Closed forms of Tables 5 and 6 of the paper.
+        # Closed forms of Tables 5 and 6 of the paper, in three readings.
         ("proposed-128", 64, 10, 8_431_364, 17_882_754),
         ("proposed-128", 96, 10, 18_010_884, 40_221_122),
         ("proposed-256", 64, 10, 9_905_668, 19_517_826),
         ("proposed-256", 96, 10, 21_213_828, 43_899_458),
+        ("proposed-ladder-128", 64, 10, 31_836_548, 17_882_754),
+        ("proposed-ladder-128", 96, 10, 70_272_708, 40_221_122),
+        ("proposed-ladder-256", 64, 10, 37_137_284, 19_517_826),
+        ("proposed-ladder-256", 96, 10, 81_970_884, 43_899_458),
+        ("proposed-literal-128", 64, 10, 4_233_731, 17_882_754),
+        ("proposed-literal-128", 96, 10, 8_908_931, 40_221_122),
+        ("proposed-literal-256", 64, 10, 5_631_235, 19_517_826),
+        ("proposed-literal-256", 96, 10, 11_939_075, 43_899_458),
+        ("proposed-32", 64, 10, 5_636_356, 17_882_754),
+        ("proposed-32", 96, 10, 11_950_596, 40_221_122),
         # What ajbrock/BigGAN-PyTorch builds.
         ("biggan-128", 16, 10, 2_331_428, 2_406_130),
         ("biggan-128", 32, 10, 8_416_580, 9_613_922),
         ("biggan-128", 64, 10, 31_851_908, 38_434_498),
         ("biggan-128", 96, 10, 70_307_268, 86_461_730),
         ("biggan-128", 96, 1000, 70_433_988, 87_982_370),
+        ("biggan-256", 64, 10, 37_198_724, 43_432_130),
+        ("biggan-256", 96, 10, 82_109_124, 97_705_250),
     ],
 )
 def test_preset_has_exactly_the_published_number_of_parameters(name, width, classes, generator, discriminator):
-    assert counts(find_ladder(name), width, classes) == (generator, discriminator)
+    assert counts(name, width, classes) == (generator, discriminator)
 
 
+@pytest.mark.parametrize("name", ["cifar-32", "biggan-32"])
 @pytest.mark.parametrize(("width", "expected"), [(64, 4_369_156), (96, 9_416_196)])
-def test_cifar_generator_has_exactly_the_published_number_of_parameters(width, expected):
-    assert counts(find_ladder("cifar-32"), width)[0] == expected
-
-
-PROPOSED = find_ladder("proposed-128")
-LITERAL_128 = dataclasses.replace(PROPOSED, generator=(Stage(16, 4, scale=4), Stage(4, 1, scale=8)))
-LITERAL_256 = dataclasses.replace(PROPOSED, generator=(Stage(16, 4, 4), Stage(4, 4, 4), Stage(4, 1, 4)))
-BIGGAN_LADDER = dataclasses.replace(
-    PROPOSED, generator=(Stage(16, 16), Stage(16, 8), Stage(8, 4), Stage(4, 2), Stage(2, 1, attention=True))
-)
-SHORT = dataclasses.replace(
-    PROPOSED,
-    generator=(Stage(16, 4), Stage(4, 4), Stage(4, 1, attention=True)),
-    discriminator=find_ladder("cifar-32").discriminator,
-)
+def test_cifar_generator_has_exactly_the_published_number_of_parameters(name, width, expected):
+    assert counts(name, width)[0] == expected
 
 
 @pytest.mark.parametrize(
-    ("ladder", "width", "expected"),
+    ("name", "width", "expected"),
     [
-        (dataclasses.replace(PROPOSED, skip_z="full"), 64, 10_696_964),
-        (dataclasses.replace(PROPOSED, skip_z="full"), 96, 21_409_284),
-        (dataclasses.replace(find_ladder("proposed-256"), skip_z="full"), 64, 12_747_268),
-        (dataclasses.replace(find_ladder("proposed-256"), skip_z="full"), 96, 25_476_228),
-        (BIGGAN_LADDER, 64, 31_836_548),
-        (BIGGAN_LADDER, 96, 70_272_708),
-        (LITERAL_128, 64, 4_233_731),
-        (LITERAL_128, 96, 8_908_931),
-        (LITERAL_256, 64, 5_631_235),
-        (LITERAL_256, 96, 11_939_075),
-        (SHORT, 64, 5_636_356),
-        (SHORT, 96, 11_950_596),
+        ("proposed-128", 64, 10_696_964),
+        ("proposed-128", 96, 21_409_284),
+        ("proposed-256", 64, 12_747_268),
+        ("proposed-256", 96, 25_476_228),
     ],
 )
-def test_another_reading_of_the_tables_is_another_row_and_no_other_code(ladder, width, expected):
-    assert counts(ladder, width)[0] == expected
+def test_all_of_z_in_every_block_costs_exactly_what_it_must(name, width, expected):
+    assert counts(name, width, skip_z="full")[0] == expected
 
 
-def test_fifty_classes_add_an_embedding_row_each_and_nothing_else():
-    generator, discriminator = counts(PROPOSED, 64, classes=50)
-    assert generator == 8_431_364 + 40 * 128
-    assert discriminator == 17_882_754 + 40 * 16 * 64
+@pytest.mark.parametrize("name", ["proposed-128", "proposed-256", "proposed-ladder-128", "biggan-128", "biggan-256"])
+@pytest.mark.parametrize("width", [64, 96])
+def test_fifty_classes_add_an_embedding_row_each_and_nothing_else(name, width):
+    pairs = zip(counts(name, width, classes=50), counts(name, width), strict=True)
+    assert [more - ten for more, ten in pairs] == [40 * 128, 40 * 16 * width]
+
+
+@pytest.mark.parametrize(("name", "width", "more"), [("proposed-128", 64, 2_097_152), ("proposed-128", 96, 3_145_728)])
+def test_the_class_beside_z_in_the_linear_layer_costs_exactly_what_it_must(name, width, more):
+    ladder = dataclasses.replace(find_ladder(name), class_in_linear=True)
+    with torch.device("meta"):
+        assert parameters(Generator(ladder, 10, width)) == counts(name, width)[0] + more
+
+
+def sagan(pairs, attended: int, width: int, classes: int) -> int:
+    """Parameters of SA-GAN's generator from its layers, `attended` the channels of the map with attention."""
+
+    def conv(cin: int, cout: int, kernel: int) -> int:
+        return cin * cout * kernel**2 + cout
+
+    count = (128 + 1) * pairs[0][0] * width * 16
+    for cin, cout in ((a * width, b * width) for a, b in pairs):
+        count += conv(cin, cout, 3) + conv(cout, cout, 3) + conv(cin, cout, 1)
+        count += 2 * classes * (cin + cout)  # gain and bias of both norms, an entry a class
+    c = attended * width
+    count += 2 * c * (c // 8) + 2 * c * (c // 2) + 1
+    top = pairs[-1][1] * width
+    return count + 2 * top + conv(top, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "pairs", "attended"),
+    [
+        ("sagan-32", [(4, 4)] * 3, 4),
+        ("sagan-64", [(16, 16), (16, 8), (8, 4), (4, 2)], 4),
+        ("sagan-128", [(16, 16), (16, 8), (8, 4), (4, 2), (2, 1)], 4),
+        ("sagan-256", [(16, 16), (16, 8), (8, 8), (8, 4), (4, 2), (2, 1)], 8),
+    ],
+)
+@pytest.mark.parametrize("classes", [10, 50])
+def test_sa_gan_has_a_class_embedding_for_every_gain_and_bias_and_noise_in_the_first_layer_alone(
+    name, pairs, attended, classes
+):
+    assert counts(name, 64, classes)[0] == sagan(pairs, attended, 64, classes)
+
+
+@pytest.mark.parametrize("name", [name for name in LADDERS if "literal" not in name])
+def test_strided_convolutions_have_as_many_parameters_as_resampling_ones(name):
+    assert counts(name, 16, resample="strided") == counts(name, 16)
 
 
 @pytest.mark.parametrize("network", [Generator, Discriminator])
@@ -106,8 +146,10 @@ def test_preset_maps_noise_to_images_of_the_size_in_its_name_and_scores_them(nam
         assert discriminator(images, labels).shape == (2,)
 
 
-@pytest.mark.parametrize(("name", "length"), [("proposed-128", 120), ("proposed-256", 140), ("cifar-32", 80)])
-def test_noise_has_a_chunk_of_twenty_for_the_first_layer_and_each_block(name, length):
+@pytest.mark.parametrize(
+    ("name", "length"), [("proposed-128", 120), ("proposed-256", 140), ("cifar-32", 80), ("sagan-128", 128)]
+)
+def test_noise_has_a_chunk_of_twenty_for_the_first_layer_and_each_block_and_sa_gans_128(name, length):
     assert find_ladder(name).latent_dim == length
 
 
@@ -119,10 +161,12 @@ def test_attention_sits_at_the_resolutions_the_paper_names():
             found += [side] if stage.attention else []
         return found
 
-    for name in ("proposed-128", "proposed-256"):
-        ladder = find_ladder(name)
-        assert resolutions(ladder.generator, 4, grow=True) == [128]
-        assert resolutions(ladder.discriminator, ladder.size[0], grow=False) == [64]
+    places = {"proposed": ([128], [64]), "proposed-ladder": ([128], [64]), "proposed-literal": ([], [64])}
+    for family, (in_generator, in_discriminator) in places.items():
+        for side in (128, 256):
+            ladder = find_ladder(f"{family}-{side}")
+            assert resolutions(ladder.generator, 4, grow=True) == in_generator
+            assert resolutions(ladder.discriminator, side, grow=False) == in_discriminator
 
 
 def test_unknown_preset_is_refused_with_the_nearest_name():
@@ -135,6 +179,49 @@ def test_unknown_preset_like_no_other_is_refused_with_all_names():
         Discriminator.from_preset("?")
 
 
+def attended(ladder: Ladder, part: str) -> list[int]:
+    return [size[0] for stage, size in zip(getattr(ladder, part), ladder.maps(part), strict=True) if stage.attention]
+
+
+def test_a_row_is_customised_in_the_fields_that_are_given_and_in_no_other():
+    row = find_ladder("proposed-128")
+    other = customise(row, base=(4, 8), skip_z="full", resample="strided", embedding=64, projection=False)
+    assert (other.base, other.skip_z, other.resample, other.embedding) == ((4, 8), "full", "strided", 64)
+    assert not other.projection
+    assert other.size == (128, 256)
+    assert (other.generator, other.discriminator, other.width) == (row.generator, row.discriminator, row.width)
+    assert customise(row) == row
+
+
+def test_attention_is_put_on_every_map_of_the_heights_given_and_on_no_other():
+    row = find_ladder("biggan-128")
+    both = customise(row, attention_g=(16, 64), attention_d=(4, 32))
+    assert (attended(both, "generator"), attended(both, "discriminator")) == ([16, 64], [32, 4, 4])
+    none = customise(row, attention_g=())
+    assert (attended(none, "generator"), attended(none, "discriminator")) == ([], [64])
+    with torch.device("meta"):
+        assert parameters(Generator(none, 10, 64)) == counts("biggan-128", 64)[0] - (2 * 128 * 16 + 2 * 128 * 64 + 1)
+
+
+def test_attention_at_a_height_that_no_map_has_is_refused_with_those_that_there_are():
+    message = "attention: 48 given, the stages of the generator give heights of 8, 16, 32, 64, 128 pixels"
+    with pytest.raises(ValueError, match=message):
+        Generator.from_preset("biggan-128", attention=(64, 48))
+    with pytest.raises(ValueError, match="the stages of the discriminator give heights of 64, 32, 16, 8, 4 pixels"):
+        Discriminator.from_preset("biggan-128", attention=(128,))
+
+
+def test_attention_moves_with_the_base_where_the_old_places_would_not_fit():
+    row = Ladder(generator=(Stage(2, 1, 1, attention=True), Stage(1, 1)), discriminator=(Stage(IMAGE, 1),))
+    with pytest.raises(ValueError, match="3×3 pixels, even sides are needed"):
+        customise(row, base=(3, 3))
+    assert attended(customise(row, base=(3, 3), attention_g=(6,)), "generator") == [6]
+
+
+def test_noise_in_chunks_again_has_the_length_of_the_chunks():
+    assert customise(find_ladder("sagan-128"), skip_z="chunks").latent_dim == 120
+
+
 SMALL = find_ladder("small-16")
 
 
@@ -143,14 +230,43 @@ SMALL = find_ladder("small-16")
     [
         ({"generator": ()}, "generator: no stages given"),
         ({"generator": (Stage(4, 2), Stage(4, 1))}, "stage 0 gives 2 multiples and stage 1 takes 4"),
+        ({"generator": (Stage(IMAGE, 2), Stage(2, 1))}, "generator: its first stage takes multiples of the width"),
         ({"discriminator": (Stage(3, 2), Stage(2, 4))}, "cin=IMAGE is needed"),
         ({"discriminator": (Stage(IMAGE, 2, scale=3),)}, "shrinks 3-fold"),
-        ({"skip_z": "half"}, 'skip_z: "half" given'),
+        ({"skip_z": "half"}, 'skip_z: "half" given, "chunks", "full" or "none" is needed'),
+        ({"resample": "bilinear"}, 'resample: "bilinear" given, "nearest" or "strided" is needed'),
+        ({"base": (0, 4)}, r"base: \(0, 4\) given, a height and a width of 1 or more pixels are needed"),
+        ({"base": (4,)}, r"base: \(4,\) given"),
+        ({"width": 0}, "width: 0 given, a whole number of 1 or more is needed"),
+        ({"chunk": 0}, "chunk: 0 given"),
+        ({"chunk": 2.5}, "chunk: 2.5 given"),
+        ({"embedding": -1}, "embedding: -1 given, a whole number of 0 or more is needed"),
+        ({"latent": 128}, 'latent: 128 given, with skip_z "chunks" it is 16 for each part'),
+        ({"latent": 0, "skip_z": "none"}, "latent: 0 given"),
+        ({"class_in_linear": True, "embedding": 0}, "class_in_linear: a shared embedding is needed"),
+        ({"generator": (Stage(4, 1, scale=4),), "resample": "strided"}, "a scale of 4 .generator. would step over"),
+        (
+            {"base": (5, 4), "generator": (Stage(4, 2, scale=1, attention=True), Stage(2, 1, scale=4))},
+            "attention: stage 0 of the generator gives 5×4 pixels, even sides are needed",
+        ),
+        (
+            {"base": (3, 3), "discriminator": (Stage(IMAGE, 1), Stage(1, 2, attention=True))},
+            "attention: stage 1 of the discriminator gives 3×3 pixels",
+        ),
     ],
 )
-def test_stages_that_do_not_fit_are_refused_when_the_ladder_is_made(change, message):
+def test_fields_that_do_not_fit_are_refused_by_name_when_the_ladder_is_made(change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(SMALL, **change)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [((4, 2, 0), "scale: 0 given"), ((4, 0), "cout: 0 given"), ((-1, 4), "cin: -1 given"), ((4, 2, 1.5), "scale: 1.5")],
+)
+def test_a_stage_of_numbers_that_cannot_be_is_refused_by_name(numbers, message):
+    with pytest.raises(ValueError, match=message):
+        Stage(*numbers)
 
 
 @pytest.mark.parametrize("size", ["classes", "width", "channels"])

@@ -15,7 +15,9 @@ N = 4000  # times 25 components: 100,000 draws
 
 def draw(seed: int = 0, **options) -> torch.Tensor:
     kind = options.pop("kind", "normal")
-    return Latent(25, kind).sample(N, torch.Generator().manual_seed(seed), **options)
+    return Latent(25, kind, variance=options.pop("variance", None)).sample(
+        N, torch.Generator().manual_seed(seed), **options
+    )
 
 
 def agrees(z: torch.Tensor, distribution) -> bool:
@@ -26,6 +28,23 @@ def agrees(z: torch.Tensor, distribution) -> bool:
 @pytest.mark.parametrize("variance", [0.05, 0.5, 1.0, 2.0])
 def test_scale_makes_alpha_the_variance(variance):
     assert agrees(draw(truncation=variance, mode="scale"), scipy.stats.norm(scale=math.sqrt(variance)))
+
+
+@pytest.mark.parametrize("deviation", [0.05, 0.5, 2.0])
+def test_std_makes_alpha_the_standard_deviation(deviation):
+    assert agrees(draw(truncation=deviation, mode="std"), scipy.stats.norm(scale=deviation))
+
+
+def test_a_normal_latent_of_another_variance_is_all_of_it_that_much_narrower():
+    deviation = math.sqrt(0.02)  # the paper's N(0, 0.02 I)
+    assert agrees(draw(variance=0.02), scipy.stats.norm(scale=deviation))
+    for mode, truth in (
+        ("scale", scipy.stats.norm(scale=math.sqrt(0.5))),
+        ("std", scipy.stats.norm(scale=0.5)),
+        ("resample", scipy.stats.truncnorm(-0.5, 0.5)),
+        ("official", scipy.stats.truncnorm(-2, 2, scale=0.5)),
+    ):
+        assert agrees(draw(variance=0.02, truncation=0.5, mode=mode) / deviation, truth), mode
 
 
 @pytest.mark.parametrize("bound", [0.1, 0.5, 1.0, 2.0])
@@ -81,13 +100,13 @@ def test_without_a_generator_the_global_random_numbers_decide():
 
 
 def test_noise_is_float32_of_the_shape_asked_for():
-    for mode in ("scale", "resample", "official"):
+    for mode in ("scale", "std", "resample", "official"):
         z = Latent(12).sample(3, truncation=0.7, mode=mode, device="cpu")
         assert (z.shape, z.dtype) == ((3, 12), torch.float32)
 
 
 @pytest.mark.parametrize("alpha", [0, 0.0, -0.5, math.nan, math.inf])
-@pytest.mark.parametrize("mode", ["scale", "resample", "official"])
+@pytest.mark.parametrize("mode", ["scale", "std", "resample", "official"])
 def test_truncations_that_mean_nothing_are_refused(alpha, mode):
     with pytest.raises(ValueError, match="a finite number above 0 is needed"):
         Latent(4).sample(2, truncation=alpha, mode=mode)
@@ -100,5 +119,10 @@ def test_other_wrong_input_is_refused_by_name():
         Latent(3, "laplace")
     with pytest.raises(ValueError, match='mode: "cut" given'):
         Latent(3).sample(2, mode="cut")
+    for variance in (0, -1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match=f"variance: {variance} given, a finite number above 0 is needed"):
+            Latent(3, variance=variance)
+    with pytest.raises(ValueError, match="variance: 2 given for a uniform z"):
+        Latent(3, "uniform", variance=2)
     with pytest.raises(ValueError, match="only a normal z can be truncated"):
         Latent(3, "uniform").sample(2, truncation=0.5)

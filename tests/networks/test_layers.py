@@ -9,7 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from schurgan.networks.layers import ConditionalBatchNorm2d, DBlock, DownConv2d, GBlock, UpConv2d, initialise
+from schurgan.networks.layers import (
+    ClassTable,
+    ConditionalBatchNorm2d,
+    DBlock,
+    DownConv2d,
+    GBlock,
+    StridedConv2d,
+    TransposedConv2d,
+    UpConv2d,
+    initialise,
+)
 
 EXACT = {"rtol": 0, "atol": 1e-12}  # float64, a few hundred additions of numbers near 1
 
@@ -39,7 +49,31 @@ def test_downsampling_convolution_equals_convolution_then_average_pooling(shape,
     torch.testing.assert_close(layer(x), F.avg_pool2d(conv(x, layer), scale), **EXACT)
 
 
-@pytest.mark.parametrize("kind", [UpConv2d, DownConv2d])
+@pytest.mark.parametrize("scale", [2, 3])
+def test_transposed_convolution_is_torchs_own_and_enlarges_by_its_stride(scale):
+    layer = TransposedConv2d(3, 5, scale).double()
+    torchs = nn.ConvTranspose2d(3, 5, 3, stride=scale, padding=1, output_padding=scale - 1).double()
+    torchs.load_state_dict({"weight": layer.weight.transpose(0, 1), "bias": layer.bias})
+    x = torch.randn(2, 3, 4, 5, dtype=torch.float64)
+    assert layer(x).shape == (2, 5, 4 * scale, 5 * scale)
+    torch.testing.assert_close(layer(x), torchs(x), **EXACT)
+
+
+@pytest.mark.parametrize("scale", [2, 3])
+def test_strided_convolution_takes_every_so_manieth_pixel_of_a_plain_one(scale):
+    layer = StridedConv2d(3, 5, scale).double()
+    x = torch.randn(2, 3, 4 * scale, 2 * scale, dtype=torch.float64)
+    torch.testing.assert_close(layer(x), conv(x, layer)[:, :, ::scale, ::scale], **EXACT)
+
+
+@pytest.mark.parametrize("kind", [TransposedConv2d, StridedConv2d])
+def test_strided_layers_of_scale_one_are_plain_convolutions(kind):
+    layer = kind(3, 5, 1).double()
+    x = torch.randn(2, 3, 4, 5, dtype=torch.float64)
+    torch.testing.assert_close(layer(x), conv(x, layer), **EXACT)
+
+
+@pytest.mark.parametrize("kind", [UpConv2d, DownConv2d, TransposedConv2d, StridedConv2d])
 def test_resampling_convolution_is_differentiated_once_and_twice_correctly(kind):
     layer = kind(2, 2, 2).double()
     x = torch.randn(1, 2, 4, 4, dtype=torch.float64, requires_grad=True)
@@ -71,6 +105,42 @@ def test_conditional_batch_norm_is_its_formula_with_gains_centred_on_one():
     gain, bias = 1 + condition @ norm.gain.weight.T, condition @ norm.bias.weight.T
     truth = gain[:, :, None, None] * (x - mean) / (var + 1e-4).sqrt() + bias[:, :, None, None]
     torch.testing.assert_close(norm(x, condition), truth, **EXACT)
+
+
+@pytest.mark.parametrize("noise", [0, 4])
+def test_class_table_is_a_row_a_class_plus_the_noise_through_a_matrix(noise):
+    table = ClassTable(5, noise, 3).double()
+    labels, n = torch.tensor([4, 0, 4]), torch.randn(3, noise, dtype=torch.float64)
+    truth = table.table.weight[labels] + (n @ table.noise.weight.T if noise else 0)
+    torch.testing.assert_close(table((labels, n)), truth, **EXACT)
+    assert (table.noise is None) == (noise == 0)
+
+
+def test_batch_norm_with_its_own_tables_is_its_formula_and_with_zero_tables_plain_batch_norm():
+    norm = ConditionalBatchNorm2d(3, 0, classes=4).double()
+    x, labels = torch.randn(6, 3, 5, 5, dtype=torch.float64), torch.arange(6) % 4
+    condition = labels, torch.empty(6, 0, dtype=torch.float64)
+    plain = F.batch_norm(x, None, None, training=True, eps=1e-4)
+    gain, bias = 1 + norm.gain.table.weight[labels], norm.bias.table.weight[labels]
+    truth = gain[:, :, None, None] * plain + bias[:, :, None, None]
+    torch.testing.assert_close(norm(x, condition), truth, **EXACT)
+    nn.init.zeros_(norm.gain.table.weight)
+    nn.init.zeros_(norm.bias.table.weight)
+    torch.testing.assert_close(norm(x, condition), plain, **EXACT)
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3])
+def test_strided_blocks_differ_from_biggans_in_the_resampling_convolution_alone(scale):
+    c = torch.randn(5, 6, dtype=torch.float64)
+    up = GBlock(4, 2, scale, condition=6, attention=False, resample="strided").double()
+    x = torch.randn(5, 4, 4, 3, dtype=torch.float64)
+    h = conv(F.relu(up.norm2(up.conv1(F.relu(up.norm1(x, c))), c)), up.conv2)
+    torch.testing.assert_close(up(x, c), h + conv(F.interpolate(x, scale_factor=scale), up.shortcut), **EXACT)
+
+    down = DBlock(2, 4, scale, attention=False, first=False, resample="strided").double()
+    x = torch.randn(5, 2, 6, 12, dtype=torch.float64)
+    h = down.conv2(F.relu(conv(F.relu(x), down.conv1)))
+    torch.testing.assert_close(down(x), h + F.avg_pool2d(conv(x, down.shortcut), scale), **EXACT)
 
 
 @pytest.mark.parametrize(("cin", "cout", "scale"), [(4, 2, 2), (3, 3, 2), (4, 2, 1), (3, 3, 1), (4, 2, 4)])

@@ -10,14 +10,16 @@ import torch
 from torch import nn
 
 from schurgan.networks import Discriminator, Generator, SpectralNorm, apply_spectral_norm
+from schurgan.networks.weights import effective_weight, raw_weight, weighted_layers
+from schurgan.training.ema import EMA
 
 
 def sigma(weight: torch.Tensor) -> float:
     return torch.linalg.svdvals(weight.detach().double().flatten(1))[0].item()
 
 
-def normalised(layer: nn.Module) -> nn.Module:
-    apply_spectral_norm(layer)
+def normalised(layer: nn.Module, **options) -> nn.Module:
+    apply_spectral_norm(layer, **options)
     return layer
 
 
@@ -57,6 +59,50 @@ def test_after_orthogonal_initialisation_normalising_changes_nothing():
     images, labels = torch.randn(4, 3, 16, 16), torch.arange(4)
     plain, with_norm = (network(images, labels) for network in networks)
     torch.testing.assert_close(with_norm, plain, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [Generator.from_preset, Discriminator.from_preset])
+def test_orthogonal_weights_of_every_layer_are_their_own_normalisation(make):
+    torch.manual_seed(0)
+    network = make("cifar-32", width=8, spectral_norm=True, init="orthogonal")
+    for name, layer in weighted_layers(network).items():
+        torch.testing.assert_close(layer.weight, raw_weight(layer), rtol=1e-5, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("iterations", [2, 5])
+def test_several_iterations_a_call_go_on_from_each_other(iterations):
+    torch.manual_seed(0)
+    several = normalised(nn.Linear(15, 10), iterations=iterations)
+    with torch.no_grad():
+        raw_weight(several).copy_(torch.randn(10, 15))  # far from what the vectors belong to
+    single = copy.deepcopy(several)
+    norm_of(single).iterations = 1
+    truth, before = sigma(raw_weight(several)), norm_of(several).u.clone()
+    for _ in range(iterations):
+        weight = single.weight
+    torch.testing.assert_close(several.weight, weight, rtol=1e-6, atol=0)
+    assert torch.equal(norm_of(several).u, norm_of(single).u)
+    # Iterations that all start from the same u would leave the error of the first.
+    once = norm_of(several).iterate(raw_weight(several).detach(), before)
+    first = once[0] @ raw_weight(several).detach() @ once[1]
+    last = norm_of(several).u @ raw_weight(several).detach() @ norm_of(several).v
+    assert truth - last.item() < 0.8 * (truth - first.item())
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_exact_is_the_weight_over_its_spectral_norm_in_either_mode(kind):
+    torch.manual_seed(0)
+    layer = normalised(LAYERS[kind]().double(), exact=True)
+    with torch.no_grad():
+        raw_weight(layer).copy_(torch.randn_like(raw_weight(layer)))
+    vectors = norm_of(layer).u.clone(), norm_of(layer).v.clone()
+    truth = raw_weight(layer) / sigma(raw_weight(layer))
+    torch.testing.assert_close(layer.eval().weight, truth, rtol=1e-12, atol=0)
+    assert torch.equal(norm_of(layer).u, vectors[0])
+    assert torch.equal(norm_of(layer).v, vectors[1])
+    torch.testing.assert_close(layer.train().weight, truth, rtol=1e-12, atol=0)
+    assert norm_of(layer).u.norm().item() == pytest.approx(1, abs=1e-12)
+    assert not torch.equal(norm_of(layer).v, vectors[1])
 
 
 def test_training_forward_moves_u_by_one_power_iteration_and_eval_forward_leaves_it():
@@ -110,6 +156,57 @@ def test_gradient_is_that_of_the_weight_over_its_exact_spectral_norm():
     torch.testing.assert_close(found, truth.grad, rtol=1e-6, atol=1e-9)
 
 
+def test_gradient_of_a_gradient_is_right():
+    torch.manual_seed(0)
+    layer = normalised(nn.Linear(4, 3).double()).eval()
+    weight = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(norm_of(layer), weight)
+
+
+def test_gradient_penalty_reaches_the_weights_as_through_the_exact_norm():
+    torch.manual_seed(0)
+    x, y = torch.randn(6, 5, dtype=torch.float64), torch.randn(6, 4, dtype=torch.float64)
+
+    def penalty(weight: torch.Tensor) -> torch.Tensor:
+        inputs = x.clone().requires_grad_()
+        score = (torch.tanh(inputs @ weight.T) * y).sum()
+        (slope,) = torch.autograd.grad(score, inputs, create_graph=True)
+        return slope.square().sum()
+
+    layer = normalised(nn.Linear(5, 4).double(), iterations=2000)  # converged, so u and v are the singular pair
+    (found,) = torch.autograd.grad(penalty(layer.weight), raw_weight(layer))
+    truth = raw_weight(layer).detach().clone().requires_grad_()
+    penalty(truth / torch.linalg.matrix_norm(truth, 2)).backward()
+    torch.testing.assert_close(found, truth.grad, rtol=1e-6, atol=1e-9)
+
+
+def test_gradient_penalty_of_a_whole_discriminator_agrees_with_differences():
+    torch.manual_seed(0)
+    network = Discriminator.from_preset("small-16", width=2).double().eval()
+    images, labels = torch.randn(2, 3, 16, 16, dtype=torch.float64), torch.arange(2)
+
+    def penalty() -> torch.Tensor:
+        inputs = images.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(network(inputs, labels).sum(), inputs, create_graph=True)
+        return slope.square().sum()
+
+    original = raw_weight(network.blocks[1].conv1)
+    (gradient,) = torch.autograd.grad(penalty(), original)
+    direction = torch.randn_like(original)
+    with torch.no_grad():
+        original.add_(direction, alpha=1e-6)
+        above = penalty_value(penalty)
+        original.sub_(direction, alpha=2e-6)
+        below = penalty_value(penalty)
+    slope = (above - below) / 2e-6
+    assert slope == pytest.approx((gradient * direction).sum().item(), rel=1e-5)  # differences lose half the digits
+
+
+def penalty_value(penalty) -> float:
+    with torch.enable_grad():
+        return penalty().item()
+
+
 def test_two_training_forwards_may_come_before_one_backward():
     discriminator, labels = Discriminator.from_preset("small-16"), torch.arange(4)
     real = discriminator(torch.randn(4, 3, 16, 16), labels)
@@ -160,6 +257,33 @@ def test_autocast_leaves_the_spectral_norm_in_full_precision():
     torch.testing.assert_close(inside.double(), truth, rtol=1e-5, atol=0)  # bfloat16 would leave 1e-3
 
 
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_type_weights_are_normalised_to_their_precision(dtype, exact):
+    torch.manual_seed(0)
+    layer = normalised(nn.Linear(24, 16).to(dtype), exact=exact)
+    for _ in range(50):
+        weight = layer.weight
+    assert weight.dtype == dtype
+    assert sigma(weight) == pytest.approx(1, abs=0.02)  # bfloat16 keeps 8 bits
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiled_layer_gives_the_same_numbers_and_moves_its_vectors(backend):
+    torch.manual_seed(0)
+    plain = normalised(nn.Conv2d(3, 5, 3))
+    x = torch.randn(2, 3, 6, 6)
+    compiled = copy.deepcopy(plain)
+    run = torch.compile(compiled, backend=backend)
+    for _ in range(3):
+        expected, found = plain(x), run(x)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+        found.sum().backward()
+        expected.sum().backward()
+    torch.testing.assert_close(norm_of(compiled).u, norm_of(plain).u, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(raw_weight(compiled).grad, raw_weight(plain).grad, rtol=1e-4, atol=1e-5)
+
+
 def test_half_types_keep_norms_above_a_larger_floor():
     norm = SpectralNorm(torch.randn(3, 4))
     assert norm.floor(torch.zeros(1)) == 1e-6
@@ -195,3 +319,45 @@ def test_normalised_networks_are_copied_and_saved_whole(make):
         for name, tensor in ours.items():
             assert torch.equal(theirs[name], tensor), name
             assert theirs[name].data_ptr() != tensor.data_ptr(), name
+
+
+def test_average_of_a_network_keeps_unit_vectors():
+    torch.manual_seed(0)
+    network = Generator.from_preset("small-16", width=4, spectral_norm=True)
+    average = copy.deepcopy(network)
+    ema = EMA(network, average, decay=0.9)
+    for step in range(3):
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(0.3 * torch.randn_like(parameter))
+        network(torch.randn(2, network.latent_dim), torch.arange(2))
+        ema.update(step)
+    for name, buffer in average.named_buffers():
+        if name.endswith((".u", ".v")):
+            assert buffer.norm().item() == pytest.approx(1, abs=1e-5), name
+            assert torch.equal(buffer, network.get_buffer(name)), name
+
+
+def test_names_of_what_is_saved_stay():
+    assert set(normalised(nn.Linear(3, 2)).state_dict()) == {
+        "bias",
+        "parametrizations.weight.original",
+        "parametrizations.weight.0.u",
+        "parametrizations.weight.0.v",
+    }
+
+
+def test_reading_the_effective_weight_moves_nothing():
+    torch.manual_seed(0)
+    layer = normalised(nn.Linear(6, 5))
+    before = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
+    weight = effective_weight(layer)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in layer.state_dict().items())
+    assert all(module.training for module in layer.modules())
+    assert torch.equal(weight, layer.eval().weight)
+
+
+@pytest.mark.parametrize(("option", "value"), [("iterations", 0), ("eps", 0.0), ("eps", float("nan"))])
+def test_options_that_make_no_sense_are_refused_by_name(option, value):
+    with pytest.raises(ValueError, match=f"^{option}: {value} given"):
+        SpectralNorm(torch.randn(3, 4), **{option: value})

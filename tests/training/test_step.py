@@ -135,7 +135,8 @@ def test_every_metric_of_several_steps_is_a_finite_scalar(trainer, batches):
     for _ in range(4):
         metrics = made.run_step(batches[:2])
         assert all(value.shape == () and math.isfinite(value.item()) for value in metrics.values())
-    names = {"loss_d", "score_real", "score_fake", "accuracy_d", "loss_g", "ddfn", "ddfn_gap", "ddfn_ema_gap"}
+    names = {"loss_d", "constraint_d", "score_real", "score_fake", "accuracy_d"}
+    names |= {"loss_g", "constraint_g", "ddfn", "ddfn_gap", "ddfn_ema_gap"}
     assert set(metrics) == names
     assert 0 <= metrics["accuracy_d"].item() <= 1
     assert not any(value.requires_grad for value in metrics.values())

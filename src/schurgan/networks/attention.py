@@ -9,6 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+NARROWEST = 16
+"""Width below which a fused kernel on a CPU is no faster but slower: a row of v then fills no vector register."""
+
 
 class SelfAttention(nn.Module):
     """x + γ·W_o softmax(θ(x) φ(x)ᵀ) g(x), each a 1×1 convolution without bias, γ = 0 at the start.
@@ -49,12 +52,15 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 def fused_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """`attention` by a fused kernel, which never holds the map: 1 GiB for four images at 128×128.
 
-    The fused kernels want q, k and v equally wide, and fall back silently where they are not; zeros appended to q and k
-    change no product. They cannot be differentiated twice: see `plain_attention`.
+    The fused kernels want q, k and v equally wide, each row in one piece, and fall back silently where they are not.
+    Zeros appended to q and k change no product, and those appended to v are cut off; the copies are for images that are
+    not channels_last. The kernels cannot be differentiated twice: see `plain_attention`.
     """
-    pad = (0, value.shape[-1] - query.shape[-1])
-    query, key, value = F.pad(query, pad).unsqueeze(1), F.pad(key, pad).unsqueeze(1), value.unsqueeze(1)
-    return F.scaled_dot_product_attention(query, key, value, scale=1.0).squeeze(1)
+    wide = value.shape[-1]
+    query, key, value = (
+        F.pad(x, (0, max(wide, NARROWEST) - x.shape[-1])).unsqueeze(1).contiguous() for x in (query, key, value)
+    )
+    return F.scaled_dot_product_attention(query, key, value, scale=1.0).squeeze(1)[..., :wide]
 
 
 @contextmanager

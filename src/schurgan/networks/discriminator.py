@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Self
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from schurgan.networks.ladders import IMAGE, Ladder, check_sizes, find_ladder
+from schurgan.networks.ladders import IMAGE, Ladder, Resample, check_sizes, customise, find_ladder
 from schurgan.networks.layers import DBlock, Init, initialise
 from schurgan.networks.spectral_norm import apply_spectral_norm
 
@@ -16,7 +17,8 @@ class Discriminator(nn.Module):
     """BigGAN's projection discriminator (Miyato & Koyama 2018), its shape given by a ladder.
 
     images (B, channels, H, W), labels (B,) int64 below `classes`  ->  scores (B,), w·h + b + e(label)·h with
-    h = Σ ReLU(blocks(images)) over the pixels. No batch norm: an image's score depends on no other image.
+    h = Σ ReLU(blocks(images)) over the pixels. No batch norm: an image's score depends on no other image. Without
+    `ladder.projection` the score is w·h + b, whatever the label.
 
     `spectral_norm` normalises every layer, the embedding included. Weights come from torch's global random numbers: set
     `torch.manual_seed` before. Raises ValueError for sizes below 1.
@@ -47,12 +49,13 @@ class Discriminator(nn.Module):
                     stage.scale,
                     stage.attention,
                     first=stage.cin == IMAGE,
+                    resample=ladder.resample,
                 )
                 for stage in ladder.discriminator
             )
         )
         self.linear = nn.Linear(top, 1)
-        self.embedding = nn.Embedding(classes, top)
+        self.embedding = nn.Embedding(classes, top) if ladder.projection else None
         initialise(self, init)
         if spectral_norm:
             apply_spectral_norm(self)
@@ -67,11 +70,22 @@ class Discriminator(nn.Module):
         channels: int = 3,
         spectral_norm: bool = True,
         init: Init = "orthogonal",
+        base: tuple[int, int] | None = None,
+        resample: Resample | None = None,
+        projection: bool | None = None,
+        attention: Collection[int] | None = None,
     ) -> Self:
-        """The discriminator of a row of `LADDERS`. Raises ValueError for an unknown name."""
-        return cls(find_ladder(name), classes, width, channels, spectral_norm=spectral_norm, init=init)
+        """The discriminator of a row of `LADDERS`, with some of its fields changed as by `customise`.
+
+        attention   heights in pixels of the maps with self-attention
+        Raises ValueError for an unknown name, and for what does not fit the row.
+        """
+        ladder = customise(
+            find_ladder(name), base=base, resample=resample, projection=projection, attention_d=attention
+        )
+        return cls(ladder, classes, width, channels, spectral_norm=spectral_norm, init=init)
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         h = F.relu(self.blocks(images)).sum((2, 3))
-        score: Tensor = self.linear(h).squeeze(1) + (self.embedding(labels) * h).sum(1)
-        return score
+        score: Tensor = self.linear(h).squeeze(1)
+        return score if self.embedding is None else score + (self.embedding(labels) * h).sum(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Self
 
 import torch
@@ -9,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from schurgan.networks.ladders import Ladder, check_sizes, find_ladder
+from schurgan.networks.ladders import Ladder, Resample, SkipZ, check_sizes, customise, find_ladder
 from schurgan.networks.latent import Latent
-from schurgan.networks.layers import BATCH_NORM_EPS, GBlock, Init, initialise
+from schurgan.networks.layers import BATCH_NORM_EPS, Condition, GBlock, Init, initialise
 from schurgan.networks.spectral_norm import apply_spectral_norm
 
 
@@ -21,7 +22,8 @@ class Generator(nn.Module):
     z (B, latent_dim), labels (B,) int64 below `classes`  ->  images (B, channels, *ladder.size) in [−1, 1].
 
     The class embedding is shared by all blocks; with its part of z (`Ladder.skip_z`) it conditions their batch norms.
-    `spectral_norm` normalises every layer but the shared embedding. Weights come from torch's global random numbers:
+    Where `ladder.embedding` is 0, every gain and bias of these norms has an embedding of its own instead.
+    `spectral_norm` normalises every layer but the embeddings. Weights come from torch's global random numbers:
     set `torch.manual_seed` before. Raises ValueError for sizes below 1.
     """
 
@@ -50,17 +52,26 @@ class Generator(nn.Module):
         }[ladder.skip_z]
         base = ladder.generator[0].cin * width
         top = ladder.generator[-1].cout * width
-        self.shared = nn.Embedding(classes, ladder.embedding)
+        self.shared = nn.Embedding(classes, ladder.embedding) if ladder.embedding else None
+        first += ladder.embedding if ladder.class_in_linear else 0
         self.linear = nn.Linear(first, base * ladder.base[0] * ladder.base[1])
         self.blocks = nn.ModuleList(
-            GBlock(s.cin * width, s.cout * width, s.scale, later + ladder.embedding, s.attention)
+            GBlock(
+                s.cin * width,
+                s.cout * width,
+                s.scale,
+                later + ladder.embedding,
+                s.attention,
+                classes=0 if ladder.embedding else classes,
+                resample=ladder.resample,
+            )
             for s in ladder.generator
         )
         self.norm = nn.BatchNorm2d(top, eps=BATCH_NORM_EPS)
         self.output = nn.Conv2d(top, channels, 3, padding=1)
         initialise(self, init)
         if spectral_norm:
-            apply_spectral_norm(self, keep=[self.shared])
+            apply_spectral_norm(self, keep=self.embeddings())
 
     @classmethod
     def from_preset(
@@ -72,26 +83,49 @@ class Generator(nn.Module):
         channels: int = 3,
         spectral_norm: bool = False,
         init: Init = "orthogonal",
+        base: tuple[int, int] | None = None,
+        skip_z: SkipZ | None = None,
+        resample: Resample | None = None,
+        embedding: int | None = None,
+        attention: Collection[int] | None = None,
     ) -> Self:
-        """The generator of a row of `LADDERS`. Raises ValueError for an unknown name."""
-        return cls(find_ladder(name), classes, width, channels, spectral_norm=spectral_norm, init=init)
+        """The generator of a row of `LADDERS`, with some of its fields changed as by `customise`.
+
+        attention   heights in pixels of the maps with self-attention
+        Raises ValueError for an unknown name, and for what does not fit the row.
+        """
+        ladder = customise(
+            find_ladder(name), base=base, skip_z=skip_z, resample=resample, embedding=embedding, attention_g=attention
+        )
+        return cls(ladder, classes, width, channels, spectral_norm=spectral_norm, init=init)
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
-        first, conditions = self.split(z, self.shared(labels))
+        first, conditions = self.split(z, labels if self.shared is None else self.shared(labels))
         h = self.linear(first).unflatten(1, (-1, *self.ladder.base))
         for block, condition in zip(self.blocks, conditions, strict=True):
             h = block(h, condition)
         return torch.tanh(self.output(F.relu(self.norm(h))))
 
-    def split(self, z: Tensor, embedded: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """What the linear layer sees, and each block's condition. Raises ValueError for a z of another length."""
+    def embeddings(self) -> list[nn.Embedding]:
+        """The class embeddings: the shared one, or each norm's own. Normalising them can cripple G (Brock et al.)."""
+        return [module for module in self.modules() if isinstance(module, nn.Embedding)]
+
+    def split(self, z: Tensor, embedded: Tensor) -> tuple[Tensor, list[Condition]]:
+        """What the linear layer sees, and each block's condition. Raises ValueError for a z of another length.
+
+        z (B, latent_dim), embedded (B, ladder.embedding), or labels (B,) where no embedding is shared
+        """
         if z.ndim != 2 or z.shape[1] != self.latent_dim:
             raise ValueError(f"z: shape {tuple(z.shape)} given, (batch, {self.latent_dim}) is needed")
         if self.ladder.skip_z == "chunks":
             first, *later = torch.split(z, self.ladder.chunk, 1)
-            return first, [torch.cat([chunk, embedded], 1) for chunk in later]
-        condition = torch.cat([z, embedded], 1) if self.ladder.skip_z == "full" else embedded
-        return z, [condition] * len(self.blocks)
+        else:
+            first, later = z, [z if self.ladder.skip_z == "full" else z[:, :0]] * len(self.blocks)
+        if self.shared is None:
+            return first, [(embedded, noise) for noise in later]
+        if self.ladder.class_in_linear:
+            first = torch.cat([first, embedded], 1)
+        return first, [torch.cat([noise, embedded], 1) for noise in later]
 
 
 @torch.no_grad()
@@ -110,7 +144,7 @@ def standing_statistics(
     before it samples: its running statistics belong to no network that ever ran. Nothing else changes: spectral norms
     stay as they are, modes and momenta come back.
     """
-    device = network.shared.weight.device
+    device = next(network.parameters()).device
     source = generator.device if generator is not None else device
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     modes = [(module, module.training) for module in network.modules()]

@@ -1,4 +1,4 @@
-"""The generator's source of chance: z, and three meanings of its truncation."""
+"""The generator's source of chance: z, and four meanings of its truncation."""
 
 from __future__ import annotations
 
@@ -8,22 +8,32 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-Truncation = Literal["scale", "resample", "official"]
+Truncation = Literal["scale", "std", "resample", "official"]
 
 
 class Latent:
-    """z of `dim` independent components, N(0, 1) ("normal") or U[−1, 1] ("uniform").
+    """z of `dim` independent components, N(0, variance) ("normal") or U[−1, 1] ("uniform").
 
-    Raises ValueError for another kind or a dimension below 1.
+    The seed paper tries N(0, I), N(0, 0.02 I) and U[−1, 1]. As it writes covariances, 0.02 is a variance: a standard
+    deviation of 0.14, and not DCGAN's 0.02. Raises ValueError for another kind, a dimension below 1, a variance that is
+    not a finite number above 0, or one given for a uniform z.
     """
 
-    def __init__(self, dim: int, kind: Literal["normal", "uniform"] = "normal") -> None:
+    def __init__(
+        self, dim: int, kind: Literal["normal", "uniform"] = "normal", *, variance: float | None = None
+    ) -> None:
         if dim < 1:
             raise ValueError(f"dim: {dim} given, a whole number of 1 or more is needed")
         if kind not in ("normal", "uniform"):
             raise ValueError(f'kind: "{kind}" given, "normal" or "uniform" is needed')
+        if variance is not None:
+            if kind != "normal":
+                raise ValueError(f"variance: {variance} given for a uniform z, only a normal z has one")
+            if not (math.isfinite(variance) and variance > 0):
+                raise ValueError(f"variance: {variance} given, a finite number above 0 is needed")
         self.dim = dim
         self.kind = kind
+        self.variance = 1.0 if variance is None else variance
 
     def sample(
         self,
@@ -36,14 +46,16 @@ class Latent:
         """n draws: (n, dim) float32 on `device`, made by `generator` on its own device, so that a seed gives the same z
         everywhere; without one, by the global random numbers of `device`.
 
-        truncation α of a normal z, in three meanings that are in use:
+        truncation α of a normal z, in four meanings that are in use:
             "scale"     N(0, α), variance α (the seed paper; 0 < α, also above 1)
+            "std"       N(0, α²), standard deviation α (BigGAN-PyTorch, which calls α a variance)
             "resample"  N(0, 1) given |z| ≤ α
             "official"  α times N(0, 1) given |z| ≤ 2 (BigGAN's published models)
+        Each is of the z that the network was trained with: with a `variance` of v, all are √v as large.
         Raises ValueError for an α that is not a finite number above 0, an unknown mode, or an α for a uniform z.
         """
         if mode not in get_args(Truncation):
-            raise ValueError(f'mode: "{mode}" given, "scale", "resample" or "official" is needed')
+            raise ValueError(f'mode: "{mode}" given, "scale", "std", "resample" or "official" is needed')
         if truncation is not None:
             if self.kind != "normal":
                 raise ValueError(f"truncation: {truncation} given for a uniform z, only a normal z can be truncated")
@@ -51,15 +63,18 @@ class Latent:
                 raise ValueError(f"truncation: {truncation} given, a finite number above 0 is needed")
 
         source = generator.device if generator is not None else device
+        shape = (n, self.dim)
         if self.kind == "uniform":
-            z = 2 * torch.rand(n, self.dim, generator=generator, device=source) - 1
-        elif truncation is None or mode == "scale":
-            variance = 1.0 if truncation is None else truncation
-            z = math.sqrt(variance) * torch.randn(n, self.dim, generator=generator, device=source)
-        elif mode == "resample":
-            z = truncated_normal((n, self.dim), truncation, generator, source)
+            z = 2 * torch.rand(shape, generator=generator, device=source) - 1
         else:
-            z = truncation * truncated_normal((n, self.dim), 2.0, generator, source)
+            alpha = 1.0 if truncation is None else truncation
+            spread = {"scale": math.sqrt(alpha), "std": alpha, "resample": 1.0, "official": alpha}[mode]
+            bound = None if truncation is None else {"resample": alpha, "official": 2.0}.get(mode)
+            if bound is None:
+                z = torch.randn(shape, generator=generator, device=source)
+            else:
+                z = truncated_normal(shape, bound, generator, source)
+            z = math.sqrt(self.variance) * spread * z
         return z.to(device) if device is not None else z
 
 

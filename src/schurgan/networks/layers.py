@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
-from torch import Tensor, addcmul, nn
+from torch import Tensor, nn
 
 from schurgan.networks.attention import SelfAttention
+from schurgan.networks.ladders import Resample
+
+Condition = Tensor | tuple[Tensor, Tensor]
+"""Of a block: a vector (B, condition); or, where the block embeds the classes, labels (B,) and noise (B, condition)."""
 
 Init = Literal["orthogonal", "glorot", "normal"]
 
@@ -36,8 +42,11 @@ class UpConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         if self.scale == 1:
             return super().forward(x)
-        kernel = box_sums(self.weight.flip(2, 3).transpose(0, 1), self.scale)
-        return F.conv_transpose2d(x, kernel, self.bias, stride=self.scale, padding=1)
+        return F.conv_transpose2d(x, self.kernel(), self.bias, stride=self.scale, padding=1)
+
+    def kernel(self) -> Tensor:
+        """Of the transposed convolution: (cin, cout, s + 2, s + 2)."""
+        return spread(self.weight.transpose(0, 1), box_sums(self.scale, self.weight).flip(1))
 
 
 class DownConv2d(nn.Conv2d):
@@ -53,50 +62,124 @@ class DownConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         if self.scale == 1:
             return super().forward(x)
-        kernel = box_sums(self.weight, self.scale) / self.scale**2
+        kernel = spread(self.weight, box_sums(self.scale, self.weight) / self.scale**2)
         return F.conv2d(x, kernel, self.bias, stride=self.scale, padding=1)
 
 
-def box_sums(weight: Tensor, scale: int) -> Tensor:
-    """Each 3×3 kernel convolved with an s×s box of ones: (a, b, 3, 3)  ->  (a, b, s + 2, s + 2)."""
-    return F.avg_pool2d(F.pad(weight, [scale - 1] * 4), scale, stride=1, divisor_override=1)
+class TransposedConv2d(nn.Conv2d):
+    """3×3 transposed convolution of stride s: (B, cin, H, W)  ->  (B, cout, sH, sW).
+
+    The weight is kept as a convolution's (cout, cin, 3, 3), so that initialisation and norms see the same matrix.
+    """
+
+    def __init__(self, cin: int, cout: int, scale: int) -> None:
+        super().__init__(cin, cout, 3, padding=1)
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.scale == 1:
+            return super().forward(x)
+        kernel = self.weight.transpose(0, 1)
+        return F.conv_transpose2d(x, kernel, self.bias, self.scale, padding=1, output_padding=self.scale - 1)
+
+
+class StridedConv2d(nn.Conv2d):
+    """3×3 convolution of stride s: (B, cin, H, W)  ->  (B, cout, H/s, W/s)."""
+
+    def __init__(self, cin: int, cout: int, scale: int) -> None:
+        super().__init__(cin, cout, 3, stride=scale, padding=1)
+
+
+UP: dict[Resample, type[UpConv2d] | type[TransposedConv2d]] = {"nearest": UpConv2d, "strided": TransposedConv2d}
+DOWN: dict[Resample, type[DownConv2d] | type[StridedConv2d]] = {"nearest": DownConv2d, "strided": StridedConv2d}
+
+
+def box_sums(scale: int, like: Tensor) -> Tensor:
+    """Convolution of a 3×3 kernel with an s×s box of ones, as a matrix ((s + 2)², 9) of `like`'s type and device."""
+    offset = torch.arange(scale + 2, device=like.device)[:, None] - torch.arange(3, device=like.device)
+    side = ((offset >= 0) & (offset < scale)).to(like.dtype)
+    return torch.kron(side, side)
+
+
+def spread(weight: Tensor, taps: Tensor) -> Tensor:
+    """Each 3×3 kernel through a matrix ((s + 2)², 9): (a, b, 3, 3)  ->  (a, b, s + 2, s + 2), channels_last.
+
+    One product of matrices for each of a, whatever the layout of the weight: on a CPU up to ten times faster than
+    padding and pooling, which took a tenth of a step.
+    """
+    a, b = weight.shape[:2]
+    rows = weight.permute(0, 2, 3, 1).reshape(a, 9, b)
+    side = math.isqrt(len(taps))
+    return torch.bmm(taps.expand(a, -1, -1), rows).view(a, side, side, b).permute(0, 3, 1, 2)
+
+
+class ClassTable(nn.Module):
+    """E[label] + A n: an embedding of one layer's own, and noise on top of it (Miyato & Koyama 2018).
+
+    labels (B,) int64 below `classes` and n (B, noise)  ->  (B, features). Without an A where noise is 0.
+    """
+
+    def __init__(self, classes: int, noise: int, features: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(classes, features)
+        self.noise = nn.Linear(noise, features, bias=False) if noise else None
+
+    def forward(self, condition: tuple[Tensor, Tensor]) -> Tensor:
+        labels, noise = condition
+        entry: Tensor = self.table(labels)
+        return entry if self.noise is None else entry + self.noise(noise)
 
 
 class ConditionalBatchNorm2d(nn.Module):
     """Batch norm whose gain and bias are linear in a condition: (1 + A c) ⊙ (x − μ) / √(var + ε) + B c.
 
     x (B, C, H, W), c (B, condition)  ->  (B, C, H, W). Centred on 1: with A = B = 0 it is plain batch norm.
+    With `classes`, A c and B c are two `ClassTable`s, and c is labels (B,) and noise (B, condition).
     """
 
-    def __init__(self, features: int, condition: int) -> None:
+    def __init__(self, features: int, condition: int, *, classes: int = 0) -> None:
         super().__init__()
         self.norm = nn.BatchNorm2d(features, eps=BATCH_NORM_EPS, affine=False)
-        self.gain = nn.Linear(condition, features, bias=False)
-        self.bias = nn.Linear(condition, features, bias=False)
+        self.gain, self.bias = (
+            ClassTable(classes, condition, features) if classes else nn.Linear(condition, features, bias=False)
+            for _ in range(2)
+        )
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+    def forward(self, x: Tensor, condition: Condition) -> Tensor:
         gain = 1 + self.gain(condition)
         bias = self.bias(condition)
-        return addcmul(bias[:, :, None, None], self.norm(x), gain[:, :, None, None])
+        return torch.addcmul(bias[:, :, None, None], self.norm(x), gain[:, :, None, None])
 
 
 class GBlock(nn.Module):
     """Residual block of the generator: BN-ReLU-up-conv3-BN-ReLU-conv3, plus up-conv1 of the input.
 
-    x (B, cin, H, W), c (B, condition)  ->  (B, cout, sH, sW), through self-attention where the stage has it.
+    x (B, cin, H, W), c (B, condition)  ->  (B, cout, sH, sW), through self-attention where the stage has it. With
+    `classes`, its norms embed the classes themselves (`ConditionalBatchNorm2d`). `resample` is of the 3×3 convolution;
+    the shortcut is enlarged by nearest neighbours always.
     """
 
-    def __init__(self, cin: int, cout: int, scale: int, condition: int, attention: bool) -> None:
+    def __init__(
+        self,
+        cin: int,
+        cout: int,
+        scale: int,
+        condition: int,
+        attention: bool,
+        *,
+        classes: int = 0,
+        resample: Resample = "nearest",
+    ) -> None:
         super().__init__()
         self.scale = scale
-        self.norm1 = ConditionalBatchNorm2d(cin, condition)
-        self.conv1 = UpConv2d(cin, cout, scale)
-        self.norm2 = ConditionalBatchNorm2d(cout, condition)
+        self.norm1 = ConditionalBatchNorm2d(cin, condition, classes=classes)
+        self.conv1 = UP[resample](cin, cout, scale)
+        self.norm2 = ConditionalBatchNorm2d(cout, condition, classes=classes)
         self.conv2 = nn.Conv2d(cout, cout, 3, padding=1)
         self.shortcut = nn.Conv2d(cin, cout, 1) if cin != cout or scale != 1 else nn.Identity()
         self.attention = SelfAttention(cout) if attention else nn.Identity()
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+    def forward(self, x: Tensor, condition: Condition) -> Tensor:
         h = self.conv1(F.relu(self.norm1(x, condition)))
         h = self.conv2(F.relu(self.norm2(h, condition)))
         shortcut = self.shortcut(x)  # 1×1, so it may come before the enlargement: a quarter of the work
@@ -110,15 +193,18 @@ class DBlock(nn.Module):
     """Residual block of the discriminator: ReLU-conv3-ReLU-conv3-pool, plus conv1-pool of the input.
 
     x (B, cin, H, W)  ->  (B, cout, H/s, W/s), through self-attention where the stage has it. The first block of a
-    network takes the image as it is, without the leading ReLU.
+    network takes the image as it is, without the leading ReLU. `resample` is of the second 3×3 convolution; the
+    shortcut is pooled always.
     """
 
-    def __init__(self, cin: int, cout: int, scale: int, attention: bool, first: bool) -> None:
+    def __init__(
+        self, cin: int, cout: int, scale: int, attention: bool, first: bool, *, resample: Resample = "nearest"
+    ) -> None:
         super().__init__()
         self.scale = scale
         self.first = first
         self.conv1 = nn.Conv2d(cin, cout, 3, padding=1)
-        self.conv2 = DownConv2d(cout, cout, scale)
+        self.conv2 = DOWN[resample](cout, cout, scale)
         self.shortcut = nn.Conv2d(cin, cout, 1) if cin != cout or scale != 1 else nn.Identity()
         self.attention = SelfAttention(cout) if attention else nn.Identity()
 

@@ -1,212 +1,132 @@
 """Departure from normality Δ²(x) = ‖x‖²_F − Σ|λᵢ|² (eq. 5) with a gradient that is finite for every input.
 
-For real x it is evaluated as ½‖x − xᵀ‖²_F − 2 Σ Im(λᵢ)², the same number without the cancellation: exact zeros for
-symmetric matrices, and real eigenvalues, the zeros of silence among them, drop out of the gradient.
+It is evaluated as ½‖x − x*‖²_F − 2 Σ Im(λᵢ)², the same number without the cancellation: exact zeros for symmetric
+matrices, and real eigenvalues, the zeros of silence among them, drop out of the gradient. (In a Schur form Λ + N the
+skew-Hermitian part has the norm² Σ Im(λᵢ)² + ½‖N‖², and ‖N‖² = Δ²; the norm is that of ½(x − x*).)
 """
 
 from __future__ import annotations
 
-import threading
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.linalg import LinAlgError
 
-JITTERS = (1e-14, 1e-12, 1e-10, 1e-8)  # relative, element by element; the first is always there, the others are retries
+from .counters import counters
+from .decompose import decompose
+from .matrix_function import apply, as_matrices, clipped, in_parallel, norm, normalised, pool
+
 REAL = 1e-7  # an eigenvalue with |Im λ| ≤ REAL·‖x‖_F counts as real in the gradient
 TAU = 1e-7  # regularises 1/(yᵀv) for unit left and right eigenvectors y and v
 CONDITION = 1e12  # of the eigenvectors, above which left vectors are solved for and not read off the inverse
-CLIP = 8.0  # limit of ‖∇Δ²‖ / 2‖x‖; spectrograms and generated images reach 2.9
-
-
-class _Counters:
-    """What had to be mended, added up on its own device: reading waits for an accelerator, adding does not."""
-
-    NAMES = ("jittered", "matched", "fallback", "clipped", "nonfinite")
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._counts: dict[tuple[str, torch.device], Tensor] = {}
-
-    def add(self, name: str, flags: Tensor) -> None:
-        with self._lock:
-            key = (name, flags.device)
-            self._counts[key] = self._counts.get(key, 0) + flags.sum()
-
-    def read(self) -> dict[str, int]:
-        with self._lock:
-            totals = dict.fromkeys(self.NAMES, 0)
-            for (name, _), count in self._counts.items():
-                totals[name] += int(count)
-            return totals
-
-    def reset(self) -> None:
-        with self._lock:
-            self._counts.clear()
-
-
-_counters = _Counters()
-_solving = threading.Lock()
-
-
-def departure_counters() -> dict[str, int]:
-    """How many matrices had to be mended in this process, since its start or the last `reset_departure_counters`.
-
-    jittered   eigenvalues found only with a jitter above 1e-14
-    matched    eigenvectors too ill-conditioned to be inverted, the left ones solved for
-    fallback   no eigenvalues found, all taken as real, which leaves Δ² = ½‖x − xᵀ‖²
-    clipped    gradient cut to 8·2‖x‖
-    nonfinite  NaN or infinite entries, value and gradient 0
-    """
-    return _counters.read()
-
-
-def reset_departure_counters() -> None:
-    """Set every count of `departure_counters` to 0."""
-    _counters.reset()
 
 
 def departure(x: Tensor, factor: int = 1) -> Tensor:
-    """½‖x − xᵀ‖² − f²·2 Σ Im(λᵢ(x̄))² with x̄ the f×f mean pooling of x; exact for f = 1.
+    """½‖x − x*‖² − f²·2 Σ Im(λᵢ(x̄))² with x̄ the f×f mean pooling of x; exact for f = 1.
 
-    x (..., n, n) real floating point, n divisible by `factor`  ->  (...), same device, same type (half: float32).
-    Computed in float64, eigenvalues on the CPU. NaN or infinite entries make a matrix's value and gradient 0.
-    Differentiable once.
+    x (..., n, n) real or complex floating point, n divisible by `factor`  ->  (...), same device, real, of x's
+    precision (half: float32). Computed in float64, eigenvalues on the CPU, the matrices shared out over the threads.
+    NaN or infinite entries make a matrix's value and gradient 0. Differentiable once; the gradient of a complex x is
+    ∂/∂Re x + i ∂/∂Im x, as everywhere in torch.
     """
-    result = x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float32
-    host = x.cpu() if x.device.type == "mps" else x  # has no float64
-    matrices = host.double().reshape(-1, *x.shape[-2:])
-    with torch.autocast(host.device.type, enabled=False):
-        if torch.is_grad_enabled() and x.requires_grad:
-            values: Tensor = _Departure.apply(matrices, factor)  # type: ignore[no-untyped-call]
+    return apply(lambda x, with_gradient: _evaluate(x, factor, with_gradient), x)
+
+
+def begin(x: Tensor, factor: int = 1) -> Callable[[], Tensor]:
+    """`departure` in two halves: what waits in the returned function may come after other work has been queued.
+
+    On a GPU the pooled matrices are on their way to the CPU when this returns, and the function waits for them alone:
+    the GPU goes on with what was queued in between while the CPU solves. On a CPU everything happens in the function.
+    """
+    if not x.is_cuda:
+        return lambda: departure(x, factor)
+    with torch.no_grad(), torch.autocast("cuda", enabled=False):
+        begun = _Begun(as_matrices(x.detach()), factor)
+    return lambda: apply(lambda _, with_gradient: begun.finish(with_gradient, _on_cpu), x)
+
+
+def _evaluate(x: Tensor, factor: int, with_gradient: bool) -> tuple[Tensor, Tensor]:
+    if x.is_cuda:
+        return _Begun(x, factor).finish(with_gradient, _on_cpu)
+    return in_parallel(lambda x, wanted: _Begun(x, factor).finish(wanted, _spectral_part), x, with_gradient)
+
+
+def _on_cpu(x: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor]:
+    return in_parallel(_spectral_part, x, with_gradient)
+
+
+class _Begun:
+    """What precedes the eigenproblem, with the small matrices on their way to the CPU, and what follows it."""
+
+    def __init__(self, x: Tensor, factor: int) -> None:
+        self.factor = factor
+        self.x, self.scale = normalised(x)
+        pooled = pool(self.x, factor)
+        self.copied: torch.cuda.Event | None = None
+        if x.is_cuda:
+            self.pooled = torch.empty(pooled.shape, dtype=pooled.dtype, pin_memory=True)
+            self.pooled.copy_(pooled, non_blocking=True)
+            self.copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self.copied.record(torch.cuda.current_stream(x.device))
         else:
-            values, _ = _departure(matrices.detach(), factor, with_gradient=False)
-    return values.reshape(x.shape[:-2]).to(x.device, result)
+            self.pooled = pooled
 
-
-class _Departure(torch.autograd.Function):
-    """The gradient comes with the value, because both need the same eigenvectors."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, factor: int) -> Tensor:
-        value, gradient = _departure(x, factor, with_gradient=True)
-        ctx.save_for_backward(gradient)
-        return value
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (gradient,) = ctx.saved_tensors
-        return grad[:, None, None] * gradient, None
-
-
-def _departure(x: Tensor, factor: int, with_gradient: bool) -> tuple[Tensor, Tensor]:
-    """(m, n, n) float64 -> value (m,), gradient (m, n, n), empty unless asked for."""
-    finite = x.isfinite().all(-1).all(-1)[:, None, None]
-    _counters.add("nonfinite", ~finite)
-    x = torch.where(finite, x, 0.0)
-    largest = x.abs().amax((-2, -1), keepdim=True)  # 1e150² and 1e-150² would leave float64
-    scale = _or_one(largest / (2 * largest.frexp().mantissa))  # a power of two, so that nothing is rounded
-    x = x / scale
-    skew = x - x.mT
-    k = x.shape[-1] // factor
-    pooled = x.reshape(-1, k, factor, k, factor).mean((2, 4)) if factor > 1 else x
-    spectral, slope = _in_parallel(pooled.cpu(), with_gradient)
-    value = 0.5 * skew.square().sum((-2, -1)) - factor**2 * spectral.to(x.device)
-    value = value.clamp(min=0) * scale[:, 0, 0].square()
-    if not with_gradient:
-        return value, slope
-    slope = slope.to(x.device)
-    if factor > 1:  # the adjoint of mean pooling divides by f², which the f² of the formula takes back
-        slope = slope.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
-    gradient = 2 * skew - slope
-    length = torch.linalg.matrix_norm(gradient, keepdim=True)
-    limit = CLIP * 2 * torch.linalg.matrix_norm(x, keepdim=True)
-    _counters.add("clipped", length > limit)
-    return value, gradient * torch.where(length > limit, limit / length, 1.0) * scale
-
-
-def _in_parallel(x: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor]:
-    """`_spectral_part` with the matrices shared out over the threads, one LAPACK thread each.
-
-    More threads inside one eigenproblem make it 6 to 25 times slower, and would let their number change the last bits.
-    """
-    with _solving:  # the number of threads belongs to the whole process
-        threads = torch.get_num_threads()
-        workers = max(1, min(threads, len(x), len(x) * x.shape[-1] ** 3 // 2**18))  # about a millisecond each, or more
-        torch.set_num_threads(1)
-        try:
-            if workers == 1:
-                return _spectral_part(x, with_gradient)
-            with ThreadPoolExecutor(workers) as pool:
-                parts = list(pool.map(lambda chunk: _spectral_part(chunk, with_gradient), x.tensor_split(workers)))
-        finally:
-            torch.set_num_threads(threads)
-    values, slopes = zip(*parts, strict=True)
-    return torch.cat(values), torch.cat(slopes)
+    def finish(
+        self, with_gradient: bool, solve: Callable[[Tensor, bool], tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, Tensor]:
+        """Value (m,) and gradient (m, n, n), which is empty unless asked for; `solve` is `_spectral_part`."""
+        if self.copied is not None:
+            self.copied.synchronize()
+        spectral, slope = solve(self.pooled, with_gradient)
+        x, f = self.x, self.factor
+        skew = x - x.mH
+        value = 0.5 * norm(skew)[:, 0, 0].square() - f**2 * spectral.to(x.device)
+        value = value.clamp(min=0) * self.scale[:, 0, 0].square()
+        if not with_gradient:
+            return value, slope
+        gradient = skew.mul_(2)
+        # The adjoint of mean pooling divides by f², which the f² of the formula takes back.
+        blocks = gradient.view(-1, x.shape[-1] // f, f, x.shape[-1] // f, f)
+        blocks.sub_(slope.to(x.device)[:, :, None, :, None])
+        return value, clipped(gradient, x).mul_(self.scale)
 
 
 def _spectral_part(x: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor]:
     """2 Σ Im(λᵢ)² and its gradient: (m, n, n) -> (m,), (m, n, n), the latter empty unless asked for."""
-    norm = _or_one(torch.linalg.matrix_norm(x, keepdim=True))
-    unit = x / norm
-    values, vectors = _eigen(unit, with_gradient)
-    spectral = 2 * values.imag.square().sum(-1) * norm[:, 0, 0].square()
+    values, vectors = _eigen(x, with_gradient)
+    spectral = 2 * values.imag.square().sum(-1)
     if not with_gradient:
         return spectral, vectors.real
     # At a real eigenvalue's double root two reals turn into a pair: the gradient has a kink there, and rounding, which
     # splits the zeros of silent and blank bands by 1e-8, would pick its side. Counting those as real picks always one.
-    weights = torch.where(values.imag.abs() > REAL, values.imag, 0.0)
-    slope, trusted = _slope_by_inverse(values, vectors, weights)
+    weights = torch.where(values.imag.abs() > REAL * norm(x)[:, 0], values.imag, 0.0)
+    slope_by_inverse = _complex_slope_by_inverse if x.is_complex() else _slope_by_inverse
+    slope, trusted = slope_by_inverse(values, vectors, weights)
     hard = ~trusted & (weights != 0).any(-1)
-    _counters.add("matched", hard)
     if hard.any():
-        slope[hard] = _slope_by_matching(unit[hard], values[hard], vectors[hard], weights[hard])
-    return spectral, torch.where(slope.isfinite().all(-1).all(-1)[:, None, None], slope, 0.0) * norm
+        counters.add("matched", hard)
+        slope[hard] = _slope_by_matching(x[hard], values[hard], vectors[hard], weights[hard])
+    finite = torch.linalg.vector_norm(slope, dim=(-2, -1)).isfinite()
+    if not finite.all():
+        slope[~finite] = 0.0
+    return spectral, slope
 
 
 def _eigen(x: Tensor, with_vectors: bool) -> tuple[Tensor, Tensor]:
-    """Eigenvalues (m, n) and right eigenvectors (m, n, n), empty unless asked for, of slightly jittered matrices.
+    """Eigenvalues (m, n) and right eigenvectors (m, n, n), empty unless asked for; all 0 where nothing helps."""
 
-    The QR iteration of LAPACK in MKL gives up on spectrograms with silent or blank bands, on 53 of 240 at n = 64, and
-    takes the whole batch along. One part in 1e14 on each element mends all of them and keeps zeros and symmetry.
-    """
-    try:
-        return _eigen_jittered(x, JITTERS[0], with_vectors)
-    except LinAlgError:
-        solved = [_eigen_alone(matrix, with_vectors) for matrix in x]
-        return torch.stack([values for values, _ in solved]), torch.stack([vectors for _, vectors in solved])
+    def factorise(x: Tensor) -> tuple[Tensor, ...]:
+        if with_vectors:
+            values, vectors = torch.linalg.eig(x)
+            return values, vectors
+        return torch.linalg.eigvals(x), x.new_empty(*x.shape[:-2], 0, dtype=torch.complex128)
 
+    def fallback(x: Tensor) -> tuple[Tensor, ...]:
+        vectors = torch.eye(len(x)) if with_vectors else torch.empty(0)
+        return torch.zeros(len(x), dtype=torch.complex128), vectors.to(torch.complex128)
 
-def _eigen_alone(x: Tensor, with_vectors: bool) -> tuple[Tensor, Tensor]:
-    for jitter in JITTERS:
-        try:
-            solved = _eigen_jittered(x, jitter, with_vectors)
-        except LinAlgError:
-            continue
-        _counters.add("jittered", torch.tensor(jitter > JITTERS[0]))
-        return solved
-    _counters.add("fallback", torch.tensor(True))
-    vectors = torch.eye(len(x)) if with_vectors else torch.empty(0)
-    return torch.zeros(len(x), dtype=torch.complex128), vectors.to(torch.complex128)
-
-
-def _eigen_jittered(x: Tensor, jitter: float, with_vectors: bool) -> tuple[Tensor, Tensor]:
-    x = x * (1 + jitter * _noise(x.shape[-1]))
-    if with_vectors:
-        values, vectors = torch.linalg.eig(x)
-        return values, vectors
-    return torch.linalg.eigvals(x), x.new_empty(len(x), 0, dtype=torch.complex128)
-
-
-@lru_cache(maxsize=16)
-def _noise(n: int) -> Tensor:
-    """The same symmetric noise in [−1, 1] for every n×n matrix, so that x and xᵀ stay transposes of each other."""
-    noise = torch.rand(n, n, generator=torch.Generator().manual_seed(n), dtype=torch.float64)
-    return noise + noise.mT - 1
+    values, vectors = decompose(factorise, x, fallback)
+    return values, vectors
 
 
 def _slope_by_inverse(values: Tensor, vectors: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -231,24 +151,33 @@ def _slope_by_inverse(values: Tensor, vectors: Tensor, weights: Tensor) -> tuple
     second = (values.imag < 0)[:, None, :]  # of a pair; LAPACK gives a + bi first, then its conjugate
     basis = torch.where(second, -vectors.imag, vectors.real)
     inverse, info = torch.linalg.inv_ex(basis)
-    condition = torch.linalg.matrix_norm(basis, 1) * torch.linalg.matrix_norm(inverse, 1)
-    rows = inverse.square().sum(-1)
+    rows = torch.linalg.vector_norm(inverse, dim=-1).square()
     left = (rows + torch.where(values.imag > 0, rows.roll(-1, -1), rows.roll(1, -1))) / 4  # ‖y‖² where yᵀv = 1
-    weights = weights / (1 + TAU**2 * left)
-    turned = weights[:, None, :] * torch.where(second, vectors.real, vectors.imag)  # R Jᵀ
-    return 4 * inverse.mT @ turned.mT, (info == 0) & (condition < CONDITION)
+    weights = 4 * weights / (1 + TAU**2 * left)
+    turned = torch.where(second, vectors.real, vectors.imag).mul_(weights[:, None, :])  # R Jᵀ
+    return inverse.mT @ turned.mT, _trusted(rows, info)
+
+
+def _complex_slope_by_inverse(values: Tensor, vectors: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """conj(V⁻ᵀ diag(−4i Im λ) Vᵀ), the same for complex matrices, where nothing comes in pairs."""
+    inverse, info = torch.linalg.inv_ex(vectors)
+    rows = torch.linalg.vector_norm(inverse, dim=-1).square()
+    weights = -4j * weights / (1 + TAU**2 * rows)
+    return (inverse.mT @ (vectors * weights[:, None, :]).mT).conj_physical(), _trusted(rows, info)
+
+
+def _trusted(rows: Tensor, info: Tensor) -> Tensor:
+    """Whether a basis of columns of norm 1 or less, whose inverse has rows of norm² `rows` (m, n), was inverted well:
+    the condition in the Frobenius norm is at most √(n Σ rows)."""
+    return (info == 0) & ((rows.sum(-1) * rows.shape[-1]).sqrt() < CONDITION)
 
 
 def _slope_by_matching(x: Tensor, values: Tensor, vectors: Tensor, weights: Tensor) -> Tensor:
-    """4 Re Σ −i Im(λᵢ) yᵢ vᵢᵀ / (yᵢᵀvᵢ), the same gradient, with the left eigenvectors yᵢ those of xᵀ."""
+    """conj(4 Σ −i Im(λᵢ) yᵢ vᵢᵀ / (yᵢᵀvᵢ)), the same gradient, with the left eigenvectors yᵢ those of xᵀ."""
     other, left = _eigen(x.mT, with_vectors=True)
     nearest = (values[:, :, None] - other[:, None, :]).abs().argmin(-1)
     left = left.gather(-1, nearest[:, None, :].expand_as(left))
     overlap = (left * vectors).sum(-2)
-    weight = -1j * weights * overlap.conj() / (overlap.abs().square() + TAU**2)
-    return 4 * ((left * weight[:, None, :]) @ vectors.mT).real
-
-
-def _or_one(norm: Tensor) -> Tensor:
-    """A divisor that leaves a zero matrix zero."""
-    return torch.where(norm > 0, norm, 1.0)
+    weight = -4j * weights * overlap.conj() / (overlap.abs().square() + TAU**2)
+    slope = ((left * weight[:, None, :]) @ vectors.mT).conj_physical()
+    return slope if x.is_complex() else slope.real.contiguous()

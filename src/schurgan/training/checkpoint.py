@@ -14,7 +14,7 @@ import torch
 from schurgan.errors import UserError
 from schurgan.files import atomic_write
 
-FORMAT = "schurgan-checkpoint/1"
+FORMAT = "schurgan-checkpoint/2"
 _DAMAGE = (OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, zlib.error)
 
 

@@ -13,6 +13,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -26,10 +27,12 @@ from schurgan.data.loader import Batches
 from schurgan.data.shards import Shards
 from schurgan.errors import Interrupted, UserError, writing
 from schurgan.files import atomic_write
-from schurgan.networks import find_ladder, standing_statistics
+from schurgan.networks import standing_statistics, unconstrained_state
+from schurgan.normality import departure_counters, reset_departure_counters
 from schurgan.pictures import grid, save_png
 from schurgan.progress import Bar
 from schurgan.sampling import GENERATOR, Card, Model, build
+from schurgan.training.build import build_augmentation, build_ladder
 from schurgan.training.checkpoint import Checkpoints
 from schurgan.training.step import Metrics, Trainer
 
@@ -86,10 +89,14 @@ class _Run:
         shards = Shards(config.data)
         self.shards = shards.select(exclude_folds=config.train.exclude_folds) if config.train.exclude_folds else shards
         self.spectrogram = _transform(config, shards)
-        self.trainer = Trainer(config, len(shards.classes), self.device)
+        try:
+            augment = build_augmentation(config.regularize, **_kind(self.spectrogram))
+            self.trainer = Trainer(config, len(shards.classes), self.device, augment)
+        except ValueError as error:
+            raise UserError(f"options do not fit: {error}") from None
         self.batches = Batches(self.shards, config.train.batch_size, config.train.seed)
         self.checkpoints = Checkpoints(run, config.train.keep_checkpoints)
-        options = [config.model, config.ddfn, config.train]
+        options = [config.model, config.ddfn, config.regularize, config.train]
         known = [self.shards.fingerprint, *(each.model_dump(mode="json", exclude=_CHANGEABLE) for each in options)]
         self.identity = hashlib.sha256(json.dumps(known).encode()).hexdigest()
         self.metrics = _Log(run / METRICS)
@@ -110,7 +117,7 @@ class _Run:
             self.begin()
         else:
             self.trainer.load_state_dict(state)
-            self.metrics.rows = state["log"]
+            self.metrics.rows, self.metrics.mended = state["log"], state["mended"]
 
     def go(self) -> Path:
         """Train to the last step; nothing is touched when all is done."""
@@ -120,6 +127,7 @@ class _Run:
         with writing(self.run, f"; go on by `schurgan resume {self.run}`"):
             with _stop_requests() as stop, Bar("train", train.steps, start=trainer.step) as bar:
                 self.metrics.truncate(trainer.step)
+                reset_departure_counters()  # of what fitting the real images took
                 while trainer.step < train.steps:
                     self._advance(bar)
                     if stop and trainer.step < train.steps:
@@ -136,7 +144,7 @@ class _Run:
         self.metrics.add(trainer.run_step(batches))
         step = trainer.step
         if step % train.log_every == 0 or step == train.steps:
-            row = self.metrics.flush(step, trainer.ddfn, train.batch_size)
+            row = self.metrics.flush(step, trainer, train.batch_size)
             if bad := [name for name, value in row.items() if value is None]:
                 what = f"{bad[0]} is not a finite number after step {step}"
                 raise UserError(f"{self.run}: {what}; start again with lower learning rates")
@@ -154,7 +162,7 @@ class _Run:
         return self.spectrogram.paint(images)
 
     def _save_checkpoint(self) -> None:
-        state = self.trainer.state_dict() | {"log": self.metrics.rows}
+        state = self.trainer.state_dict() | {"log": self.metrics.rows, "mended": self.metrics.count_mended()}
         self.checkpoints.save(state, self.trainer.step, self.identity)
         self._model().save(self.run / GENERATOR)
 
@@ -164,13 +172,14 @@ class _Run:
         self._show(model)
 
     def _model(self) -> Model:
-        """The averaged generator with batch norm statistics of its own, in a network apart from the training's."""
-        model, manifest = self.config.model, self.shards.manifest
+        """A copy of the averaged generator, its constraints taken into the weights, with its own batch statistics."""
+        average, manifest = self.trainer.average, self.shards.manifest
         card = Card(
-            ladder=model.ladder,
-            width=self.trainer.average.width,
-            channels=model.channels,
-            spectral_norm=model.spectral_norm_g,
+            ladder=asdict(average.ladder),
+            width=average.width,
+            channels=average.channels,
+            latent=self.trainer.latent.kind,
+            latent_variance=self.trainer.latent.variance,
             classes=self.shards.classes,
             transform=self.spectrogram.config,
             references=manifest.references,
@@ -179,7 +188,7 @@ class _Run:
         )
         generator = build(card)
         generator.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        generator.load_state_dict(self.trainer.average.state_dict())
+        generator.load_state_dict(unconstrained_state(average))
         noise = torch.Generator().manual_seed(self.config.train.seed)
         standing_statistics(generator, self.trainer.latent, generator=noise)
         return Model(generator, card)
@@ -203,7 +212,9 @@ class _Log:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.rows: list[Metrics] = []  # since the last line; part of the state, so that the next line is the same
+        # Since the last line; part of the state, so that the next line is the same.
+        self.rows: list[Metrics] = []
+        self.mended: dict[str, int] = {}
         self._since = time.monotonic()
 
     def truncate(self, step: int) -> None:
@@ -215,15 +226,25 @@ class _Log:
     def add(self, row: Metrics) -> None:
         self.rows.append(row)
 
-    def flush(self, step: int, ddfn: Any, batch_size: int) -> dict[str, Any]:
+    def count_mended(self) -> dict[str, int]:
+        """Departures that had to be mended since the last line, see `departure_counters`; waits for an accelerator."""
+        self.mended = {name: self.mended.get(name, 0) + count for name, count in departure_counters().items()}
+        reset_departure_counters()
+        return self.mended
+
+    def flush(self, step: int, trainer: Trainer, batch_size: int) -> dict[str, Any]:
         means = {
             name: torch.stack([row[name].double().cpu() for row in self.rows]).mean().item() for name in self.rows[0]
         }
         row: dict[str, Any] = {"step": step}
         row |= {name: value if math.isfinite(value) else None for name, value in means.items()}
-        row["ddfn_real"] = ddfn.real_mean.item()
-        row["ddfn_epsilon"] = float(ddfn.band())
-        row["ddfn_standard_error"] = float(ddfn.standard_error(batch_size))
+        ddfn = trainer.ddfn
+        row["ddfn_real"] = ddfn.real_average().item()
+        row["ddfn_epsilon"] = ddfn.band().mean().item()
+        row["ddfn_standard_error"] = ddfn.standard_error(batch_size).item()
+        row |= {f"departures_{name}": count for name, count in self.count_mended().items()}
+        self.mended = {}
+        row["singular_values"] = trainer.singular_values()
         now = time.monotonic()
         row["steps_per_second"] = len(self.rows) / max(now - self._since, 1e-9)
         self.rows, self._since = [], now
@@ -258,9 +279,9 @@ def choose_device(name: str) -> torch.device:
 def _transform(config: Config, shards: Shards) -> Spectrogram:
     """The shards' transform with the run's channels. Raises UserError when the ladder makes images of another size."""
     try:
-        ladder = find_ladder(config.model.ladder)
+        ladder = build_ladder(config.model)
     except ValueError as error:
-        raise UserError(f"--model.ladder: {error}") from None
+        raise UserError(f"--model.ladder {config.model.ladder}: {error}") from None
     try:
         transform = {"channels": config.model.channels, "colormap": config.model.colormap}
         spectrogram = Spectrogram(**(shards.manifest.transform | transform))  # type: ignore[arg-type]
@@ -274,6 +295,14 @@ def _transform(config: Config, shards: Shards) -> Spectrogram:
             f" prepare with --size {ladder.size[0]} or choose another ladder"
         )
     return spectrogram
+
+
+def _kind(spectrogram: Spectrogram) -> dict[str, Any]:
+    """What DiffAugment must know of the images."""
+    if spectrogram.colormap is None:
+        return {"images": spectrogram.scale, "floor_db": spectrogram.floor_db}
+    silence = spectrogram.paint(torch.full((1, 1, 1, 1), -1.0))
+    return {"images": "colormap", "floor": silence.flatten().tolist()}
 
 
 @contextmanager

@@ -1,0 +1,230 @@
+"""Δ² by every method: cost beside `torch.linalg.eigvals`, share of a training step, two threads against one, accuracy.
+
+    python benchmarks/bench_normality.py [--data build/esc10-128 ...] [--rounds 9] [--images 400]
+
+--data takes folders made by `schurgan prepare`, of images of one size; the first is also what is timed. Without it the
+program's own soundscapes at 128² are used. Gaussian matrices come last in any case.
+
+Costs are CPU time on one thread of forward and backward on 16 images. Each round times everything once, and ratios to
+`torch.linalg.eigvals` in float64, forward alone, are taken within a round: their medians are printed. Two threads
+against one is wall time, and means something on a quiet machine only: the load is printed with it. Shares of a training
+step are of proposed-128, 16 wide, 32 images, one step of D and one of G.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
+
+import numpy as np
+import scipy.linalg
+import scipy.stats
+import torch
+from torch import Tensor
+
+from schurgan.audio import Spectrogram
+from schurgan.data.shards import Shards
+from schurgan.data.sources import open_source
+from schurgan.networks import Discriminator, Generator, Latent
+from schurgan.normality import departure_counters, departure_from_normality, reset_departure_counters
+from schurgan.training.losses import LOSSES
+
+TIMED = 16
+METHODS: dict[str, dict[str, object]] = {
+    "exact": {},
+    "hybrid": {},
+    "hybrid, factor 4": {"method": "hybrid", "factor": 4},
+    "perron": {},
+    "asymmetry": {},
+    "moments": {},
+    "paper_symmetric": {},
+    "paper_determinant": {},
+}
+AIMS = {"exact": 2.2, "hybrid": 0.9, "hybrid, factor 4": 0.25, "perron": 0.1, "asymmetry": 0.03}
+SHARES = {"hybrid": 0.1, "perron": 0.01}
+
+
+def departure(x: Tensor, name: str) -> Tensor:
+    return departure_from_normality(x, **({"method": name} | METHODS[name]))  # type: ignore[arg-type]
+
+
+def forward_backward(x: Tensor, function: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    x = x.detach().requires_grad_()
+    value = function(x)
+    (gradient,) = torch.autograd.grad(value.sum(), x)
+    return value.detach(), gradient
+
+
+def naive(x: Tensor) -> Tensor:
+    """‖x‖² − Σ|λ|² as torch differentiates it."""
+    return x.square().sum((-2, -1)) - torch.linalg.eigvals(x.double()).abs().square().sum(-1)
+
+
+def schur(x: np.ndarray) -> float:
+    triangle, _ = scipy.linalg.schur(x, output="complex")
+    return float(np.square(np.abs(np.triu(triangle, 1))).sum())
+
+
+def rounds(runs: dict[str, Callable[[], object]], count: int, clock: Callable[[], float]) -> dict[str, list[float]]:
+    """Seconds of each run in each round; what raises is left out with a word."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for number in range(count + 1):
+        for name in list(times):
+            start = clock()
+            try:
+                runs[name]()
+            except torch.linalg.LinAlgError as error:
+                print(f"{name}: not measured, it raises ({str(error).splitlines()[0]})")
+                del times[name]
+                continue
+            if number:  # the first warms up
+                times[name].append(clock() - start)
+    return times
+
+
+def costs(title: str, x: Tensor, count: int) -> None:
+    doubles = x.double()
+    runs: dict[str, Callable[[], object]] = {"torch.linalg.eigvals": lambda: torch.linalg.eigvals(doubles)}
+    for name in METHODS:
+        # perron is for [0, 1]; it costs the same whatever the entries
+        runs[name] = partial(forward_backward, x, partial(departure, name=name))
+    runs["exact, no gradient"] = lambda: departure(x, "exact")
+    runs["hybrid, no gradient"] = lambda: departure(x, "hybrid")
+    runs["naive autograd of eigvals"] = partial(forward_backward, x, naive)
+    runs["SciPy's complex Schur form, no gradient"] = lambda: [schur(each) for each in doubles.numpy()]
+    times = rounds(runs, count, time.process_time)
+    unit = times["torch.linalg.eigvals"]
+    print(f"\n| {title}, {x.shape[-1]}², one thread | CPU ms a matrix | over eigvals | aim |\n|---|---|---|---|")
+    for name, values in times.items():
+        ratio = statistics.median(a / b for a, b in zip(values, unit, strict=True))
+        aim = AIMS.get(name)
+        verdict = "" if aim is None else f"≤ {aim:g}x {'held' if ratio <= aim else 'MISSED'}"
+        print(f"| {name} | {1e3 * statistics.median(values) / len(x):.3f} | {ratio:.3g}x | {verdict} |")
+
+
+def threads(x: Tensor, count: int) -> None:
+    x = x.repeat(-(-64 // len(x)), 1, 1)[:64]
+
+    def run(number: int, name: str) -> None:
+        torch.set_num_threads(number)
+        forward_backward(x, partial(departure, name=name))
+
+    print(f"\nLoad before: {os.getloadavg()[0]:.1f} of {os.cpu_count()} cores")
+    print("\n| 64 matrices, forward and backward | one thread, ms | two, ms | gain, median | best round |")
+    print("|---|---|---|---|---|")
+    for name in ("exact", "hybrid"):
+        times = rounds({"1": partial(run, 1, name), "2": partial(run, 2, name)}, count, time.perf_counter)
+        gains = [a / b for a, b in zip(times["1"], times["2"], strict=True)]
+        best = min(times["1"]) / min(times["2"])
+        medians = [1e3 * statistics.median(values) for values in times.values()]
+        print(f"| {name} | {medians[0]:.0f} | {medians[1]:.0f} | {statistics.median(gains):.2f}x | {best:.2f}x |")
+    torch.set_num_threads(1)
+
+
+def shares(count: int, channels: int, batch: int = 32) -> None:
+    torch.manual_seed(0)
+    shape = {"width": 16, "classes": 10, "channels": channels}
+    generator = Generator.from_preset("proposed-128", **shape)
+    discriminator = Discriminator.from_preset("proposed-128", **shape)
+    latent, loss = Latent(generator.latent_dim), LOSSES["hinge"]
+    noise = torch.Generator().manual_seed(0)
+    labels = torch.arange(batch) % 10
+    real = 2 * torch.rand(batch, channels, 128, 128, generator=noise) - 1
+    optimizers = [torch.optim.Adam(network.parameters(), 1e-5, fused=True) for network in (generator, discriminator)]
+
+    def step() -> None:
+        with torch.no_grad():
+            fake = generator(latent.sample(batch, noise), labels)
+        scores = discriminator(torch.cat([real, fake]), labels.repeat(2)).chunk(2)
+        optimizers[1].zero_grad()
+        loss.discriminator(*scores).backward()
+        optimizers[1].step()
+        discriminator.requires_grad_(False)
+        optimizers[0].zero_grad()
+        loss.generator(discriminator(generator(latent.sample(batch, noise), labels), labels)).backward()
+        optimizers[0].step()
+        discriminator.requires_grad_(True)
+
+    with torch.no_grad():
+        images = generator(latent.sample(batch, noise), labels)
+    runs: dict[str, Callable[[], object]] = {"step without": step}
+    for name in ("exact", "hybrid", "hybrid, factor 4", "perron", "asymmetry", "moments"):
+        x = (images + 1) / 2 if name == "perron" else images
+        runs[name] = partial(forward_backward, x, partial(departure, name=name))
+    times = rounds(runs, count, time.process_time)
+    without = times.pop("step without")
+    print(f"\n| proposed-128, width 16, {batch} images of {channels} channels | CPU ms | share of the step | aim |")
+    print(f"|---|---|---|---|\n| step without | {1e3 * statistics.median(without):.0f} | | |")
+    for name, values in times.items():
+        share = statistics.median(a / (a + b) for a, b in zip(values, without, strict=True))
+        aim = SHARES.get(name)
+        verdict = "" if aim is None else f"≤ {aim:.0%} {'held' if share <= aim else 'MISSED'}"
+        print(f"| {name} | {1e3 * statistics.median(values):.1f} | {share:.2%} | {verdict} |")
+
+
+def accuracy(title: str, x: Tensor, slopes: int = 100) -> None:
+    """Every method against exact, in float32 as in training."""
+    reset_departure_counters()
+    exact, gradient = forward_backward(x, partial(departure, name="exact"))
+    print(f"\n| {title}, {len(x)} matrices of {x.shape[-1]}² | Spearman | correlation | median error | median ratio |"
+          " gradient cosine, median | 5 % |\n|---|---|---|---|---|---|---|")  # fmt: skip
+    for name in METHODS:
+        value = departure(x, name)
+        _, slope = forward_backward(x[:slopes], partial(departure, name=name))
+        cosine = torch.cosine_similarity(slope.flatten(1).double(), gradient[:slopes].flatten(1).double())
+        usable = exact > 1e-6 * x.square().sum((-2, -1))
+        ratio = (value / exact)[usable]
+        rank, linear = scipy.stats.spearmanr(value, exact).statistic, np.corrcoef(value, exact)[0, 1]
+        print(f"| {name} | {rank:.4f} | {linear:.4f} | {(ratio - 1).abs().median():.2%} | {ratio.median():.3f} | "
+              f"{cosine.median():.3f} | {cosine.quantile(0.05):.3f} |")  # fmt: skip
+    mended = {name: count for name, count in departure_counters().items() if count}
+    print(f"\nMended on the way: {mended or 'nothing'}")
+    truth = np.array([schur(each) for each in x[:slopes].double().numpy()])
+    error = np.abs(exact[:slopes].double().numpy() - truth) / np.maximum(truth, 1e-300)
+    print(f"Exact, float32 in and out, beside the complex Schur form: worst relative error {error.max():.1e}")
+
+
+def soundscapes(count: int) -> Tensor:
+    source = open_source("soundscape", per_class=-(-count // 8), seconds=2.0)
+    encode = Spectrogram(size=128, channels=1, n_samples=32_000).encode
+    return torch.cat([encode(source.load(item, 16_000)[None, :32_000])[0][:, 0] for item in source.items()[:count]])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, nargs="*", default=[])
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--images", type=int, default=400, help="of each set, for the accuracy")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    sets: dict[str, Tensor] = {}
+    for folder in args.data:
+        shards = Shards(folder)
+        chosen = np.linspace(0, len(shards) - 1, min(args.images, len(shards))).astype(int)
+        sets[folder.name] = shards.images(chosen)[:, 0].contiguous()
+    if not sets:
+        sets["soundscapes"] = soundscapes(min(args.images, 160))
+    n = next(iter(sets.values())).shape[-1]
+    gauss = torch.randn(64, n, n, generator=torch.Generator().manual_seed(0))
+    first, images = next(iter(sets.items()))
+    spread = images[:: max(1, len(images) // TIMED)][:TIMED]
+    costs(first, spread, args.rounds)
+    costs("Gaussian", gauss[:TIMED], args.rounds)
+    threads(images[:: max(1, len(images) // 64)][:64], args.rounds)
+    for channels in (1, 3):
+        shares(args.rounds, channels)
+    for name, x in sets.items():
+        accuracy(f"{name} in [−1, 1]", x)
+        accuracy(f"{name} in [0, 1]", (x + 1) / 2)
+    accuracy("Gaussian", gauss)
+
+
+if __name__ == "__main__":
+    main()

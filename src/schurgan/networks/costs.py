@@ -1,0 +1,190 @@
+"""What a ladder costs: parameters, arithmetic and memory of a training step, on tensors that hold no numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
+from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from schurgan.networks.discriminator import Discriminator
+from schurgan.networks.generator import Generator
+from schurgan.networks.ladders import LADDERS, Ladder, check_sizes
+from schurgan.networks.spectral_norm import SpectralNorm, constrain_layers
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Of one step: D on a batch of real and a batch of generated images, then G on a batch, in float32."""
+
+    generator: int
+    """Parameters of G."""
+    discriminator: int
+    """Parameters of D."""
+    flops: int
+    """Floating-point operations of matrix products, convolutions and attention, a multiplication and an addition each;
+    forward and backward. Norms, activations and optimisers are a few per cent beside them and are not counted."""
+    weights: int
+    """Bytes of parameters and buffers of both networks."""
+    gradients: int
+    """Bytes of both networks' gradients."""
+    moments: int
+    """Bytes of Adam's two moments of every parameter."""
+    average: int
+    """Bytes of the averaged generator."""
+    activations: int
+    """Bytes that the larger of the two phases keeps for its backward pass, each storage once."""
+
+    @property
+    def memory(self) -> int:
+        """Bytes of all that a step holds at once. A peak is higher by what single operations need while they run."""
+        return self.weights + self.gradients + self.moments + self.average + self.activations
+
+
+def step_costs(
+    ladder: Ladder,
+    *,
+    width: int | None = None,
+    classes: int = 10,
+    channels: int = 3,
+    batch_size: int = 32,
+    spectral_norm_g: bool = False,
+    spectral_norm_d: bool = True,
+) -> Costs:
+    """Costs of a step of training the networks of `ladder`; a fraction of a second, whatever their size.
+
+    batch_size   images, real and generated each. Raises ValueError for sizes below 1.
+    """
+    check_sizes(batch_size=batch_size)
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        generator = Generator(ladder, classes, width, channels, spectral_norm=False, init="normal")
+        discriminator = Discriminator(ladder, classes, width, channels, spectral_norm=False, init="normal")
+        if spectral_norm_g:
+            _normalise(generator, generator.embeddings())
+        if spectral_norm_d:
+            _normalise(discriminator, ())
+        z = torch.empty(batch_size, generator.latent_dim)
+        labels = torch.zeros(batch_size, dtype=torch.int64)
+        images = torch.empty(batch_size, channels, *ladder.size)
+    networks = (generator, discriminator)
+    with _FusedAttention(), FlopCounterMode(display=False) as counter:
+        with torch.no_grad():
+            fake = generator(z, labels)
+        with _kept(networks) as of_discriminator:
+            loss = discriminator(torch.cat([images, fake]), labels.repeat(2)).sum()
+        loss.backward()
+        discriminator.requires_grad_(False)
+        with _kept(networks) as of_generator:
+            loss = discriminator(generator(z, labels), labels).sum()
+        loss.backward()
+    trained = [parameter for network in networks for parameter in network.parameters()]
+    return Costs(
+        generator=sum(parameter.numel() for parameter in generator.parameters()),
+        discriminator=sum(parameter.numel() for parameter in discriminator.parameters()),
+        flops=counter.get_total_flops(),
+        weights=_size(_tensors(networks)),
+        gradients=_size(trained),
+        moments=2 * _size(trained),
+        average=_size(_tensors([generator])),
+        activations=max(of_discriminator.size, of_generator.size),
+    )
+
+
+def cost_table(
+    *, width: int | None = None, classes: int = 10, channels: int = 3, batch_size: int = 32
+) -> Iterator[str]:
+    """Lines of a table of `LADDERS`: pixels, width, parameters of both networks, memory and arithmetic of a step.
+
+    width   None: each ladder's own. Each line comes when it is known. Raises ValueError for sizes below 1.
+    """
+    yield "ladders (--model.ladder): parameters of both networks, and what one step holds and computes in float32,"
+    yield f"batch {batch_size}, channels {channels}, classes {classes}, D spectrally normalised"
+    space = max(map(len, LADDERS))
+    heads = f"{'pixels':>8} {'width':>5} {'generator':>13} {'discriminator':>13} {'GiB':>7} {'GFLOP':>9}"
+    yield f"{'ladder':<{space}} {heads}"
+    for name, ladder in LADDERS.items():
+        costs = step_costs(ladder, width=width, classes=classes, channels=channels, batch_size=batch_size)
+        pixels = f"{ladder.size[0]}×{ladder.size[1]}"
+        yield (
+            f"{name:<{space}} {pixels:>8} {width or ladder.width:>5} {costs.generator:>13,} "
+            f"{costs.discriminator:>13,} {costs.memory / 2**30:>7.2f} {costs.flops / 1e9:>9,.1f}"
+        )
+
+
+def _normalise(network: nn.Module, keep: Collection[nn.Module]) -> None:
+    """Spectral norms without their power iterations, which take most of the time here and change no size."""
+    constrain_layers(network, keep, lambda weight: SpectralNorm(weight, warm_up=0))
+    for module in network.modules():
+        if isinstance(module, SpectralNorm):
+            module.eval()
+
+
+class _Kept:
+    """Storages that a graph keeps beside those of the networks."""
+
+    def __init__(self, networks: Iterable[nn.Module]) -> None:
+        self.own = {_address(tensor) for tensor in _tensors(networks)}
+        self.found: dict[int, torch.UntypedStorage] = {}
+
+    def add(self, tensor: Tensor) -> Tensor:
+        if _address(tensor) not in self.own:
+            self.found[_address(tensor)] = tensor.untyped_storage()  # held, or another could get its address
+        return tensor
+
+    @property
+    def size(self) -> int:
+        return sum(storage.nbytes() for storage in self.found.values())
+
+
+@contextmanager
+def _kept(networks: Iterable[nn.Module]) -> Iterator[_Kept]:
+    kept = _Kept(networks)
+    with torch.autograd.graph.saved_tensors_hooks(kept.add, lambda tensor: tensor):
+        yield kept
+
+
+def _address(tensor: Tensor) -> int:
+    """The same for views of the same memory; tensors without memory have an address of it too."""
+    address: int = tensor.untyped_storage()._cdata
+    return address
+
+
+def _tensors(networks: Iterable[nn.Module]) -> list[Tensor]:
+    return [tensor for network in networks for tensor in (*network.parameters(), *network.buffers())]
+
+
+def _size(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+class _FusedAttention(TorchFunctionMode):
+    """Without a device there is no fused kernel to choose, and attention would hold its map: here it does not."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.scaled_dot_product_attention:
+            return _Attention.apply(*args)  # type: ignore[no-untyped-call]
+        return func(*args, **(kwargs or {}))
+
+
+class _Attention(torch.autograd.Function):
+    """Products and kept tensors of a fused kernel: q, k, v, the result and a normaliser a row; the map is made anew."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        seen = (query @ key.mT) @ value
+        ctx.save_for_backward(query, key, value, seen, seen[..., 0].clone())
+        return seen
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        query, key, value, _, _ = ctx.saved_tensors
+        weights = query @ key.mT
+        of_weights = gradient @ value.mT
+        return of_weights @ key, of_weights.mT @ query, weights.mT @ gradient

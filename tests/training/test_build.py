@@ -1,0 +1,168 @@
+"""From options to networks and a step: whatever is valid trains, and what is not is refused by its name."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from schurgan.config import Config, DDFNOptions, ModelOptions, RegularizeOptions, TrainOptions
+from schurgan.networks import LADDERS, SpectralClamp, leading_singular_values
+from schurgan.training.augment import POLICIES
+from schurgan.training.build import build_generator, build_ladder, build_latent
+from schurgan.training.losses import LOSSES
+from schurgan.training.step import Trainer
+
+DEVICE = torch.device("cpu")
+SMALL = [name for name, ladder in LADDERS.items() if ladder.size[0] <= 32]
+OTHERS = [name for name in LADDERS if name not in SMALL]
+
+
+@st.composite
+def configurations(draw: st.DrawFn, names: list[str]) -> Config:
+    def some(*values):
+        return draw(st.sampled_from(values))
+
+    name = draw(st.sampled_from(names))
+    ladder = LADDERS[name]
+    clamp = some(0, 0, 1, 3)
+    latent = some("normal", "uniform")
+    strided = all(stage.scale <= 3 for stage in (*ladder.generator, *ladder.discriminator))
+    heights = {
+        part: sorted({h for h, _ in ladder.maps(part) if 2 <= h <= 16}) for part in ("generator", "discriminator")
+    }
+    model = ModelOptions(
+        ladder=name,
+        width=draw(st.integers(1, 4)),
+        channels=draw(st.integers(1, 4)),
+        skip_z=some(None, "full", "none", *(["chunks"] if ladder.embedding else [])),
+        resample=some(None, "nearest", *(["strided"] if strided else [])),
+        attention_g=draw(
+            st.none() | st.lists(st.sampled_from(heights["generator"]), max_size=2, unique=True).map(tuple)
+        ),
+        attention_d=draw(
+            st.none() | st.lists(st.sampled_from(heights["discriminator"] or [0]), max_size=2, unique=True).map(tuple)
+        )
+        if heights["discriminator"]
+        else None,
+        latent=latent,
+        latent_variance=some(None, 0.02, 2.0) if latent == "normal" else None,
+        spectral_norm_g=draw(st.booleans()) and not clamp,
+        spectral_norm_d=draw(st.booleans()),
+        spectral_iterations=some(1, 2),
+        clamp_g=clamp,
+        clamp_limit=some(None, 1.0) if clamp else None,
+        init=some("orthogonal", "glorot", "normal"),
+    )
+    weight = st.sampled_from([0.0, 0.0, 1e-3, 1.0])
+    loss = some(*LOSSES)
+    regularize = RegularizeOptions(
+        orthogonal_g=draw(weight),
+        orthogonal_d=draw(weight),
+        orthogonal_kind=some("relaxed", "full"),
+        gradient_penalty=10.0 if loss == "wasserstein" else draw(weight),
+        r1=draw(weight),
+        r2=draw(weight),
+        penalty_every=some(1, 2),
+        lecam=draw(weight),
+        lecam_start=0,
+        augment=",".join(draw(st.lists(st.sampled_from(POLICIES), unique=True))),
+        augment_strength=some(0.0, 0.5, 1.0),
+    )
+    estimator = some("exact", "hybrid", "perron", "asymmetry", "moments", "paper_symmetric")
+    ddfn = DDFNOptions(
+        weight=some(0.0, 1.0),
+        relative_epsilon=some(None, 0.0, 0.1),
+        penalty=some("hinge", "quadratic", "augmented"),
+        estimator=estimator,
+        scaling=some(None, "unit") if estimator == "perron" else some(None, "unit", "signed"),
+        channels=some("mean", "sum", *(["luminance"] if model.channels in (1, 3) else [])),
+        per_class=draw(st.booleans()),
+        every=some(1, 2),
+        exact_subset=some(0, 1),
+    )
+    train = TrainOptions(
+        batch_size=draw(st.integers(2, 4)),
+        d_steps=some(1, 2),
+        loss=loss,
+        seed=draw(st.integers(0, 100)),
+    )
+    return Config(model=model, regularize=regularize, ddfn=ddfn, train=train)
+
+
+def step_and_check(config: Config) -> None:
+    trainer = Trainer(config, classes=3, device=DEVICE)
+    size = trainer.generator.ladder.size
+    noise = torch.Generator().manual_seed(config.train.seed)
+    images = torch.rand(12, config.model.channels, *size, generator=noise) * 1.8 - 0.9
+    labels = torch.arange(12) % 3
+    trainer.ddfn.fit_real([(images, labels)])
+    n = config.train.batch_size
+    batches = [(images[i * n : (i + 1) * n], labels[i * n : (i + 1) * n]) for i in range(config.train.d_steps)]
+    metrics = trainer.run_step(batches)
+    bad = [name for name, value in metrics.items() if not value.isfinite().all()]
+    for part in ("generator", "discriminator", "average"):
+        network = getattr(trainer, part)
+        bad += [f"{part}.{name}" for name, value in network.named_parameters() if not value.isfinite().all()]
+    assert not bad
+
+
+@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(configurations(SMALL))
+def test_random_valid_configurations_build_step_and_stay_finite(config):
+    step_and_check(config)
+
+
+@pytest.mark.slow
+@settings(max_examples=1000, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(configurations(SMALL * 40 + OTHERS))
+def test_a_thousand_random_valid_configurations_build_step_and_stay_finite(config):
+    step_and_check(config)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ladder": "sagan-33"}, 'did you mean "sagan-32"'),
+        ({"ladder": "proposed-literal-128", "resample": "strided"}, 'resample: "strided" given'),
+        ({"ladder": "small-32", "attention_g": (5,)}, "attention: 5 given, the stages of the generator give heights"),
+        ({"ladder": "small-32", "attention_d": (64,)}, "attention: 64 given, the stages of the discriminator"),
+        ({"clamp_g": 1, "spectral_norm_g": True}, "clamp_g: 1 given beside spectral_norm_g"),
+        ({"latent": "uniform", "latent_variance": 2.0}, "variance: 2.0 given for a uniform z"),
+    ],
+)
+def test_model_options_that_do_not_fit_are_refused_by_name(options, message):
+    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
+        Trainer(Config(model=ModelOptions(**options)), 3, DEVICE)
+
+
+def test_wasserstein_without_a_gradient_penalty_is_refused():
+    with pytest.raises(ValueError, match=r'gradient_penalty: 0 given, the loss "wasserstein" needs one'):
+        Trainer(Config(train=TrainOptions(loss="wasserstein")), 3, DEVICE)
+
+
+def test_options_know_every_loss():
+    assert set(get_args(TrainOptions.model_fields["loss"].annotation)) == set(LOSSES)
+
+
+def test_an_unknown_augmentation_is_refused_with_the_nearest():
+    config = Config(regularize=RegularizeOptions(augment="color"))
+    with pytest.raises(ValueError, match='policy "color": no such policy; did you mean "colour"'):
+        Trainer(config, 3, DEVICE)
+
+
+def test_options_reach_the_networks():
+    model = ModelOptions(
+        ladder="small-32", width=2, skip_z="full", attention_g=(8, 16), clamp_g=2, clamp_limit=0.5, latent_variance=0.02
+    )
+    ladder = build_ladder(model)
+    assert ladder.skip_z == "full"
+    assert [stage.attention for stage in ladder.generator] == [True, True, False]
+    network = build_generator(model, 3)
+    assert all(values[0] <= 0.5 + 1e-4 for values in leading_singular_values(network).values() if len(values) > 2)
+    assert any(isinstance(module, SpectralClamp) and module.count == 2 for module in network.modules())
+    z = build_latent(model, network).sample(4000, torch.Generator().manual_seed(0))
+    assert z.var().item() == pytest.approx(0.02, rel=0.05)  # 4,000 times 64 draws: 0.3 %
