@@ -64,7 +64,7 @@ def test_the_example_measures_the_pictures_that_it_is_given(pictures, free):
     found = GAP.search(free)
     assert found, free
     files = sorted(pictures.glob("*.png"))
-    truth = np.mean([hybrid(np.asarray(Image.open(file), dtype=np.float64) / 127.5 - 1) for file in files])
+    truth = np.mean([hybrid(np.asarray(Image.open(file), dtype=np.float64) / 255) for file in files])
     assert float(found[2]) == pytest.approx(truth, abs=0.01)  # it is printed with two decimals
 
 

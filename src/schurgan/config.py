@@ -100,8 +100,8 @@ class DDFNOptions(Options):
     """How the departure is computed."""
     factor: Annotated[int, Field(ge=2, le=8)] = 2
     """Pooling of the estimators that pool."""
-    scaling: Literal["signed", "unit"] | None = None
-    """Departure of images in [-1, 1] (signed) or mapped to [0, 1] (unit); by default signed, but unit for perron."""
+    scaling: Literal["unit", "signed"] = "unit"
+    """Departure of images in [0, 1] (unit) or as they are in [-1, 1] (signed), which the paper's epsilon fits."""
     channels: Literal["mean", "sum", "luminance"] = "mean"
     """How the channels' departures become one."""
     per_class: bool = False

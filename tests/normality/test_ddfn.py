@@ -22,7 +22,7 @@ def departures(x: torch.Tensor, method: str = "hybrid") -> torch.Tensor:
 
 
 def fitted(real: torch.Tensor | None = None, **options) -> DDFN:
-    constraint = DDFN(**options)
+    constraint = DDFN(**({"scaling": "signed"} | options))
     constraint.fit_real([images(32) if real is None else real])
     return constraint
 
@@ -32,7 +32,7 @@ def fitted(real: torch.Tensor | None = None, **options) -> DDFN:
 def test_fit_real_takes_mean_variance_and_count_of_the_departures_however_the_batches_are_cut(cuts, labelled):
     x = images(2 + sum(cuts), seed=3)
     batches = x.split([2, *cuts])
-    constraint = DDFN()
+    constraint = DDFN(scaling="signed")
     constraint.fit_real([(batch, torch.zeros(len(batch))) if labelled else batch for batch in batches])
     expected = departures(x).double()
     assert constraint.real_count == len(x)
@@ -41,7 +41,7 @@ def test_fit_real_takes_mean_variance_and_count_of_the_departures_however_the_ba
 
 
 def test_fit_real_reads_its_loader_once():
-    constraint = DDFN()
+    constraint = DDFN(scaling="signed")
     constraint.fit_real(images(4, seed=seed) for seed in range(3))  # a generator cannot be read twice
     assert constraint.real_count == 12
 
@@ -49,7 +49,7 @@ def test_fit_real_reads_its_loader_once():
 def test_fingerprint_names_the_estimator_and_knows_the_data_but_not_its_order_or_batches():
     x = images(12)
     first = fitted(x).fingerprint
-    shuffled = DDFN()
+    shuffled = DDFN(scaling="signed")
     shuffled.fit_real(x.flip(0).split(5))
     other = x.clone()
     other[3, 0, 1, 2] += 1e-6
@@ -203,7 +203,7 @@ def test_run_resumed_from_a_saved_state_goes_on_bit_for_bit():
     file = io.BytesIO()
     torch.save(straight.state_dict(), file)
     file.seek(0)
-    resumed = DDFN(**options)
+    resumed = DDFN(scaling="signed", **options)
     resumed.load_state_dict(torch.load(file, weights_only=True))
     assert resumed.fingerprint == straight.fingerprint
     assert all(
@@ -223,11 +223,11 @@ def test_state_fitted_with_another_estimator_is_refused_and_changes_nothing(esti
 
 
 def test_state_inside_another_module_is_checked_and_loaded_too():
-    outer, inner = torch.nn.ModuleDict({"ddfn": DDFN()}), fitted()
+    outer, inner = torch.nn.ModuleDict({"ddfn": DDFN(scaling="signed")}), fitted()
     outer.load_state_dict({f"ddfn.{name}": value for name, value in inner.state_dict().items()})
     assert torch.equal(outer["ddfn"].real_mean, inner.real_mean)
     with pytest.raises(ValueError, match="fitted with hybrid x2"):
-        torch.nn.ModuleDict({"ddfn": DDFN(estimator="exact")}).load_state_dict(outer.state_dict())
+        torch.nn.ModuleDict({"ddfn": DDFN(estimator="exact", scaling="signed")}).load_state_dict(outer.state_dict())
 
 
 def test_fitting_again_starts_the_moving_average_afresh():
@@ -277,7 +277,7 @@ def test_same_input_gives_the_same_bits():
 @pytest.mark.parametrize("call", [lambda d: d(images(2)), lambda d: d.gap(images(2)), lambda d: d.standard_error(8)])
 def test_use_before_fit_real_is_refused(call):
     with pytest.raises(RuntimeError, match="call fit_real"):
-        call(DDFN())
+        call(DDFN(scaling="signed"))
 
 
 @pytest.mark.parametrize(
@@ -313,7 +313,7 @@ def test_wrong_options_are_refused_with_what_was_given(options, message):
 )
 def test_unusable_real_images_are_refused_with_what_was_given(real, message):
     with pytest.raises(ValueError, match=message):
-        DDFN().fit_real(real)
+        DDFN(scaling="signed").fit_real(real)
 
 
 def test_generated_images_of_another_shape_than_the_real_ones_are_refused():

@@ -22,7 +22,7 @@ def departures(x: torch.Tensor, method: str = "hybrid") -> torch.Tensor:
 
 
 def fitted(real=None, **options) -> DDFN:
-    constraint = DDFN(**options)
+    constraint = DDFN(**({"scaling": "signed"} | options))
     constraint.fit_real([images(32) if real is None else real])
     return constraint
 
@@ -88,7 +88,7 @@ def labelled():
 
 def test_per_class_fit_takes_each_classs_own_mean_and_share(labelled):
     real, labels = labelled
-    constraint = DDFN(per_class=True)
+    constraint = DDFN(scaling="signed", per_class=True)
     constraint.fit_real(zip(real.split(5), labels.split(5), strict=True))
     for c in range(3):
         mine = departures(real[labels == c]).double()
@@ -96,7 +96,7 @@ def test_per_class_fit_takes_each_classs_own_mean_and_share(labelled):
         assert constraint.real_var[c].item() == pytest.approx(mine.var().item(), rel=1e-5)
     assert constraint.real_share.tolist() == pytest.approx([11 / 32, 11 / 32, 10 / 32])
     assert constraint.real_average().item() == pytest.approx(departures(real).mean().item(), rel=1e-6)
-    overall = DDFN()
+    overall = DDFN(scaling="signed")
     overall.fit_real([real])
     # The same law: unbiased within classes plus between, against unbiased overall; n − 1 makes the difference.
     assert constraint.standard_error(8).item() == pytest.approx(overall.standard_error(8).item(), rel=0.05)
@@ -104,7 +104,7 @@ def test_per_class_fit_takes_each_classs_own_mean_and_share(labelled):
 
 def test_class_without_real_images_is_held_to_the_overall_mean(labelled):
     real, labels = labelled
-    constraint = DDFN(per_class=True)
+    constraint = DDFN(scaling="signed", per_class=True)
     constraint.fit_real([(real, labels * 2)])  # no 1 and no 3
     assert constraint.real_mean[1].item() == pytest.approx(departures(real).mean().item(), rel=1e-6)
     assert constraint.real_share[1] == 0
@@ -112,7 +112,7 @@ def test_class_without_real_images_is_held_to_the_overall_mean(labelled):
 
 def test_per_class_penalty_is_the_share_weighted_sum_and_pulls_each_class_its_own_way(labelled):
     real, labels = labelled
-    constraint = DDFN(epsilon=0.5, per_class=True)
+    constraint = DDFN(scaling="signed", epsilon=0.5, per_class=True)
     constraint.fit_real([(real, labels)])
     mine = torch.tensor([0, 0, 0, 2])
     fake = images(4, seed=5) * torch.tensor([0.9, 0.9, 0.9, 0.5])[:, None, None, None]
@@ -124,19 +124,19 @@ def test_per_class_penalty_is_the_share_weighted_sum_and_pulls_each_class_its_ow
     expected = (torch.tensor([0.75, 0.25]) * (gaps.abs() - 0.5)).sum() / constraint.real_average()
     assert penalty.item() == pytest.approx(expected.item(), rel=1e-5)
     assert stats.gap.item() == pytest.approx((torch.tensor([0.75, 0.25]) * gaps).sum().item(), rel=1e-4)
-    again = DDFN(epsilon=0.5, per_class=True)
+    again = DDFN(scaling="signed", epsilon=0.5, per_class=True)
     again.fit_real([(real, labels)])
     slope = gradient(again, fake, mine)
     assert (slope[:3] * fake[:3]).sum() > 0 > (slope[3:] * fake[3:]).sum()  # down for class 0, up for class 2
     # A global constraint sees almost nothing wrong with these four.
-    overall = DDFN(epsilon=0.5)
+    overall = DDFN(scaling="signed", epsilon=0.5)
     overall.fit_real([real])
     assert overall(fake)[0] < penalty
 
 
 def test_absent_class_keeps_its_moving_average(labelled):
     real, labels = labelled
-    constraint = DDFN(per_class=True, decay=0.5)
+    constraint = DDFN(scaling="signed", per_class=True, decay=0.5)
     constraint.fit_real([(real, labels)])
     constraint(images(6, seed=1), torch.tensor([0, 0, 1, 1, 2, 2]))
     before = constraint.ema.clone()
@@ -146,7 +146,7 @@ def test_absent_class_keeps_its_moving_average(labelled):
 
 
 def test_per_class_without_labels_is_refused(labelled):
-    constraint = DDFN(per_class=True)
+    constraint = DDFN(scaling="signed", per_class=True)
     with pytest.raises(ValueError, match="per_class needs labels"):
         constraint.fit_real([labelled[0]])
     constraint.fit_real([labelled])
@@ -166,8 +166,8 @@ def test_unit_scaling_is_the_departure_of_images_mapped_to_zero_and_one():
     assert "of [0, 1]" in constraint.fingerprint
 
 
-def test_perron_works_on_unit_scaling_by_itself_and_refuses_the_other():
-    constraint = fitted(estimator="perron")
+def test_perron_works_on_unit_scaling_and_refuses_the_other():
+    constraint = fitted(estimator="perron", scaling="unit")
     expected = departure_from_normality((images(32) + 1) / 2, "perron", channels="mean").mean()
     assert constraint.real_mean.item() == pytest.approx(expected.item(), rel=1e-6)
     with pytest.raises(ValueError, match='scaling "unit" is needed'):
@@ -184,7 +184,7 @@ def test_channels_are_put_together_as_asked(channels):
 
 @pytest.mark.parametrize("estimator", ["exact", "hybrid", "perron", "asymmetry", "moments", "paper_symmetric"])
 def test_every_estimator_constrains_a_generator(estimator):
-    constraint = fitted(images(32, level=0.6), estimator=estimator, relative_epsilon=0.02, decay=0.0)
+    constraint = fitted(images(32, level=0.6), estimator=estimator, scaling="unit", relative_epsilon=0.02, decay=0.0)
     fake = images(8, seed=1, level=0.3)
     before = constraint(fake)[1].gap.abs()
     for _ in range(100):
@@ -220,7 +220,7 @@ def test_monitor_on_a_subset_agrees_with_the_monitor_on_all():
 
 
 def test_per_class_monitor_compares_with_the_classes_of_the_images(labelled):
-    constraint = DDFN(per_class=True, estimator="exact")
+    constraint = DDFN(scaling="signed", per_class=True, estimator="exact")
     constraint.fit_real([labelled])
     real, labels = labelled
     quiet = labels == 0
@@ -250,7 +250,7 @@ def test_state_fitted_on_other_data_is_refused_unless_nothing_was_fitted_here():
     assert torch.equal(other.real_mean, before["real_mean"])
     same = fitted(images(32))
     same.load_state_dict(state)
-    DDFN().load_state_dict(state)
+    DDFN(scaling="signed").load_state_dict(state)
 
 
 @pytest.mark.parametrize(
@@ -258,14 +258,14 @@ def test_state_fitted_on_other_data_is_refused_unless_nothing_was_fitted_here():
 )
 def test_state_measured_in_another_way_is_refused(options):
     with pytest.raises(ValueError, match="their values do not compare"):
-        DDFN(**options).load_state_dict(fitted().state_dict())
+        DDFN(**({"scaling": "signed"} | options)).load_state_dict(fitted().state_dict())
 
 
 def test_state_of_several_classes_loads_into_a_fresh_constraint(labelled):
-    constraint = DDFN(per_class=True, penalty="augmented")
+    constraint = DDFN(scaling="signed", per_class=True, penalty="augmented")
     constraint.fit_real([labelled])
     constraint(images(6, seed=1, level=0.2), torch.arange(6) % 3)
-    fresh = DDFN(per_class=True, penalty="augmented")
+    fresh = DDFN(scaling="signed", per_class=True, penalty="augmented")
     fresh.load_state_dict(constraint.state_dict())
     fake, labels = images(6, seed=2, level=0.2), torch.arange(6) % 3
     assert torch.equal(fresh(fake, labels)[0], constraint(fake, labels)[0])

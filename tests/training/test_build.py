@@ -78,7 +78,7 @@ def configurations(draw: st.DrawFn, names: list[str]) -> Config:
         relative_epsilon=some(None, 0.0, 0.1),
         penalty=some("hinge", "quadratic", "augmented"),
         estimator=estimator,
-        scaling=some(None, "unit") if estimator == "perron" else some(None, "unit", "signed"),
+        scaling="unit" if estimator == "perron" else some("unit", "signed"),
         channels=some("mean", "sum", *(["luminance"] if model.channels in (1, 3) else [])),
         per_class=draw(st.booleans()),
         every=some(1, 2),
