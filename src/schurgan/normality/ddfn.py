@@ -46,7 +46,7 @@ class DDFN(nn.Module):
     penalty           "hinge", "quadratic" or "augmented" (Lagrangian), see `penalty.penalise`
     estimator         a method of `departure_from_normality`, factor its pooling
     scaling           "unit": Δ² of (x + 1) / 2, in [0, 1]; "signed": of the images as they are, what the paper's ε
-                      fits. Unit trained better in five of six pairs of runs, and perron needs it
+                      fits. Strong penalties trained better with unit (five of six pairs of runs); perron needs it
     channels          "mean" or "sum" of the channels' Δ², or that of their "luminance"
     orientation       which way the rows go, for the fingerprint: flipping the frequency axis changes Δ² by 12 to 18 %
     per_class         means, bands and moving averages of each class by itself, weighted by its share of the batch
