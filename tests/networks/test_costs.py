@@ -39,7 +39,7 @@ def test_arithmetic_of_a_small_ladder_is_the_sum_over_its_layers():
     d_rest = conv(8, 8, 4, 16) + conv(8, 16, 3, 16) + conv(16, 16, 3, 16) + conv(8, 16, 1, 16) + 2 * 16
     # θ, φ, g, o on 4×4 pixels with 8 channels: 1, 1, 4 and 8 of 4.
     d_rest += conv(8, 1, 1, 16) + conv(8, 1, 1, 16) + conv(8, 4, 1, 16) + conv(4, 8, 1, 16)
-    product = 2 * 16 * 4 * 4  # one of attention: 16 pixels, 4 pooled ones, q and k padded to the 4 of v
+    product = 2 * 16 * 4 * 16  # one of attention: 16 pixels, 4 pooled ones, q, k and v padded to 16 columns
     discriminator = d_image + d_rest + 2 * product
     # Of D the image wants no gradient; for G the weights of D want none. Attention has four products and makes its map
     # anew.
@@ -51,7 +51,10 @@ def test_arithmetic_of_a_small_ladder_is_the_sum_over_its_layers():
         + (generator + discriminator)
         + (generator_backward + through_discriminator)
     )
-    assert step_costs(TINY, batch_size=batch).flops == batch * total
+    # Whatever the batch, 3×3 kernels are spread to 4×4 ones, by a matrix of 16×9 for each pair of channels: in two
+    # forward passes of either network, and in the one backward pass that wants its weights' gradients.
+    spreading = (2 + 1) * 2 * 16 * 9 * (16 * 8 + 8 * 8)
+    assert step_costs(TINY, batch_size=batch).flops == batch * total + spreading
 
 
 def kept_by_real_tensors(ladder: Ladder, batch: int, spectral_norm: bool) -> int:
@@ -107,7 +110,7 @@ def test_memory_is_the_sum_of_what_a_step_holds():
 
 def test_activations_and_arithmetic_grow_with_the_batch_and_nothing_else_does():
     one, two, three = (step_costs(find_ladder("small-32"), batch_size=n) for n in (8, 16, 24))
-    assert two.flops == 2 * one.flops
+    assert three.flops - two.flops == two.flops - one.flops > 0.99 * one.flops  # kernels are spread once a batch
     assert three.activations - two.activations == two.activations - one.activations > 0
     assert one.memory - one.activations == two.memory - two.activations
 
