@@ -127,7 +127,8 @@ def test_estimates_scale_as_the_departure_and_satisfy_eulers_identity(method, ki
     torch.testing.assert_close(scaled_value / scale / scale, value, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(scaled_gradient / scale, gradient, rtol=1e-6, atol=1e-9)
     if not departure_counters()["clipped"] and value > 0:  # a value clamped at 0 keeps the slope it had
-        assert abs((gradient.numpy() * x).sum() - 2 * value) <= 1e-6 * np.square(x).sum()
+        # moments leaves σ(x⁴) below 1e-12 of the largest out of its gradient, and their roots are 1e-6 of the norm
+        assert abs((gradient.numpy() * x).sum() - 2 * value) <= 4e-6 * len(x) * np.square(x).sum()
 
 
 @settings(max_examples=40, deadline=None)

@@ -218,11 +218,11 @@ def departure_from_normality(
 
         method             what it computes                                             cost at n = 128
         exact              Δ²(x)                                                        1
-        hybrid             ½‖x − xᵀ‖² − f²·2 Σ Im(λᵢ)² of the f×f mean-pooled matrix    1/4 (f = 2), 1/14 (f = 4)
-        perron             ‖x‖² − λ₁² by power iteration, for matrices in [0, 1]        1/50
-        asymmetry          ½‖x − xᵀ‖², an upper bound                                   1/100
-        moments            extrapolated from σᵢ(x²) and σᵢ(x⁴)                          1.5
-        paper_symmetric    ‖x‖² − f²‖f̂‖² of section 3.1's symmetric f̂: half of Δ²
+        hybrid             ½‖x − xᵀ‖² − f²·2 Σ Im(λᵢ)² of the f×f mean-pooled matrix    1/3 (f = 2), 1/12 (f = 4)
+        perron             ‖x‖² − λ₁² by power iteration, for matrices in [0, 1]        1/40
+        asymmetry          ½‖x − xᵀ‖², an upper bound                                   1/120
+        moments            extrapolated from σᵢ(x²) and σᵢ(x⁴)                          1
+        paper_symmetric    ‖x‖² − f²‖f̂‖² of section 3.1's symmetric f̂: half of Δ²       1/12
         paper_determinant  the logarithm of what section 3.1 prints in place of Σ|λᵢ|²; no estimate of anything
 
     factor    f, by which hybrid and the paper's two pool; it must divide n
