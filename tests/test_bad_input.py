@@ -344,7 +344,9 @@ def test_a_full_disk_is_one_sentence_of_every_command_and_leaves_no_half_file(
 
 def test_unknown_commands_are_told_the_nearest_or_all(refused):
     assert refused("smaple") == '"smaple": no such command; did you mean "sample"?'
-    assert "there are prepare, train, resume, sample" in refused("xyzzy")
+    assert "; there are download, prepare, data verify, " in refused("xyzzy")
+    assert refused("data", "verfy") == '"data verfy": no such command; did you mean "data verify"?'
+    assert refused("data").startswith("data: one word more is needed, as in `schurgan data verify`")
     assert refused("presets", "extra") == '"extra": one argument too many for `schurgan presets`'
 
 

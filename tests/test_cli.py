@@ -97,7 +97,7 @@ def test_prepare_soundscape_makes_shards_and_says_what_is_in_them(call, tmp_path
     assert data.shape == (1, 16, 16)
     assert data.manifest.source["seed"] == 3
     assert data.recording(0).shape == (8000,)
-    assert data.verify() == []
+    assert call("data", "verify", tmp_path / "data").status == 0
     again = call("prepare", "soundscape", "--out", tmp_path / "data", *options)
     assert again.out == said.out
 
@@ -237,3 +237,23 @@ def test_relative_folders_work_from_anywhere(call, shards, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path / "elsewhere")
     carrier = ("--class", "bark", "--count", 1, "--phase", "carrier", "--refine", 0)
     assert call("sample", "../run", *carrier).status == 0
+
+
+def test_a_run_is_exported_to_a_file_that_runs_without_this_program(call, finished_run, tmp_path):
+    file = tmp_path / "new" / "dog.pt2"
+    assert call("export", finished_run, "--out", file).status == 0
+    model = schurgan.load(finished_run)
+    z, labels = model.latent.sample(5, torch.Generator().manual_seed(0)), torch.arange(5)
+    exported = torch.export.load(file).module()
+    with torch.no_grad():
+        torch.testing.assert_close(exported(z, labels), model.generator(z, labels), rtol=0, atol=1e-5)
+
+
+def test_an_export_of_another_kind_is_refused(refused, finished_run, tmp_path):
+    assert "a name that ends in .pt2 or .onnx is needed" in refused("export", finished_run, "--out", tmp_path / "x.bin")
+
+
+def test_shards_are_exported_as_tar_files(call, shards, tmp_path):
+    said = call("data", "export", shards, "--out", tmp_path / "tars", "--clips-per-tar", 20)
+    assert said.out.splitlines()[-1] == f"3 tar files in {tmp_path / 'tars'}"  # 48 clips
+    assert len(list((tmp_path / "tars").glob("*.tar"))) == 3

@@ -137,6 +137,10 @@ class TrainOptions(Options):
     """Seeds the weights, the order of the data and the noise."""
     exclude_folds: tuple[int, ...] = ()
     """Folds of the data that are not trained on."""
+    balanced: bool = False
+    """Show every class equally often."""
+    prefetch: Annotated[int, Field(ge=0)] = 2
+    """Steps whose images are made ready while another runs."""
     log_every: Count = 25
     """Steps between lines of metrics.jsonl."""
     sample_every: Count = 500

@@ -58,12 +58,17 @@ def write_report(run: str | Path, *, shown: int = 3, judged: int = 12, truncatio
         raise UserError(f"{model.card.data}: holds other classes than {run} was trained on; the report compares them")
     generated = [model.sample(name, judged, truncation, seed) for name in model.classes]
     trained = train_classifier(shards)
+    real, made = ("pictures", "pictures") if model.pictures else ("recordings", "sounds")
     verdict = _judge(model, shards, trained, generated, truncation, seed)
     page = Template((resources.files("schurgan") / "templates" / REPORT).read_text("utf-8")).substitute(
         title=f"Schurgan: {escape(run.resolve().name)}",
-        subtitle=f"{len(shards)} recordings of {len(model.classes)} classes, {model.card.step} steps of training, "
-        f"{model.spectrogram.size}x{model.spectrogram.size} {model.spectrogram.config['transform']} spectrograms",
-        verdict=_verdict(verdict),
+        subtitle=f"{len(shards)} {real} of {len(model.classes)} classes, {model.card.step} steps of training, "
+        f"{model.transform.size}x{model.transform.size}"
+        + ("" if model.pictures else f" {model.transform.config['transform']} spectrograms"),
+        heading="Look" if model.pictures else "Listen",
+        legend=f"Left: {real} that the model learned from. Right: {made} that it made."
+        + ("" if model.pictures else " The pictures are the spectrograms, low notes at the bottom."),
+        verdict=_verdict(verdict, real, made),
         classes="\n".join(
             _class(name, sounds, shards, shown, verdict) for name, sounds in zip(model.classes, generated, strict=True)
         ),
@@ -80,7 +85,7 @@ def write_report(run: str | Path, *, shown: int = 3, judged: int = 12, truncatio
 def _judge(
     model: Model, shards: Shards, trained: Trained, generated: list[Sounds], truncation: float, seed: int
 ) -> Verdict:
-    heard = torch.cat([_analysed(model, sounds.audio) for sounds in generated])
+    heard = torch.cat([_analysed(model, sounds) for sounds in generated])
     labels = torch.repeat_interleave(torch.arange(len(generated)), len(generated[0]))
     accuracy, per_class = judge(trained.network, heard, labels)
     return Verdict(
@@ -99,10 +104,11 @@ def _judge(
 
 def _variety(model: Model, shards: Shards, sounds: Sounds) -> float:
     clips = (shards.labels == shards.classes.index(sounds.label)).nonzero()[0][:100]
-    made = model.spectrogram.unpaint(sounds.images)
+    made = sounds.images if model.pictures else model.spectrogram.unpaint(sounds.images)
     if len(made) < 2 or len(clips) < 2:
         return 0.0
-    return (_spread(made) / _spread(shards.images(clips).mean(1, keepdim=True))).item()
+    real = shards.images(clips)
+    return (_spread(made) / _spread(real if model.pictures else real.mean(1, keepdim=True))).item()
 
 
 def _spread(images: Tensor) -> Tensor:
@@ -110,37 +116,44 @@ def _spread(images: Tensor) -> Tensor:
     return torch.pdist(images.flatten(1)).mean()
 
 
-def _analysed(model: Model, audio: Tensor) -> Tensor:
-    """Sounds (N, L) -> images, as `prepare` would make them: at peak 1."""
+def _analysed(model: Model, sounds: Sounds) -> Tensor:
+    """Images, as `prepare` would make them of the sounds, at peak 1; pictures as they are."""
+    audio = sounds.audio
+    if audio is None:
+        return sounds.images
     peak = audio.abs().amax(1, keepdim=True).clamp_min(1e-9)
     return model.spectrogram.unpaint(model.spectrogram.encode(audio / peak)[0])
 
 
-def _verdict(verdict: Verdict) -> str:
+def _verdict(verdict: Verdict, real: str, made: str) -> str:
     variety = sum(verdict.variety.values()) / len(verdict.variety)
     return (
-        f'<p class="verdict">A classifier trained on {verdict.n_train} of the recordings knows the class of '
+        f'<p class="verdict">A classifier trained on {verdict.n_train} of the {real} knows the class of '
         f"<b>{verdict.real_accuracy:.1%}</b> of the {verdict.n_test} others, and of "
-        f"<b>{verdict.generated_accuracy:.1%}</b> of {verdict.n_generated} generated sounds. Two generated sounds of a "
-        f"class differ {variety:.2f} times as much as two recorded ones.</p>"
+        f"<b>{verdict.generated_accuracy:.1%}</b> of {verdict.n_generated} generated {made}. Two generated "
+        f"ones of a class differ {variety:.2f} times as much as two real ones.</p>"
     )
 
 
 def _class(name: str, sounds: Sounds, shards: Shards, shown: int, verdict: Verdict) -> str:
     clips = (shards.labels == shards.classes.index(name)).nonzero()[0]
     chosen = clips[:: max(1, len(clips) // shown)][:shown]
-    real = [_sound(shards.recording(int(i)), shards.images([int(i)])[0], sounds.sample_rate) for i in chosen]
-    made = [_sound(sounds.audio[i], sounds.images[i], sounds.sample_rate) for i in range(min(shown, len(sounds)))]
+    rate = sounds.sample_rate
+    real = [_sound(shards.recording(int(i)) if rate else None, shards.images([int(i)])[0], rate) for i in chosen]
+    audio = sounds.audio if sounds.audio is not None else [None] * len(sounds)
+    made = [_sound(audio[i], sounds.images[i], rate) for i in range(min(shown, len(sounds)))]
     return (
         f'<section class="class"><header><h3>{escape(name)}</h3>'
-        f'<span class="faint">{verdict.per_class[name]:.0%} of its generated sounds are recognised, '
-        f"variety {verdict.variety[name]:.2f} of the recordings'</span></header>"
-        f'<div class="sides"><div class="side"><p>recorded</p><div class="sounds">{"".join(real)}</div></div>'
+        f'<span class="faint">{verdict.per_class[name]:.0%} of what was generated is recognised, '
+        f"variety {verdict.variety[name]:.2f} of the real</span></header>"
+        f'<div class="sides"><div class="side"><p>real</p><div class="sounds">{"".join(real)}</div></div>'
         f'<div class="side"><p>generated</p><div class="sounds">{"".join(made)}</div></div></div></section>'
     )
 
 
-def _sound(audio: Tensor, image: Tensor, sample_rate: int) -> str:
+def _sound(audio: Tensor | None, image: Tensor, sample_rate: int | None) -> str:
+    if audio is None or sample_rate is None:
+        return f'<figure><img alt="picture" src="{_data(png(picture(image, photo=True)), "image/png")}"></figure>'
     wav = io.BytesIO()
     soundfile.write(wav, audio.numpy(), sample_rate, subtype="PCM_16", format="WAV")
     return (

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from schurgan.audio import Aux, Spectrogram, write_audio
+from schurgan.data.images import open_transform
 from schurgan.data.shards import Shards
 from schurgan.errors import UserError, did_you_mean
 from schurgan.files import atomic_write
@@ -45,7 +46,7 @@ class Card:
     latent_variance: float
     classes: tuple[str, ...]
     transform: dict[str, Any]
-    """`Spectrogram(**transform)` decodes the images."""
+    """`open_transform(transform)` is what made the images, and decodes those of sounds."""
     references: tuple[float, ...]
     """Level of the top of the scale for each class, the median of its recordings."""
     data: str | None
@@ -56,26 +57,31 @@ class Card:
 
 @dataclass(frozen=True)
 class Sounds:
-    """Generated sounds of one class: audio (N, L) at sample_rate Hz and the images (N, C, R, R) they were made from."""
+    """Generated sounds of one class: audio (N, L) at sample_rate Hz and the images (N, C, R, R) they were made from.
+
+    A model of pictures makes those alone: audio and sample_rate are None.
+    """
 
     label: str
-    audio: Tensor
+    audio: Tensor | None
     images: Tensor
-    sample_rate: int
+    sample_rate: int | None
 
     def __len__(self) -> int:
-        return len(self.audio)
+        return len(self.images)
 
     def save(self, folder: str | Path) -> list[Path]:
-        """One WAV and one PNG a sound, FOLDER/label-000.wav; returns the WAVs."""
+        """One WAV and one PNG a sound, FOLDER/label-000.wav; returns the WAVs, of pictures the PNGs."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         name = "".join(c if c.isalnum() or c in "-_ " else "_" for c in self.label).strip() or "sound"
         paths = []
-        for i, (audio, image) in enumerate(zip(self.audio, self.images, strict=True)):
-            path = folder / f"{name}-{i:03d}.wav"
-            write_audio(path, audio, self.sample_rate)
-            save_png(picture(image, max(1, 256 // image.shape[-1])), path.with_suffix(".png"))
+        for i, image in enumerate(self.images):
+            path = folder / f"{name}-{i:03d}.png"
+            save_png(picture(image, max(1, 256 // image.shape[-1]), photo=self.audio is None), path)
+            if self.audio is not None and self.sample_rate is not None:
+                path = path.with_suffix(".wav")
+                write_audio(path, self.audio[i], self.sample_rate)
             paths.append(path)
         return paths
 
@@ -88,15 +94,28 @@ class Model:
         self.card = card
         variance = card.latent_variance if card.latent == "normal" else None
         self.latent = Latent(generator.latent_dim, card.latent, variance=variance)
-        self.spectrogram = Spectrogram(**card.transform)
+        self.transform = open_transform(card.transform)
 
     @property
     def classes(self) -> tuple[str, ...]:
         return self.card.classes
 
     @property
-    def sample_rate(self) -> int:
-        return self.spectrogram.sample_rate
+    def pictures(self) -> bool:
+        """Whether it was trained on pictures, which are no sounds."""
+        return not isinstance(self.transform, Spectrogram)
+
+    @property
+    def spectrogram(self) -> Spectrogram:
+        """What turns its images into sound. Raises UserError for a model of pictures."""
+        if not isinstance(self.transform, Spectrogram):
+            raise UserError("this model was trained on pictures: it makes no sounds")
+        return self.transform
+
+    @property
+    def sample_rate(self) -> int | None:
+        """In Hz; None for a model of pictures."""
+        return None if self.pictures else self.spectrogram.sample_rate
 
     def sample(
         self,
@@ -128,7 +147,8 @@ class Model:
             images = self.images(labels, truncation, seed)
         except ValueError as error:
             raise UserError(str(error)) from None
-        return Sounds(label, self.decode(images, labels, phase, refine, seed), images, self.sample_rate)
+        audio = None if self.pictures else self.decode(images, labels, phase, refine, seed)
+        return Sounds(label, audio, images, self.sample_rate)
 
     @torch.no_grad()
     def images(self, labels: Tensor, truncation: float | None = None, seed: int = 0) -> Tensor:

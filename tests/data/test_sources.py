@@ -6,47 +6,23 @@ import json
 import os
 import pickle
 import shutil
-import wave
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from layouts import (
+    ESC50_HEADER,
+    ESC50_ROWS,
+    cifar10,
+    clip,
+    common_voice,
+    esc50,
+    urbansound8k,
+)
 
 from schurgan.audio.files import AudioError
 from schurgan.data.sources import SOURCES, Item, open_source
 from schurgan.errors import UserError
-
-HEADER = "filename,fold,target,category,esc10,src_file,take"
-
-
-def clip(path: Path, frequency: float = 440.0, seconds: float = 0.1) -> Path:
-    """A small WAV file, written without the code under test."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sound = np.sin(2 * np.pi * frequency * np.arange(int(seconds * 16_000)) / 16_000)
-    with wave.open(str(path), "wb") as file:
-        file.setparams((1, 2, 16_000, 0, "NONE", ""))
-        file.writeframes((16_000 * sound).astype("<i2").tobytes())
-    return path
-
-
-def esc50(root: Path, rows: list[str], header: str = HEADER, missing: tuple[str, ...] = ()) -> Path:
-    """A small data set laid out as ESC-50 is."""
-    (root / "meta").mkdir(parents=True)
-    (root / "meta" / "esc50.csv").write_text("\n".join([header, *rows]) + "\n")
-    (root / "audio").mkdir()
-    for row in rows:
-        if (name := row.split(",")[0]) not in missing:
-            clip(root / "audio" / name)
-    return root
-
-
-ROWS = [
-    "1-1-A-7.wav,1,7,rooster,False,1,A",
-    "1-2-A-0.wav,1,0,dog,True,2,A",
-    "5-3-A-0.wav,5,0,dog,True,3,A",
-    "2-4-B-11.wav,2,11,sea_waves,True,4,B",
-]
 
 
 def sentence(name: str, *args: object, **options: object) -> str:
@@ -171,7 +147,7 @@ def test_folders_without_recordings_are_told_what_would_do(tmp_path):
 
 @pytest.mark.parametrize("inner", [".", "ESC-50-master", "ESC-50"])
 def test_esc50_is_read_with_its_folds_and_its_classes_in_the_order_of_targets(tmp_path, inner):
-    esc50(tmp_path / "data" / inner, ROWS)
+    esc50(tmp_path / "data" / inner, ESC50_ROWS)
     source = open_source("esc50", tmp_path / "data")
     assert source.classes() == ("dog", "rooster", "sea_waves")
     assert source.items() == [
@@ -185,7 +161,7 @@ def test_esc50_is_read_with_its_folds_and_its_classes_in_the_order_of_targets(tm
 
 
 def test_esc10_is_the_rows_marked_so_and_another_description(tmp_path):
-    esc50(tmp_path, ROWS)
+    esc50(tmp_path, ESC50_ROWS)
     source = open_source("esc50", tmp_path, subset="esc10")
     assert source.classes() == ("dog", "sea_waves")
     assert len(source.items()) == 3
@@ -194,7 +170,7 @@ def test_esc10_is_the_rows_marked_so_and_another_description(tmp_path):
 
 
 def test_rows_without_a_file_and_files_without_a_row_are_skipped_with_a_reason(tmp_path):
-    esc50(tmp_path, ROWS, missing=("1-1-A-7.wav",))
+    esc50(tmp_path, ESC50_ROWS, missing=("1-1-A-7.wav",))
     clip(tmp_path / "audio" / "mine.wav")
     source = open_source("esc50", tmp_path)
     assert source.classes() == ("dog", "sea_waves")
@@ -224,7 +200,7 @@ def test_rows_without_a_file_and_files_without_a_row_are_skipped_with_a_reason(t
     ],
 )
 def test_a_broken_row_is_told_by_file_line_and_column(tmp_path, row, told):
-    esc50(tmp_path, ROWS)
+    esc50(tmp_path, ESC50_ROWS)
     with open(tmp_path / "meta" / "esc50.csv", "a") as table:
         table.write(row + "\n")
     message = sentence("esc50", tmp_path)
@@ -235,10 +211,10 @@ def test_a_broken_row_is_told_by_file_line_and_column(tmp_path, row, told):
 def test_a_table_without_its_columns_or_of_other_bytes_is_told(tmp_path):
     esc50(tmp_path / "columns", ["a.wav,1,dog"], header="filename,fold,category")
     assert "line 1: no column target, esc10; filename,fold" in sentence("esc50", tmp_path / "columns")
-    esc50(tmp_path / "bytes", ROWS)
-    (tmp_path / "bytes" / "meta" / "esc50.csv").write_bytes(HEADER.encode() + b"\n\xff\xfe\n")
+    esc50(tmp_path / "bytes", ESC50_ROWS)
+    (tmp_path / "bytes" / "meta" / "esc50.csv").write_bytes(ESC50_HEADER.encode() + b"\n\xff\xfe\n")
     assert "not UTF-8 text" in sentence("esc50", tmp_path / "bytes")
-    esc50(tmp_path / "nothing", ROWS, missing=tuple(row.split(",")[0] for row in ROWS))
+    esc50(tmp_path / "nothing", ESC50_ROWS, missing=tuple(row.split(",")[0] for row in ESC50_ROWS))
     assert "none of the recordings" in sentence("esc50", tmp_path / "nothing")
     clip(tmp_path / "other" / "dog" / "a.wav")
     assert "no meta/esc50.csv in it" in sentence("esc50", tmp_path / "other")
@@ -262,8 +238,10 @@ def test_the_real_esc10_has_10_classes_of_40_in_5_equal_folds():
 def opened(name: str, root: Path):
     if name == "folder":
         clip(root / "dog" / "a.wav")
-    if name == "esc50":
-        esc50(root, ROWS)
+    makers = {"esc50": esc50, "urbansound8k": urbansound8k, "common_voice": common_voice, "cifar10": cifar10}
+    if name in makers:
+        makers[name](root / "data")
+        return open_source(name, root / "data")
     return open_source(name) if SOURCES[name].root is None else open_source(name, root)
 
 
@@ -279,6 +257,14 @@ def test_every_source_keeps_the_protocol_and_survives_pickling(tmp_path, name):
     assert items == copy.items()
     assert len({item.origin for item in items}) == len(items)
     assert {item.label for item in items} == set(source.classes())
+    if source.kind == "images":
+        image = source.load_image(items[0])
+        assert image.dtype == torch.uint8
+        assert image.ndim == 3
+        assert image.shape[0] in (1, 3)
+        torch.testing.assert_close(copy.load_image(items[0]), image, rtol=0, atol=0)
+        return
+    assert source.kind == "audio"
     sound = source.load(items[0], 16_000)
     assert sound.dtype == torch.float32
     assert sound.ndim == 1
@@ -288,8 +274,9 @@ def test_every_source_keeps_the_protocol_and_survives_pickling(tmp_path, name):
 def test_unknown_sources_and_options_are_told_the_nearest_name(tmp_path):
     clip(tmp_path / "dog" / "a.wav")
     assert sentence("foldr", tmp_path) == 'source "foldr": no such source; did you mean "folder"?'
-    assert "one of folder, esc50, soundscape would do" in sentence("zzz", tmp_path)
+    assert "one of folder, esc50, urbansound8k, common_voice, cifar10, soundscape would do" in sentence("zzz", tmp_path)
     assert sentence("esc50", tmp_path, subst="esc10") == 'source "esc50": no option "subst"; did you mean "subset"?'
-    assert sentence("folder", tmp_path, seed=1) == 'source "folder": no option "seed"; it has none'
+    assert 'source "folder": no option "seed"; one of kind, table would do' in sentence("folder", tmp_path, seed=1)
+    assert 'no kind "image"; did you mean "images"?' in sentence("folder", tmp_path, kind="image")
     assert 'did you mean "esc10"?' in sentence("esc50", tmp_path, subset="esc1")
     assert "reads no folder" in sentence("soundscape", tmp_path)

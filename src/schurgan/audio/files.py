@@ -148,6 +148,8 @@ def fit_clip(x: Tensor, n_samples: int, sample_rate: int = 16_000) -> tuple[Tens
 
 def _loudest(x: Tensor, n_samples: int, step: int) -> int:
     """Where the first of the windows of n_samples, every `step` samples, begins that holds the most energy."""
+    if len(x) <= n_samples:
+        return 0
     energy = torch.nn.functional.pad(x.double().square().cumsum(0), (1, 0))
     starts = torch.arange(0, max(1, len(x) - n_samples + 1), step)
     return int(starts[(energy[(starts + n_samples).clamp_max(len(x))] - energy[starts]).argmax()])

@@ -8,26 +8,31 @@ columns, shard after shard.
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, cast
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from schurgan.errors import UserError
 from schurgan.files import atomic_write
-from schurgan.version import __version__
 
 FORMAT: Literal["schurgan-shards"] = "schurgan-shards"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 MARKER = "unfinished.json"
-FEW = 10
-"""Clips a class below which it is worth a word."""
-FAINT = 1e-3
-"""Peak of a recording, full scale 1, under which its noise floor is what gets learnt."""
+IMAGE = "image"
+"""The transform of a set of images, in which sounds have "wavelet" or "stft"."""
 DType = Literal["uint8", "float16", "float32"]
 
 
@@ -72,7 +77,11 @@ class Shard(_Record):
 
 
 class Clip(NamedTuple):
-    """One prepared recording. gain: its peak before it was brought to 1. reference: level of its image."""
+    """One prepared recording, or picture of a set of images (of 0 seconds, gain and reference 1).
+
+    gain: its peak before it was brought to 1. reference: level of its image. parent: origin of the recording that it
+    is an altered copy of, None for the recording itself.
+    """
 
     origin: str
     label: int
@@ -82,10 +91,11 @@ class Clip(NamedTuple):
     reference: float
     digest: str
     warnings: tuple[str, ...]
+    parent: str | None = None
 
 
 class Clips(_Record):
-    """The columns of `Clip`, all of one length."""
+    """The columns of `Clip`, all of one length; `parent` is empty in a set without copies, and not written then."""
 
     origin: tuple[str, ...] = ()
     label: tuple[int, ...] = ()
@@ -95,21 +105,32 @@ class Clips(_Record):
     reference: tuple[float, ...] = ()
     digest: tuple[str, ...] = ()
     warnings: tuple[tuple[str, ...], ...] = ()
+    parent: tuple[str | None, ...] = ()
 
     @classmethod
     def of(cls, rows: Iterable[Clip]) -> Self:
-        columns = zip(*rows, strict=True)
-        return cls(**dict(zip(Clip._fields, columns, strict=False)))
+        columns = dict(zip(Clip._fields, zip(*rows, strict=True), strict=False))
+        if not any(columns.get("parent", ())):
+            columns.pop("parent", None)
+        return cls(**columns)
 
     def rows(self) -> Iterator[Clip]:
-        return map(Clip._make, zip(*(getattr(self, name) for name in Clip._fields), strict=True))
+        columns = [getattr(self, name) for name in Clip._fields if name != "parent"]
+        return map(Clip._make, zip(*columns, self.parent or (None,) * len(self), strict=True))
 
     def __len__(self) -> int:
         return len(self.origin)
 
+    @model_serializer(mode="wrap")
+    def _written(self, columns: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = columns(self)
+        if not self.parent:
+            del written["parent"]
+        return written
+
     @model_validator(mode="after")
     def _one_length(self) -> Self:
-        lengths = {len(getattr(self, name)) for name in Clip._fields}
+        lengths = {len(getattr(self, name)) for name in Clip._fields if name != "parent" or self.parent}
         if len(lengths) > 1:
             raise ValueError(f"columns of clips differ in length: {sorted(lengths)}")
         return self
@@ -134,7 +155,7 @@ class Manifest(_Record):
     histogram   clips of each class
     references  median level of each class's images: what turns a generated image of that class back into sound
     warnings    what is odd about the set as a whole
-    transform   `Spectrogram(**transform)` made the images
+    transform   `open_transform(transform)` made the images
     source      what determines the data
     """
 
@@ -159,13 +180,21 @@ class Manifest(_Record):
         return len(self.clips)
 
     @property
+    def kind(self) -> Literal["audio", "images"]:
+        """What was prepared: recordings, or pictures that no sound belongs to."""
+        return "images" if self.transform.get("transform") == IMAGE else "audio"
+
+    @property
     def seconds(self) -> float:
-        """Duration of all recordings together."""
-        return float(sum(self.clips.seconds))
+        """Duration of all recordings together; copies are not counted."""
+        parents = self.clips.parent or (None,) * len(self)
+        return float(sum(time for time, parent in zip(self.clips.seconds, parents, strict=True) if parent is None))
 
     @property
     def n_samples(self) -> int:
-        """Samples of a clip, at `transform["sample_rate"]`."""
+        """Samples of a clip, at `transform["sample_rate"]`. ValueError for a set of images."""
+        if self.kind == "images":
+            raise ValueError("a set of images has no samples of sound")
         return cast(int, self.transform["n_samples"])
 
     def files(self) -> Iterator[ShardFile]:
@@ -185,7 +214,7 @@ class Manifest(_Record):
             raise ValueError("the histogram does not count the clips")
         if self.planes not in (1, self.shape[0]):
             raise ValueError(f"{self.planes} planes for {self.shape[0]} channels")
-        if not isinstance(self.transform.get("n_samples"), int):
+        if self.kind == "audio" and not isinstance(self.transform.get("n_samples"), int):
             raise ValueError("the transform does not say n_samples")
         if len(self.references) != len(self.classes):
             raise ValueError(f"{len(self.references)} references for {len(self.classes)} classes")
@@ -218,68 +247,14 @@ class Manifest(_Record):
             raise UserError(f"{path}: {_what_is_wrong(content, error)}") from None
 
 
-def assemble(
-    parts: Sequence[Part],
-    *,
-    classes: Sequence[str],
-    unlisted: Iterable[Skipped],
-    plan: str,
-    dtype: DType,
-    planes: int,
-    transform: dict[str, JsonValue],
-    source: dict[str, JsonValue],
-) -> Manifest:
-    """The manifest of finished parts, one clip or more in them. Classes left empty are dropped and warned of."""
-    rows = [row for part in parts for row in part.clips.rows()]
-    counts = np.bincount([row.label for row in rows], minlength=len(classes))
-    kept = np.flatnonzero(counts).tolist()
-    names = tuple(classes[label] for label in kept)
-    renumbered = {old: new for new, old in enumerate(kept)}
-    rows = [row._replace(label=renumbered[row.label]) for row in rows]
-    levels: list[list[float]] = [[] for _ in kept]
-    for row in rows:
-        levels[row.label].append(row.reference)
-    empty = [name for name, count in zip(classes, counts, strict=True) if not count]
-    channels, size = cast(int, transform["channels"]), cast(int, transform["size"])
-    return Manifest(
-        schurgan=__version__,
-        plan=plan,
-        shape=(channels, size, size),
-        planes=planes,
-        dtype=dtype,
-        classes=names,
-        histogram=tuple(counts[kept].tolist()),
-        references=tuple(float(np.median(each)) for each in levels),
-        warnings=tuple(_oddities(rows, names, empty)),
-        skipped=(*unlisted, *(skipped for part in parts for skipped in part.skipped)),
-        transform=transform,
-        source=source,
-        shards=tuple(part.shard for part in parts if part.shard),
-        clips=Clips.of(rows),
-    )
-
-
-def _oddities(rows: Sequence[Clip], classes: Sequence[str], empty: Iterable[str]) -> Iterator[str]:
-    """What a person should know of the set as a whole before training on it."""
-    for name in empty:
-        yield f'class "{name}": none of its recordings can be used, it is left out'
-    if len(classes) == 1:
-        yield f'only one class, "{classes[0]}": there is nothing to condition on'
-    for name, count in zip(classes, np.bincount([row.label for row in rows]).tolist(), strict=True):
-        if count < FEW:
-            yield f'class "{name}": {count} clip{"s" * (count > 1)}, too few to learn from ({FEW} or more would do)'
-    same: dict[str, list[Clip]] = {}
-    for row in rows:
-        same.setdefault(row.digest, []).append(row)
-    for group in same.values():
-        if len(group) > 1:
-            named = ", ".join(row.origin for row in group)
-            across = " in different classes" * (len({row.label for row in group}) > 1)
-            across += " in different folds" * (len({row.fold for row in group}) > 1)
-            yield f"the same sound {len(group)} times{across}: {named}"
-    faint = [row.origin for row in rows if row.gain < FAINT]
-    if faint:
-        yield f"nearly silent (peak below −60 dB), so mostly noise once normalised: {', '.join(faint)}"
+def wrong_size(folder: Path, file: ShardFile) -> str:
+    """What is wrong with the file on disk by its presence and its size alone; "" when nothing is."""
+    path = folder / file.file
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        return f"{path}: missing ({error.strerror})"
+    return "" if size == file.bytes else f"{path}: {size} bytes instead of {file.bytes}"
 
 
 def is_manifest(path: Path) -> bool:
@@ -289,36 +264,6 @@ def is_manifest(path: Path) -> bool:
             return f'"format": "{FORMAT}"'.encode() in file.read(256)
     except OSError:
         return False
-
-
-def summary(manifest: Manifest, width: int = 40, most: int = 10) -> list[str]:
-    """Lines for a terminal: clips a class as bars of up to `width`, then `most` warnings, notes and skipped at most."""
-    longest = max(map(len, manifest.classes))
-    top = max(manifest.histogram)
-    lines = [
-        f"{name:<{longest}}  {count:>{len(str(top))}}  {'█' * max(1, round(width * count / top))}"
-        for name, count in zip(manifest.classes, manifest.histogram, strict=True)
-    ]
-    minutes, seconds = divmod(round(manifest.seconds), 60)
-    lines.append(f"{len(manifest)} clips of {len(manifest.classes)} classes, {minutes} min {seconds} s of sound")
-    lines += _first(most, [f"warning: {warning}" for warning in manifest.warnings], "warnings")
-    lines += _first(most, _notes(manifest), "kinds of notes")
-    return lines + _first(most, [f"skipped: {clip.origin}: {clip.reason}" for clip in manifest.skipped], "skipped")
-
-
-def _notes(manifest: Manifest) -> list[str]:
-    """Notes on single clips that differ in their numbers alone are one line: how many, and the first of them."""
-    kinds: dict[str, list[str]] = {}
-    for clip in manifest.clips.rows():
-        for note in clip.warnings:
-            kinds.setdefault(re.sub(r"[\d.]+", "#", note), []).append(f"{clip.origin}: {note}")
-    alike = [(notes[0], f" (and {len(notes) - 1} more like it)" if len(notes) > 1 else "") for notes in kinds.values()]
-    return [f"note: {first}{more}" for first, more in alike]
-
-
-def _first(most: int, lines: list[str], what: str) -> list[str]:
-    rest = len(lines) - most
-    return lines if rest <= 0 else [*lines[:most], f"… and {rest} more {what}, listed in {MANIFEST}"]
 
 
 def _json(value: Any) -> str:

@@ -72,8 +72,9 @@ def train_classifier(shards: Shards, *, epochs: int = 12, least_steps: int = 100
     remember where they began, and the classifier guesses.
 
     Held out are the clips of the highest fold, or every fifth clip of each class where there are no folds (clips of one
-    origin recording may then be on both sides).
+    origin recording may then be on both sides). Copies at other pitches take no part.
     """
+    shards = shards.select(augmented=False)
     images = torch.cat([part.mean(1, keepdim=True) for part, _ in shards.batches(256)])
     labels = torch.from_numpy(shards.labels)
     test = _held_out(shards)

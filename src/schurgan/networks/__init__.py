@@ -10,6 +10,7 @@ from __future__ import annotations
 from schurgan.networks.attention import SelfAttention, plain_attention
 from schurgan.networks.costs import Costs, step_costs
 from schurgan.networks.discriminator import Discriminator
+from schurgan.networks.export import export_generator
 from schurgan.networks.generator import Generator, standing_statistics
 from schurgan.networks.ladders import IMAGE, LADDERS, Ladder, Stage, customise, find_ladder
 from schurgan.networks.latent import Latent
@@ -33,6 +34,7 @@ __all__ = [
     "apply_spectral_clamp",
     "apply_spectral_norm",
     "customise",
+    "export_generator",
     "find_ladder",
     "leading_singular_values",
     "plain_attention",

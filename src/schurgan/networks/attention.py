@@ -35,7 +35,7 @@ class SelfAttention(nn.Module):
         key = pixels(F.max_pool2d(self.key(x), 2))  # (B, HW/4, C/8)
         value = pixels(F.max_pool2d(self.value(x), 2))  # (B, HW/4, C/2)
         attend = fused_attention if self.fused else attention
-        seen = attend(query, key, value).mT.reshape(len(x), -1, *x.shape[2:])  # (B, C/2, H, W)
+        seen = attend(query, key, value).mT.reshape(x.shape[0], -1, *x.shape[2:])  # (B, C/2, H, W)
         return torch.addcmul(x, self.gamma, self.output(seen))
 
 

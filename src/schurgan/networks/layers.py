@@ -79,8 +79,11 @@ class TransposedConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         if self.scale == 1:
             return super().forward(x)
-        kernel = self.weight.transpose(0, 1)
-        return F.conv_transpose2d(x, kernel, self.bias, self.scale, padding=1, output_padding=self.scale - 1)
+        return F.conv_transpose2d(x, self.kernel(), self.bias, self.scale, padding=1, output_padding=self.scale - 1)
+
+    def kernel(self) -> Tensor:
+        """Of the transposed convolution: (cin, cout, 3, 3)."""
+        return self.weight.transpose(0, 1)
 
 
 class StridedConv2d(nn.Conv2d):

@@ -310,14 +310,16 @@ class DDFN(nn.Module):
         return labels.to(self.real_mean.device, torch.long)
 
     def _departures(self, images: Tensor, method: str) -> Tensor:
-        if self.scaling == "unit":
-            images = (images + 1) / 2
-        return departure_from_normality(images, method, factor=self.factor, channels=self.channels)
+        return departure_from_normality(self._mapped(images), method, factor=self.factor, channels=self.channels)
+
+    def _mapped(self, images: Tensor) -> Tensor:
+        """Images as `scaling` wants them, in float32 or more: half types would round (x + 1) / 2."""
+        images = images.to(torch.promote_types(images.dtype, torch.float32))
+        return (images + 1) / 2 if self.scaling == "unit" else images
 
     def _begin(self, images: Tensor, subset: int) -> Callable[[], Tensor]:
         """Δ² of images (B, C, n, n), each moved by the estimator's mean error on `subset` evenly spaced ones."""
-        mapped = (images + 1) / 2 if self.scaling == "unit" else images
-        estimate = begin(mapped, self.estimator, factor=self.factor, channels=self.channels)
+        estimate = begin(self._mapped(images), self.estimator, factor=self.factor, channels=self.channels)
         if not subset or self.estimator == "exact":
             return estimate
         chosen = torch.linspace(0, len(images) - 1, min(subset, len(images)), device=images.device).round().long()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .counters import counters
 from .decompose import decompose
-from .matrix_function import apply, as_matrices, clipped, in_parallel, norm, normalised, pool
+from .matrix_function import apply, as_matrices, clipped, in_double, in_parallel, norm, normalised, pool
 
 REAL = 1e-7  # an eigenvalue with |Im λ| ≤ REAL·‖x‖_F counts as real in the gradient
 TAU = 1e-7  # regularises 1/(yᵀv) for unit left and right eigenvectors y and v
@@ -42,12 +42,17 @@ def begin(x: Tensor, factor: int = 1) -> Callable[[], Tensor]:
         return lambda: departure(x, factor)
     with torch.no_grad(), torch.autocast("cuda", enabled=False):
         begun = _Begun(as_matrices(x.detach()), factor)
-    return lambda: apply(lambda _, with_gradient: begun.finish(with_gradient, _on_cpu), x)
+
+    def rest(x: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor]:
+        value, gradient = begun.finish(with_gradient, _on_cpu)
+        return value, gradient.to(x.dtype) if with_gradient else gradient
+
+    return lambda: apply(rest, x)
 
 
 def _evaluate(x: Tensor, factor: int, with_gradient: bool) -> tuple[Tensor, Tensor]:
     if x.is_cuda:
-        return _Begun(x, factor).finish(with_gradient, _on_cpu)
+        return in_double(lambda x, wanted: _Begun(x, factor).finish(wanted, _on_cpu))(x, with_gradient)
     return in_parallel(lambda x, wanted: _Begun(x, factor).finish(wanted, _spectral_part), x, with_gradient)
 
 

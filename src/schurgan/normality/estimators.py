@@ -18,7 +18,7 @@ from .counters import counters
 from .decompose import decompose
 from .departure import begin as begin_departure
 from .departure import departure
-from .matrix_function import apply, clipped, in_parallel, norm, normalised, or_one, pool
+from .matrix_function import apply, clipped, in_double, in_parallel, norm, normalised, or_one, pool
 
 Constant = Literal["gamma", "minkowski"]
 Channels = Literal["mean", "sum", "luminance"]
@@ -112,7 +112,7 @@ def moments(x: Tensor) -> Tensor:
         gradient = 2 * x + (slope @ unit.mT + unit.mT @ slope) * size
         return value, clipped(gradient, x).mul_(scale)
 
-    return apply(lambda x, wanted: evaluate(x, wanted) if x.is_cuda else in_parallel(evaluate, x, wanted), x)
+    return apply(lambda x, wanted: in_double(evaluate)(x, wanted) if x.is_cuda else in_parallel(evaluate, x, wanted), x)
 
 
 def _schatten(x: Tensor, power: float, with_gradient: bool) -> tuple[Tensor, Tensor]:
@@ -145,7 +145,7 @@ def paper_symmetric(x: Tensor, factor: int = 2) -> Tensor:
         gradient = 2 * x - 2 * _spread(half, factor) if with_gradient else x
         return value[:, 0, 0].clamp(min=0), gradient * scale
 
-    return apply(evaluate, x)
+    return apply(in_double(evaluate), x)
 
 
 def paper_determinant(x: Tensor, factor: int = 2, constant: Constant = "gamma") -> Tensor:
@@ -177,7 +177,7 @@ def paper_determinant(x: Tensor, factor: int = 2, constant: Constant = "gamma") 
         gradient = _spread((vectors * weights[:, None, :]) @ vectors.mT, factor) / (factor**2 * scale)
         return value, gradient.clamp(-LARGEST, LARGEST)
 
-    return apply(evaluate, x)
+    return apply(in_double(evaluate), x)
 
 
 def _symmetric(x: Tensor, factor: int) -> Tensor:

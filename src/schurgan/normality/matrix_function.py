@@ -25,11 +25,12 @@ _solving = threading.Lock()
 def apply(evaluate: Evaluate, x: Tensor, *, double: bool = True) -> Tensor:
     """`evaluate` on every matrix of x (..., n, n)  ->  (...), real, on x's device, float32 for half types, else x's.
 
-    It is given float64 (complex128), or x's own type if not `double`, and half types as float32; never under autocast.
-    Differentiable once.
+    It is given x's own type, half types as float32, and returns gradients of that; `in_double` and `in_parallel` make
+    it compute in float64, which `double` announces. Never under autocast. Differentiable once.
     """
-    matrices = as_matrices(x, double)
-    with torch.autocast(matrices.device.type, enabled=False):
+    host = x.cpu() if x.device.type == "mps" and double else x  # which has no float64
+    matrices = as_matrices(host, torch.float32)
+    with torch.autocast(host.device.type, enabled=False):
         if torch.is_grad_enabled() and x.requires_grad:
             values: Tensor = _WithGradient.apply(matrices, evaluate)  # type: ignore[no-untyped-call]
         else:
@@ -37,10 +38,9 @@ def apply(evaluate: Evaluate, x: Tensor, *, double: bool = True) -> Tensor:
     return as_result(values, x)
 
 
-def as_matrices(x: Tensor, double: bool = True) -> Tensor:
-    """x (..., n, n)  ->  (m, n, n), float64 (complex128) if `double`, float32 (complex64) or more if not."""
-    host = x.cpu() if x.device.type == "mps" and double else x  # which has no float64
-    return host.to(torch.promote_types(x.dtype, torch.float64 if double else torch.float32)).reshape(-1, *x.shape[-2:])
+def as_matrices(x: Tensor, least: torch.dtype = torch.float64) -> Tensor:
+    """x (..., n, n)  ->  (m, n, n), of the precision `least` or more."""
+    return x.to(torch.promote_types(x.dtype, least)).reshape(-1, *x.shape[-2:])
 
 
 def as_result(values: Tensor, x: Tensor) -> Tensor:
@@ -111,11 +111,23 @@ def pool(x: Tensor, factor: int) -> Tensor:
     return x.reshape(-1, k, factor, k, factor).mean((2, 4))
 
 
-def in_parallel(evaluate: Evaluate, x: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor]:
-    """`evaluate` with the matrices of x (m, n, n), on the CPU, shared out over the threads, one LAPACK thread each.
+def in_double(evaluate: Evaluate) -> Evaluate:
+    """`evaluate` in float64 (complex128), its gradient in the matrices' own type."""
 
-    More threads inside one eigenproblem make it 6 to 25 times slower, and would let their number change the last bits.
+    def converted(x: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor]:
+        value, gradient = evaluate(as_matrices(x), with_gradient)
+        return value, gradient.to(x.dtype) if with_gradient else gradient
+
+    return converted
+
+
+def in_parallel(evaluate: Evaluate, x: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor]:
+    """`in_double(evaluate)` with the matrices of x (m, n, n), on the CPU, shared out over the threads.
+
+    One LAPACK thread each: more inside one eigenproblem make it 6 to 25 times slower, and would let their number change
+    the last bits.
     """
+    evaluate = in_double(evaluate)
     with _solving:  # the number of threads belongs to the whole process
         threads = torch.get_num_threads()
         workers = max(1, min(threads, len(x), len(x) * x.shape[-1] ** 3 // 2**18))  # about a millisecond each, or more
@@ -123,10 +135,20 @@ def in_parallel(evaluate: Evaluate, x: Tensor, with_gradient: bool) -> tuple[Ten
         try:
             if workers == 1:
                 return evaluate(x, with_gradient)
-            chunks = x.tensor_split(min(len(x), 4 * workers))  # more than one each, since some matrices take longer
+            value = torch.empty(len(x), dtype=torch.float64)
+            gradient = torch.empty_like(x) if with_gradient else x
+
+            @torch.no_grad()  # which another thread does not inherit
+            def work(part: slice) -> None:
+                of_part, slope = evaluate(x[part], with_gradient)
+                value[part] = of_part
+                if with_gradient:
+                    gradient[part] = slope
+
+            # More parts than threads, since some matrices take longer, and since small ones stay in the cache.
+            size = -(-len(x) // (8 * workers))
             with ThreadPoolExecutor(workers) as executor:
-                parts = list(executor.map(lambda chunk: evaluate(chunk, with_gradient), chunks))
+                list(executor.map(work, (slice(i, i + size) for i in range(0, len(x), size))))
         finally:
             torch.set_num_threads(threads)
-    values, gradients = zip(*parts, strict=True)
-    return torch.cat(values), torch.cat(gradients)
+    return value, gradient

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from schurgan.audio import Spectrogram
 from schurgan.config import Config
-from schurgan.data.loader import Batches
+from schurgan.data.images import ImageCodec, open_transform
+from schurgan.data.loader import Batches, Prefetch
 from schurgan.data.shards import Shards
 from schurgan.errors import Interrupted, UserError, writing
 from schurgan.files import atomic_write
@@ -39,7 +40,16 @@ from schurgan.training.step import Metrics, Trainer
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
 _GRID_COLUMNS = 6
-_CHANGEABLE = {"steps", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "threads", "device"}
+_CHANGEABLE = {
+    "steps",
+    "log_every",
+    "sample_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "threads",
+    "prefetch",
+    "device",
+}
 """Options of training that may be another when a run is taken up again: its states stay what they are."""
 
 
@@ -88,13 +98,13 @@ class _Run:
         self.device = choose_device(config.train.device)
         shards = Shards(config.data)
         self.shards = shards.select(exclude_folds=config.train.exclude_folds) if config.train.exclude_folds else shards
-        self.spectrogram = _transform(config, shards)
+        self.transform = _transform(config, shards)
         try:
-            augment = build_augmentation(config.regularize, **_kind(self.spectrogram))
+            augment = build_augmentation(config.regularize, **_kind(self.transform))
             self.trainer = Trainer(config, len(shards.classes), self.device, augment)
         except ValueError as error:
             raise UserError(f"options do not fit: {error}") from None
-        self.batches = Batches(self.shards, config.train.batch_size, config.train.seed)
+        self.batches = Batches(self.shards, config.train.batch_size, config.train.seed, balanced=config.train.balanced)
         self.checkpoints = Checkpoints(run, config.train.keep_checkpoints)
         options = [config.model, config.ddfn, config.regularize, config.train]
         known = [self.shards.fingerprint, *(each.model_dump(mode="json", exclude=_CHANGEABLE) for each in options)]
@@ -125,7 +135,13 @@ class _Run:
         if trainer.step >= train.steps and (self.run / GENERATOR).exists() and self._grid().exists():
             return self.run
         with writing(self.run, f"; go on by `schurgan resume {self.run}`"):
-            with _stop_requests() as stop, Bar("train", train.steps, start=trainer.step) as bar:
+            ahead = Prefetch(
+                self.batches,
+                ahead=train.prefetch * train.d_steps,
+                pin=self.device.type == "cuda",
+                then=self._paint,
+            )
+            with ahead as self.ready, _stop_requests() as stop, Bar("train", train.steps, start=trainer.step) as bar:
                 self.metrics.truncate(trainer.step)
                 reset_departure_counters()  # of what fitting the real images took
                 while trainer.step < train.steps:
@@ -155,11 +171,11 @@ class _Run:
             self._save_checkpoint()
 
     def _load(self, number: int) -> tuple[Tensor, Tensor]:
-        images, labels = self.batches.batch(number)
-        return self._paint(images).to(self.device), labels.to(self.device)
+        images, labels = self.ready.batch(number)
+        return images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
 
     def _paint(self, images: Tensor) -> Tensor:
-        return self.spectrogram.paint(images)
+        return self.transform.paint(images) if isinstance(self.transform, Spectrogram) else images
 
     def _save_checkpoint(self) -> None:
         state = self.trainer.state_dict() | {"log": self.metrics.rows, "mended": self.metrics.count_mended()}
@@ -181,7 +197,7 @@ class _Run:
             latent=self.trainer.latent.kind,
             latent_variance=self.trainer.latent.variance,
             classes=self.shards.classes,
-            transform=self.spectrogram.config,
+            transform=self.transform.config,
             references=manifest.references,
             data=str(self.config.data) if self.config.data else None,
             step=self.trainer.step,
@@ -204,7 +220,7 @@ class _Run:
         for number, label in enumerate(model.classes):
             rows.append(list(model.images(torch.full((_GRID_COLUMNS,), number), seed=seed)))
             model.sample(label, 1, seed=seed).save(path.with_suffix(""))
-        save_png(grid(rows, scale=max(1, 64 // model.spectrogram.size)), path)
+        save_png(grid(rows, scale=max(1, 64 // model.transform.size), photo=model.pictures), path)
 
 
 class _Log:
@@ -276,17 +292,22 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def _transform(config: Config, shards: Shards) -> Spectrogram:
+def _transform(config: Config, shards: Shards) -> Spectrogram | ImageCodec:
     """The shards' transform with the run's channels. Raises UserError when the ladder makes images of another size."""
     try:
         ladder = build_ladder(config.model)
     except ValueError as error:
         raise UserError(f"--model.ladder {config.model.ladder}: {error}") from None
+    channels, colormap = config.model.channels, config.model.colormap
     try:
-        transform = {"channels": config.model.channels, "colormap": config.model.colormap}
-        spectrogram = Spectrogram(**(shards.manifest.transform | transform))  # type: ignore[arg-type]
+        transform = open_transform(shards.manifest.transform)
+        if isinstance(transform, Spectrogram):
+            transform = Spectrogram(**(transform.config | {"channels": channels, "colormap": colormap}))
     except ValueError as error:
         raise UserError(f"--model: {error}") from None
+    if isinstance(transform, ImageCodec) and (colormap or channels != transform.channels):
+        given = f"--model.colormap {colormap}" if colormap else f"--model.channels: {channels}"
+        raise UserError(f"{given} given, {shards.folder} holds pictures of {transform.channels} channels as they are")
     if ladder.size != shards.shape[1:]:
         made = f"{ladder.size[0]}x{ladder.size[1]}"
         held = f"{shards.shape[1]}x{shards.shape[2]}"
@@ -294,14 +315,16 @@ def _transform(config: Config, shards: Shards) -> Spectrogram:
             f'--model.ladder: "{config.model.ladder}" makes images of {made}, {shards.folder} holds {held};'
             f" prepare with --size {ladder.size[0]} or choose another ladder"
         )
-    return spectrogram
+    return transform
 
 
-def _kind(spectrogram: Spectrogram) -> dict[str, Any]:
+def _kind(transform: Spectrogram | ImageCodec) -> dict[str, Any]:
     """What DiffAugment must know of the images."""
-    if spectrogram.colormap is None:
-        return {"images": spectrogram.scale, "floor_db": spectrogram.floor_db}
-    silence = spectrogram.paint(torch.full((1, 1, 1, 1), -1.0))
+    if isinstance(transform, ImageCodec):
+        return {"images": "photo"}
+    if transform.colormap is None:
+        return {"images": transform.scale, "floor_db": transform.floor_db}
+    silence = transform.paint(torch.full((1, 1, 1, 1), -1.0))
     return {"images": "colormap", "floor": silence.flatten().tolist()}
 
 

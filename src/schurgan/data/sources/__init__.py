@@ -6,12 +6,15 @@ import inspect
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from schurgan.data.sources.base import Item, Skipped, Source
+from schurgan.data.sources.cifar10 import open_cifar10
+from schurgan.data.sources.common_voice import open_common_voice
 from schurgan.data.sources.esc50 import open_esc50
 from schurgan.data.sources.folder import open_folder
 from schurgan.data.sources.soundscape import open_soundscape
+from schurgan.data.sources.urbansound8k import open_urbansound8k
 from schurgan.errors import UserError, did_you_mean
 
 __all__ = ["SOURCES", "Entry", "Item", "Skipped", "Source", "open_source"]
@@ -20,13 +23,16 @@ __all__ = ["SOURCES", "Entry", "Item", "Skipped", "Source", "open_source"]
 class Entry(NamedTuple):
     """How a source is opened, `open(root, **options)`, and what its root is; None: it has none, `open(**options)`."""
 
-    open: Callable[..., Source]
+    open: Callable[..., Any]
     root: str | None
 
 
 SOURCES: dict[str, Entry] = {
-    "folder": Entry(open_folder, "a folder that holds one folder of recordings for each class"),
+    "folder": Entry(open_folder, "a folder that holds one folder of recordings or images for each class"),
     "esc50": Entry(open_esc50, "the unpacked ESC-50 data set, with meta/esc50.csv and audio/"),
+    "urbansound8k": Entry(open_urbansound8k, "the unpacked UrbanSound8K data set, with metadata/ and audio/fold*/"),
+    "common_voice": Entry(open_common_voice, "a Common Voice release, with validated.tsv and clips/ for each language"),
+    "cifar10": Entry(open_cifar10, "the unpacked CIFAR-10 data set, cifar-10-batches-py or cifar-10-batches-bin"),
     "soundscape": Entry(open_soundscape, None),
 }
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
+
+from schurgan.audio.files import read_audio
+from schurgan.data.sources.images import read_image
+from schurgan.errors import UserError, did_you_mean
 
 AUDIO_SUFFIXES = (
     *(".wav", ".wave", ".wavex", ".rf64", ".w64", ".flac", ".ogg", ".oga", ".opus", ".mp3"),
@@ -22,7 +26,7 @@ Skipped = tuple[str, str]
 
 @dataclass(frozen=True)
 class Item:
-    """One recording of a source.
+    """One recording or image of a source.
 
     origin: where it comes from, a path relative to the source's root with '/' separators, or an id such as
     "bell/00012"; unique within its source. label: its class. fold: its cross-validation fold, when the set has folds.
@@ -41,6 +45,10 @@ class Source(Protocol):
         """The registry's name of the source."""
 
     @property
+    def kind(self) -> str:
+        """ "audio": items are loaded by `load`; or "images": by `load_image`. The other of the two may be absent."""
+
+    @property
     def skipped(self) -> tuple[Skipped, ...]:
         """What was seen while listing and is not used, with the reason."""
 
@@ -53,8 +61,58 @@ class Source(Protocol):
     def load(self, item: Item, sample_rate: int) -> Tensor:
         """The item as mono samples (L,) float32 at `sample_rate`. Raises AudioError if it cannot be used."""
 
+    def load_image(self, item: Item) -> Tensor:
+        """The item as pixels (C, H, W) uint8, C 1 or 3. Raises UserError if it cannot be used."""
+
     def describe(self) -> dict[str, object]:
         """JSON values that determine the data, the same on every machine: goes into manifests and plan hashes."""
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """A data set of one file an item: what most sources are, once their tables or folders are read.
+
+    root        what the origins of its items are relative to
+    categories  its classes, in the order of their numbers
+    options     what else determines the data, and goes into its description
+    tables      files that determine the data beside those of the items
+    """
+
+    name: str
+    root: Path
+    categories: tuple[str, ...]
+    listing: tuple[Item, ...]
+    skipped: tuple[Skipped, ...] = ()
+    options: tuple[tuple[str, object], ...] = ()
+    tables: tuple[str, ...] = ()
+    kind: str = "audio"
+
+    def classes(self) -> tuple[str, ...]:
+        return self.categories
+
+    def items(self) -> list[Item]:
+        return list(self.listing)
+
+    def load(self, item: Item, sample_rate: int) -> Tensor:
+        return read_audio(self.root / item.origin, sample_rate)
+
+    def load_image(self, item: Item) -> Tensor:
+        return read_image(self.root / item.origin)
+
+    def describe(self) -> dict[str, object]:
+        origins = [item.origin for item in self.listing]
+        files = fingerprint(self.root, [*self.tables, *origins])
+        return {"source": self.name, **dict(self.options), "items": len(origins), "files": files}
+
+
+def choices(source: str, option: str, given: str | Sequence[str], known: Sequence[str]) -> list[str]:
+    """The names in a text with commas, or in a sequence, each once; UserError for one that is not known."""
+    names = [name.strip() for name in given.split(",")] if isinstance(given, str) else list(given)
+    for name in names or [""]:
+        if name not in known:
+            hint = did_you_mean(str(name), known) or f"; {', '.join(known)} would do"
+            raise UserError(f'source "{source}": no {option} "{name}"{hint}')
+    return list(dict.fromkeys(names))
 
 
 def fingerprint(root: Path, origins: Iterable[str]) -> str:

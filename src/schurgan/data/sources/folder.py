@@ -1,126 +1,89 @@
-"""A folder of recordings for each class: ROOT/dog/*.wav, ROOT/rain/**/*.flac, …"""
+"""Anybody's recordings or images: a folder for each class, ROOT/dog/*.wav, ROOT/rain/**/*.flac, … or a table."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 
-from torch import Tensor
-
-from schurgan.audio.files import read_audio
-from schurgan.data.sources.base import AUDIO_SUFFIXES, Item, Skipped, fingerprint
+from schurgan.data.sources.base import AUDIO_SUFFIXES, FileSource, Item, Skipped, choices
+from schurgan.data.sources.images import IMAGE_SUFFIXES
+from schurgan.data.sources.tables import Names, read_table
+from schurgan.data.sources.walk import printable, walk
 from schurgan.errors import UserError
 
-
-@dataclass(frozen=True)
-class Folder:
-    """Recordings under `root`, whose first-level folders are the classes, in alphabetical order."""
-
-    root: Path
-    listing: tuple[Item, ...]
-    skipped: tuple[Skipped, ...]
-    name: str = "folder"
-
-    def classes(self) -> tuple[str, ...]:
-        return tuple(sorted({item.label for item in self.listing}))
-
-    def items(self) -> list[Item]:
-        return list(self.listing)
-
-    def load(self, item: Item, sample_rate: int) -> Tensor:
-        return read_audio(self.root / item.origin, sample_rate)
-
-    def describe(self) -> dict[str, object]:
-        origins = [item.origin for item in self.listing]
-        return {"source": self.name, "items": len(origins), "files": fingerprint(self.root, origins)}
+KINDS = {
+    "audio": (AUDIO_SUFFIXES, "an audio file", "sound files", "recordings (WAV, FLAC, OGG, MP3, …)"),
+    "images": (IMAGE_SUFFIXES, "an image", "images", "images (PNG, JPEG, …)"),
+}
 
 
-def open_folder(root: Path) -> Folder:
-    """List the recordings under `root` by their names; whether they decode is found when they are loaded.
+def open_folder(root: Path, kind: str | None = None, table: str | Path | None = None) -> FileSource:
+    """List the recordings or images under `root` by their names; whether they decode is found when they are loaded.
 
-    Files inside a class folder belong to that class however deep they lie; links are followed, loops are not.
-    Raises UserError when no class folder holds a recording.
+    kind   "audio" or "images"; by default audio, or images where images are all there is
+    table  a CSV file with the columns `path` (relative to `root`), `label`, and where wanted `fold` (1 or more): its
+           rows are the items, in their order. A relative path of it is looked for here, then in `root`
+
+    Without a table, files inside a class folder belong to that class however deep they lie; links are followed, loops
+    are not. Classes are in alphabetical order. Raises UserError when nothing can be used, and for a broken table.
     """
+    if kind is not None:
+        choices("folder", "kind", [kind], tuple(KINDS))
+    return _folders(root, kind) if table is None else _table(root, kind, Path(table).expanduser())
+
+
+def _folders(root: Path, kind: str | None) -> FileSource:
+    found = list(walk(root, (*AUDIO_SUFFIXES, *IMAGE_SUFFIXES)))
+    kind = kind or _kind_of(origin for origin, _, reason in found if reason is None)
+    suffixes, what, files, needed = KINDS[kind]
     listing: list[Item] = []
     skipped: list[Skipped] = []
     loose = 0
-    above = {_identity(folder) for folder in (root.resolve(), *root.resolve().parents)}
-    for entry in _entries(root):
-        if os.path.isdir(entry):
-            found = list(_walk(entry, entry.name, set(above)))
-            listing += [Item(origin, label=entry.name) for origin, reason in found if reason is None]
-            skipped += [(origin, reason) for origin, reason in found if reason is not None]
-            if not found:
-                skipped.append((entry.name, "an empty folder"))
+    for origin, label, reason in found:
+        if reason is None and not origin.lower().endswith(suffixes):
+            reason = f"not {what} by its name"
+        elif reason is None and not label:
+            reason = "lies outside the class folders"
+            loose += 1
+        if reason is None:
+            listing.append(Item(origin, label))
         else:
-            reason = _unfit(entry)
-            loose += reason is None
-            skipped.append((_printable(entry.name), reason or "lies outside the class folders"))
+            skipped.append((printable(origin), reason))
     if not listing:
         if loose:
             raise UserError(
-                f"{root}: {loose} sound files but no folders of them; move them into one folder for each class, "
+                f"{root}: {loose} {files} but no folders of them; move them into one folder for each class, "
                 f"as in {root / 'dog' / 'bark.wav'}"
             )
-        raise UserError(
-            f"{root}: no sound files found in its folders; one folder of recordings (WAV, FLAC, OGG, MP3, …) "
-            "for each class is needed"
-        )
-    return Folder(root, tuple(sorted(listing, key=lambda item: (item.label, item.origin))), tuple(sorted(skipped)))
+        raise UserError(f"{root}: no {files} found in its folders; one folder of {needed} for each class is needed")
+    return _source(root, kind, sorted(listing, key=lambda item: (item.label, item.origin)), sorted(skipped))
 
 
-def _walk(folder: os.DirEntry[str], origin: str, seen: set[tuple[int, int]]) -> Iterator[tuple[str, str | None]]:
-    """(origin, None) of every recording under `folder`, (origin, reason) of everything else."""
-    if reason := _unfit_name(folder.name):
-        yield _printable(origin), reason
-        return
-    try:
-        identity = _identity(folder)
-        if identity in seen:
-            yield origin, "a link to a folder that is listed already"
-            return
-        seen.add(identity)
-        entries = _entries(folder)
-    except OSError as error:
-        yield origin, f"cannot be read ({error.strerror})"
-        return
-    for entry in entries:
-        inner = f"{origin}/{entry.name}"
-        if os.path.isdir(entry):
-            yield from _walk(entry, inner, seen)
+def _table(root: Path, kind: str | None, table: Path) -> FileSource:
+    path = table if table.is_file() else root / table
+    names = Names()
+    listing: list[Item] = []
+    skipped: list[Skipped] = []
+    for row in read_table(path, ("path", "label")):
+        origin = names.once(row, "path", row.inner_path("path", "a path inside the folder"))
+        label = row.filled("label", "a class name").strip()
+        fold = row.whole("fold", 1) if "fold" in row.fields else None
+        if (root / origin).is_file():
+            listing.append(Item(origin, label, fold))
         else:
-            reason = _unfit(entry)
-            yield (_printable(inner) if reason else inner), reason
+            skipped.append((origin, f"no such file, though {path.name} names it"))
+    if not listing:
+        raise UserError(f"{path}: none of the files that it names is in {root}")
+    return _source(root, kind or _kind_of(item.origin for item in listing), listing, skipped)
 
 
-def _unfit(entry: os.DirEntry[str]) -> str | None:
-    """Why a file is not listed as a recording, or None."""
-    if reason := _unfit_name(entry.name):
-        return reason
-    if not entry.name.lower().endswith(AUDIO_SUFFIXES):
-        return "not an audio file by its name"
-    if not os.path.isfile(entry):
-        return "a broken link" if entry.is_symlink() else "not a regular file"
-    return None
+def _source(root: Path, kind: str, listing: list[Item], skipped: list[Skipped]) -> FileSource:
+    classes = tuple(sorted({item.label for item in listing}))
+    options = () if kind == "audio" else (("kind", kind),)
+    return FileSource("folder", root, classes, tuple(listing), tuple(skipped), options, kind=kind)
 
 
-def _unfit_name(name: str) -> str | None:
-    if name.startswith("."):
-        return "hidden"
-    return None if _printable(name) == name else "its name is not valid UTF-8"
-
-
-def _printable(name: str) -> str:
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _identity(folder: os.DirEntry[str] | Path) -> tuple[int, int]:
-    status = os.stat(folder)
-    return status.st_dev, status.st_ino
-
-
-def _entries(folder: os.DirEntry[str] | Path) -> list[os.DirEntry[str]]:
-    with os.scandir(folder) as entries:
-        return sorted(entries, key=lambda entry: entry.name)
+def _kind_of(origins: Iterable[str]) -> str:
+    suffixes = {os.path.splitext(origin)[1].lower() for origin in origins}
+    return "images" if suffixes & set(IMAGE_SUFFIXES) and not suffixes & set(AUDIO_SUFFIXES) else "audio"

@@ -27,6 +27,7 @@ class Soundscape:
     seed: int = 0
     skipped: tuple[Skipped, ...] = ()
     name: str = "soundscape"
+    kind: str = "audio"
 
     def classes(self) -> tuple[str, ...]:
         return tuple(RECIPES)

@@ -1,0 +1,133 @@
+"""Tables of data sets, CSV and TSV: what cannot be read is told by file, line and column."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from schurgan.errors import UserError
+
+MAX_LINE = 1_000_000
+"""Characters of a line beyond which a file is no table: a billion of zeros without an end fills no memory."""
+
+
+@dataclass(slots=True)  # frozen would make a million of them take twice as long
+class Row:
+    """One row of a table. A column that the row is too short for is missing from `fields`, and '' by `row[column]`."""
+
+    table: Path
+    line: int
+    fields: Mapping[str, str]
+
+    def __getitem__(self, column: str) -> str:
+        return self.fields.get(column, "")
+
+    def bad(self, column: str, needed: str) -> UserError:
+        """The error that says what stands in `column`, and what is needed instead."""
+        given = "nothing" if column not in self.fields else f'"{self[column][:200]}"'
+        return UserError(f'{self.table} line {self.line}, column "{column}": {given} given, {needed} is needed')
+
+    def filled(self, column: str, needed: str) -> str:
+        """The text in `column`, which must be there."""
+        if not self[column].strip() or "\0" in self[column]:
+            raise self.bad(column, needed)
+        return self[column]
+
+    def file_name(self, column: str, needed: str) -> str:
+        """A plain file name: no way out of its folder."""
+        name = self.filled(column, needed)
+        if name in (".", "..") or "/" in name or "\\" in name:
+            raise self.bad(column, needed)
+        return name
+
+    def inner_path(self, column: str, needed: str) -> str:
+        """A relative path that stays inside its folder, with '/' separators."""
+        path = PurePosixPath(self.filled(column, needed).replace("\\", "/"))
+        if path.is_absolute() or ".." in path.parts or ":" in path.parts[0] or not path.name:
+            raise self.bad(column, needed)
+        return str(path)
+
+    def whole(self, column: str, least: int) -> int:
+        """A whole number of `least` or more in plain digits."""
+        text = self[column]
+        if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) >= least):
+            raise self.bad(column, f"a whole number of {least} or more")
+        return int(text)
+
+
+class Names:
+    """The names and the numbered classes of a table so far: each name stands once, each class has one number."""
+
+    def __init__(self) -> None:
+        self._line_of: dict[str, int] = {}
+        self._target_of: dict[str, int] = {}
+        self._category_of: dict[int, str] = {}
+
+    def once(self, row: Row, column: str, name: str) -> str:
+        """`name`, which no row before has."""
+        if (before := self._line_of.setdefault(name, row.line)) != row.line:
+            raise row.bad(column, f"a name other than that of line {before}")
+        return name
+
+    def numbered(self, row: Row, target_column: str, category_column: str) -> str:
+        """The row's class, whose number is the same in every row."""
+        target = row.whole(target_column, 0)
+        category = row.filled(category_column, "a class name")
+        if (known := self._target_of.setdefault(category, target)) != target:
+            raise row.bad(target_column, f'{known}, as in the rows of "{category}" before,')
+        if (name := self._category_of.setdefault(target, category)) != category:
+            raise row.bad(category_column, f'"{name}", as in the rows of target {target} before,')
+        return category
+
+    def in_order(self, used: set[str]) -> tuple[str, ...]:
+        """Those of the numbered classes that are used, by their numbers."""
+        return tuple(sorted(used, key=self._target_of.__getitem__))
+
+
+def read_table(table: Path, columns: tuple[str, ...], delimiter: str = ",") -> Iterator[Row]:
+    """The rows of a UTF-8 table with a header that has `columns`, one at a time.
+
+    Comma-separated fields may be quoted; tab-separated ones never are, so that a stray " in a sentence is just that.
+    Raises UserError with file and line for other columns, other bytes, and rows that cannot be told apart.
+    """
+    line = 1
+    try:
+        if not table.is_file():
+            raise UserError(f"{table}: {'not a regular file' if table.exists() else 'no such file'}; a table is needed")
+        with open(table, encoding="utf-8-sig", newline="" if delimiter == "," else "\n") as file:
+            lines = _csv(file) if delimiter == "," else _plain(file, delimiter)
+            _, header = next(lines, (1, []))
+            missing = [column for column in columns if column not in header]
+            if missing:
+                raise UserError(f"{table} line 1: no column {', '.join(missing)}; {','.join(columns)} are needed")
+            for line, cells in lines:
+                if len(cells) > len(header):
+                    raise UserError(f"{table} line {line}: {len(cells)} fields, where the header has {len(header)}")
+                if cells:
+                    yield Row(table, line, dict(zip(header, cells, strict=False)))
+    except UnicodeDecodeError:
+        raise UserError(f"{table} after line {line}: not UTF-8 text") from None
+    except (csv.Error, OSError, ValueError) as error:
+        raise UserError(f"{table} after line {line}: cannot be read ({error})") from None
+
+
+def _csv(file: IO[str]) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader(_bounded(file), strict=True)
+    for cells in reader:
+        yield reader.line_num, cells
+
+
+def _plain(file: IO[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    for number, line in enumerate(_bounded(file), start=1):
+        text = line.rstrip("\r\n")
+        yield number, text.split(delimiter) if text else []
+
+
+def _bounded(file: IO[str]) -> Iterator[str]:
+    while line := file.readline(MAX_LINE):
+        if len(line) == MAX_LINE:
+            raise ValueError(f"a line of more than {MAX_LINE} characters")
+        yield line

@@ -1,0 +1,486 @@
+"""Downloads from a server on this machine that also truncates, corrupts, stalls, breaks off and answers nonsense."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import stat
+import sys
+import tarfile
+import threading
+import time
+import types
+import zipfile
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.request import Request
+
+import pytest
+from layouts import cifar10, common_voice, esc50, urbansound8k
+
+from schurgan.data import download as module
+from schurgan.data.download import REMOTES, Remote, download
+from schurgan.data.transfer import Patience, _Redirects
+from schurgan.errors import UserError
+
+QUICK = Patience(stall=0.4, tries=3, pause=0.01)
+
+
+class Server:
+    """Gives `data`, as `how` says; `asked` are the headers Range of the requests so far."""
+
+    def __init__(self) -> None:
+        self.data, self.how, self.asked = b"", "well", []
+        self.times = 10**9  # requests that are answered as `how` says; the later ones are answered well
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                server.asked.append(self.headers["Range"])
+                how = server.how if len(server.asked) <= server.times else "well"
+                self.close_connection = True
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                    answer(self, server.data, how)
+
+            def log_message(self, *_: object) -> None: ...
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = True
+        self.thread = threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02})
+        self.thread.start()
+        self.url = f"http://127.0.0.1:{self.http.server_port}/archive.tar.gz"
+
+    def close(self) -> None:
+        self.http.shutdown()
+        self.http.server_close()
+        self.thread.join()
+
+
+def answer(request: BaseHTTPRequestHandler, data: bytes, how: str) -> None:
+    if how.isdigit():
+        request.send_error(int(how))
+        return
+    if how == "nonsense":
+        request.wfile.write(b"\x00\x01\x02 this is not HTTP\r\n\r\n")
+        return
+    if how == "redirects" and request.path != "/elsewhere":
+        request.send_response(302)
+        request.send_header("Location", "/elsewhere")
+        request.send_header("Content-Length", "0")
+        request.end_headers()
+        return
+    if how == "in circles":
+        request.send_response(302)
+        request.send_header("Location", request.path)
+        request.send_header("Content-Length", "0")
+        request.end_headers()
+        return
+    if how == "corrupts":
+        data = data[:-20] + bytes(byte ^ 255 for byte in data[-20:])
+    start, wanted = 0, request.headers["Range"]
+    if wanted and how != "ignores Range":
+        start = int(wanted.removeprefix("bytes=").rstrip("-"))
+        if start >= len(data):
+            request.send_response(416)
+            request.send_header("Content-Range", f"bytes */{len(data)}")
+            request.send_header("Content-Length", "0")
+            request.end_headers()
+            return
+        request.send_response(206)
+        request.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+    else:
+        request.send_response(200)
+    part = data[start:]
+    if how in ("chunks", "half a chunk"):
+        request.send_header("Transfer-Encoding", "chunked")
+        request.end_headers()
+        request.wfile.write(b"%x\r\n%s" % (len(part), part if how == "chunks" else part[: len(part) // 2]))
+        request.wfile.write(b"\r\n0\r\n\r\n" if how == "chunks" else b"")
+        return
+    if how != "no length":
+        request.send_header("Content-Length", str(len(part)))
+    request.end_headers()
+    if how in ("truncates", "stalls"):
+        request.wfile.write(part[: len(part) // 2])
+        request.wfile.flush()
+        time.sleep(2 if how == "stalls" else 0)
+    elif how == "trickles":
+        for byte in part[:40]:
+            request.wfile.write(bytes([byte]))
+            request.wfile.flush()
+            time.sleep(0.05)
+    else:
+        request.wfile.write(part)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    made = Server()
+    yield made
+    made.close()
+
+
+def tar(folder: Path, name: str, extra: Callable[[tarfile.TarFile], None] = lambda packed: None) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as packed:
+        packed.add(folder, name)
+        extra(packed)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """An archive of CIFAR-10 as its authors pack it, of random pixels: 150 KB that do not shrink."""
+    folder = cifar10(tmp_path_factory.mktemp("cifar") / "made", count=8)
+    (folder / "._readme.html").write_text("litter of a file manager")
+    return tar(folder, "cifar-10-batches-py")
+
+
+def remotes(server: Server, data: bytes, checked: bool = True, url: str | None = None) -> dict[str, Remote]:
+    md5 = hashlib.md5(data).hexdigest() if checked else None
+    official = REMOTES["cifar10"]
+    return {"cifar10": Remote(url or server.url, len(data), md5, official.folder, official.inside)}
+
+
+def fetched(server: Server, data: bytes, out: Path, how: str = "well", times: int = 10**9, **options: bool) -> Path:
+    server.data, server.how, server.times = data, how, times
+    home, source = download("cifar10", out, patience=QUICK, remotes=remotes(server, data, **options))
+    assert len(source.items()) == 48
+    assert source.skipped == ()
+    assert [path.name for path in out.iterdir()] == ["cifar-10-batches-py"]  # no archive, lock or scratch is left
+    return home
+
+
+def refusal(server: Server, data: bytes, out: Path, how: str = "well", **options: bool) -> str:
+    server.data, server.how = data, how
+    with pytest.raises(UserError) as caught:
+        download("cifar10", out, patience=QUICK, remotes=remotes(server, data, **options))
+    assert "\n" not in str(caught.value)
+    assert not (out / "cifar-10-batches-py").exists()
+    return str(caught.value)
+
+
+def left(out: Path) -> set[str]:
+    return {path.name for path in out.iterdir()}
+
+
+PARTIAL = ".cifar-10-batches-py.tar.gz.partial"
+
+
+# --- servers that do --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["well", "redirects", "chunks", "no length", "ignores Range"])
+@pytest.mark.parametrize("checked", [True, False])
+def test_a_data_set_is_fetched_and_unpacked_and_nothing_else_is_left(server, good, tmp_path, how, checked):
+    home = fetched(server, good, tmp_path / "deep" / "out", how, checked=checked)
+    assert home == tmp_path / "deep" / "out" / "cifar-10-batches-py"
+    assert not (home / "._readme.html").exists()
+
+
+def test_what_is_there_is_not_fetched_again(server, good, tmp_path):
+    fetched(server, good, tmp_path)
+    asked = len(server.asked)
+    fetched(server, good, tmp_path)
+    assert len(server.asked) == asked
+
+
+# --- servers that recover ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["truncates", "half a chunk", "stalls", "trickles", "500", "503", "429", "nonsense"])
+def test_a_server_that_fails_twice_is_asked_three_times(server, good, tmp_path, how):
+    fetched(server, good, tmp_path, how, times=2)
+    assert len(server.asked) == 3
+    came = how in ("truncates", "half a chunk", "stalls", "trickles")
+    assert [wanted is not None for wanted in server.asked] == [False, came, came]  # it goes on where it was
+
+
+def test_a_stopped_download_goes_on_where_it_was(server, good, tmp_path):
+    (tmp_path / PARTIAL).write_bytes(good[:1000])
+    fetched(server, good, tmp_path)
+    assert server.asked == ["bytes=1000-"]
+
+
+def test_a_partial_file_of_other_bytes_is_begun_anew(server, good, tmp_path):
+    (tmp_path / PARTIAL).write_bytes(b"x" * 1000)
+    fetched(server, good, tmp_path)
+    assert server.asked == ["bytes=1000-", None]
+
+
+@pytest.mark.parametrize("extra", [0, 7])
+def test_a_partial_file_as_long_as_the_whole_or_longer_is_checked(server, good, tmp_path, extra):
+    (tmp_path / PARTIAL).write_bytes(good + bytes(extra))
+    fetched(server, good, tmp_path)
+    assert server.asked == ([f"bytes={len(good)}-"] if not extra else [f"bytes={len(good) + extra}-", None])
+
+
+def test_a_server_that_ignores_range_begins_anew(server, good, tmp_path):
+    (tmp_path / PARTIAL).write_bytes(b"x" * 1000)
+    fetched(server, good, tmp_path, "ignores Range")
+    assert server.asked == ["bytes=1000-"]
+
+
+def test_without_a_checksum_two_halves_are_never_put_together(server, good, tmp_path):
+    (tmp_path / PARTIAL).write_bytes(b"x" * 1000)
+    fetched(server, good, tmp_path, checked=False)
+    assert server.asked == [None]
+
+
+# --- servers that do not ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("how", "told", "requests"),
+    [
+        ("404", "the server answers 404 (Not Found)", 1),
+        ("403", "the server answers 403 (Forbidden)", 1),
+        ("410", "the server answers 410 (Gone)", 1),
+        ("500", "the server answers 500 (Internal Server Error); the same command tries again", 3),
+        ("stalls", "the server does not answer", 3),
+        ("trickles", "the server has all but stopped sending", 3),
+        ("nonsense", "the connection failed (", 3),
+        ("in circles", "the server answers 302", 1),
+    ],
+)
+def test_a_server_that_does_not_give_it_is_one_sentence(server, good, tmp_path, how, told, requests):
+    assert told in refusal(server, good, tmp_path, how)
+    assert how == "in circles" or len(server.asked) == requests
+    assert left(tmp_path) <= {PARTIAL}
+
+
+@pytest.mark.parametrize("how", ["truncates", "half a chunk"])
+def test_a_server_that_always_breaks_off_is_given_up_and_its_part_is_kept(server, good, tmp_path, how):
+    refusal(server, good, tmp_path, how)
+    assert len(server.asked) == 3
+    part = (tmp_path / PARTIAL).read_bytes()
+    assert good.startswith(part)
+    assert len(part) > len(good) // 2
+    fetched(server, good, tmp_path)  # and the same command goes on
+
+
+def test_a_corrupt_archive_is_removed(server, good, tmp_path):
+    assert "is not what its authors published (MD5" in refusal(server, good, tmp_path, "corrupts")
+    assert left(tmp_path) == set()
+
+
+@pytest.mark.parametrize("spoil", ["corrupts", "half", "text"])
+def test_an_archive_without_a_checksum_that_is_damaged_is_removed(server, good, tmp_path, spoil):
+    """Without a length and a checksum, only unpacking tells."""
+    data = {"corrupts": good, "half": good[: len(good) // 2], "text": b"<html>Sign in</html>"}[spoil]
+    how = "corrupts" if spoil == "corrupts" else "no length"
+    assert "damaged (" in refusal(server, data, tmp_path, how, checked=False)
+    assert left(tmp_path) == set()
+
+
+def test_no_server_at_all_is_one_sentence(server, good, tmp_path):
+    server.close()
+    for url, told in (
+        (server.url, "Connection refused"),
+        ("http://no-such-host.invalid/x.tar.gz", "connection failed"),
+    ):
+        with pytest.raises(UserError, match=told):
+            download("cifar10", tmp_path, patience=QUICK, remotes=remotes(server, good, url=url))
+
+
+def test_an_encrypted_address_does_not_lead_to_an_open_one():
+    with pytest.raises(UserError, match="not encrypted"):
+        _Redirects().redirect_request(
+            Request("https://a.example/x"), io.BytesIO(), 302, "Found", {}, "http://a.example/"
+        )
+    followed = _Redirects().redirect_request(
+        Request("https://a.example/x", headers={"Range": "bytes=5-"}),
+        io.BytesIO(),
+        302,
+        "Found",
+        {},
+        "https://b.example/",
+    )
+    assert followed.get_header("Range") == "bytes=5-"
+
+
+# --- archives that mean harm ------------------------------------------------------------------------------------------
+
+
+def entry(name: str, kind: bytes = tarfile.REGTYPE, target: str = "", data: bytes = b"harm"):
+    def add(packed: tarfile.TarFile) -> None:
+        info = tarfile.TarInfo(name)
+        info.type, info.linkname = kind, target
+        info.size = len(data) if kind == tarfile.REGTYPE else 0
+        packed.addfile(info, io.BytesIO(data) if kind == tarfile.REGTYPE else None)
+
+    return add
+
+
+@pytest.mark.parametrize(
+    ("extra", "told"),
+    [
+        (entry("../outside"), "leads out of its folder"),
+        (entry("cifar-10-batches-py/../../outside"), "leads out of its folder"),
+        (entry("/tmp/outside"), "leads out of its folder"),
+        (entry("..\\outside"), "leads out of its folder"),
+        (entry("cifar-10-batches-py/link", tarfile.SYMTYPE, "/etc"), "is a link or a device"),
+        (entry("cifar-10-batches-py/hard", tarfile.LNKTYPE, "../../outside"), "is a link or a device"),
+        (entry("cifar-10-batches-py/pipe", tarfile.FIFOTYPE), "is a link or a device"),
+        (entry("cifar-10-batches-py/bomb", data=bytes(30_000_000)), "more than ten times its size"),
+    ],
+)
+def test_an_archive_that_means_harm_writes_nothing(server, tmp_path, extra, told):
+    data = tar(cifar10(tmp_path / "made", count=1), "cifar-10-batches-py", extra)
+    out = tmp_path / "out"
+    assert told in refusal(server, data, out)
+    assert left(out) == set()
+    assert left(tmp_path) == {"made", "out"}
+
+
+def zipped(entries: dict[str, bytes], link: str | None = None) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as packed:
+        for name, content in entries.items():
+            info = zipfile.ZipInfo(name)
+            info.external_attr = (stat.S_IFLNK if name == link else stat.S_IFREG) << 16
+            packed.writestr(info, content)
+    return buffer.getvalue()
+
+
+def esc50_zip(folder: Path) -> dict[str, bytes]:
+    made = esc50(folder)
+    return {f"ESC-50-33c8/{path.relative_to(made)}": path.read_bytes() for path in made.rglob("*") if path.is_file()}
+
+
+def test_a_zip_is_unpacked_under_the_usual_name_and_its_checksums_count(server, tmp_path):
+    server.data = zipped(esc50_zip(tmp_path / "made"))
+    official = REMOTES["esc50"]
+    remote = {"esc50": Remote(server.url[: -len("tar.gz")] + "zip", 9, None, official.folder, official.inside)}
+    home, source = download("esc50", tmp_path / "out", patience=QUICK, remotes=remote)
+    assert home == tmp_path / "out" / "ESC-50-master"
+    assert len(source.items()) == 4
+    wave = server.data.index(b"RIFF") + 100
+    server.data = server.data[:wave] + b"\0\1\2\3" + server.data[wave + 4 :]
+    with pytest.raises(UserError, match=r"damaged \(Bad CRC-32"):
+        download("esc50", tmp_path / "other", patience=QUICK, remotes=remote)
+    assert left(tmp_path / "other") == set()
+    harm = esc50_zip(tmp_path / "again") | {"ESC-50-33c8/x": b"/etc/passwd"}
+    for server.data, told in (
+        (zipped(harm, link="ESC-50-33c8/x"), "is a link"),
+        (zipped(harm | {"../x": b""}), "leads out of its folder"),
+    ):
+        with pytest.raises(UserError, match=told):
+            download("esc50", tmp_path / "other", patience=QUICK, remotes=remote)
+        assert left(tmp_path / "other") == set()
+
+
+# --- the file system, and others who want the same --------------------------------------------------------------------
+
+
+def test_an_archive_of_another_data_set_is_not_put_into_place(server, tmp_path):
+    data = tar(urbansound8k(tmp_path / "made"), "UrbanSound8K")
+    assert "the folder that CIFAR-10 unpacks to is needed" in refusal(server, data, tmp_path / "out")
+    assert left(tmp_path / "out") == set()
+
+
+def test_a_full_disk_is_one_sentence_and_what_came_is_kept(server, good, tmp_path, full_disk):
+    with full_disk(after=0):
+        assert "cannot be written (No space left on device)" in refusal(server, good, tmp_path)
+    assert left(tmp_path) <= {PARTIAL}
+    fetched(server, good, tmp_path)
+    huge = {"cifar10": Remote(server.url, 10**18, None, "huge", "huge")}
+    with pytest.raises(UserError, match="MB are free; 2000000000000 MB, twice the archive, are needed"):
+        download("cifar10", tmp_path, remotes=huge)
+
+
+def test_an_interrupt_while_unpacking_leaves_the_checked_archive_for_the_next_call(server, good, tmp_path, monkeypatch):
+    server.data = good
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "open_source", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            download("cifar10", tmp_path, patience=QUICK, remotes=remotes(server, good))
+    assert left(tmp_path) == {"cifar-10-batches-py.tar.gz"}
+    asked = len(server.asked)
+    fetched(server, good, tmp_path)
+    assert len(server.asked) == asked
+
+
+def test_two_at_once_do_not_disturb_each_other(server, good, tmp_path):
+    server.data, server.how, server.times = good, "stalls", 1
+    first: list[object] = []
+    slow = Patience(stall=5, tries=3, pause=0.01)
+    work = threading.Thread(
+        target=lambda: first.append(download("cifar10", tmp_path, patience=slow, remotes=remotes(server, good)))
+    )
+    work.start()
+    while not server.asked:
+        time.sleep(0.01)
+    with pytest.raises(UserError, match="another process is downloading it"):
+        download("cifar10", tmp_path, patience=QUICK, remotes=remotes(server, good))
+    work.join()
+    assert len(first) == 1
+    assert left(tmp_path) == {"cifar-10-batches-py"}
+
+
+# --- names, the command, Common Voice ---------------------------------------------------------------------------------
+
+
+def test_the_command_says_what_came_and_what_is_next(call, server, good, tmp_path, monkeypatch):
+    server.data = good
+    monkeypatch.setitem(REMOTES, "cifar10", remotes(server, good)["cifar10"])
+    said = call("download", "cifar10", "--out", tmp_path)
+    assert said.status == 0
+    home = tmp_path / "cifar-10-batches-py"
+    assert said.out == f"48 items in {home}; `schurgan prepare cifar10 {home} --out DIR` is next\n"
+
+
+def test_the_command_refuses_in_one_sentence(refused, server, good, tmp_path, monkeypatch):
+    server.data, server.how = good, "404"
+    monkeypatch.setitem(REMOTES, "cifar10", remotes(server, good)["cifar10"])
+    assert "404 (Not Found)" in refused("download", "cifar10", "--out", tmp_path)
+    assert 'did you mean "cifar10"?' in refused("download", "cifar", "--out", tmp_path)
+    assert "has no releases" in refused("download", "esc50", "--release", "x", "--out", tmp_path)
+    (tmp_path / "file").write_text("")
+    assert "cannot be written" in refused("download", "cifar10", "--out", tmp_path / "file")
+
+
+def test_the_public_addresses_are_encrypted_and_the_published_checksums_are_there():
+    assert all(remote.url.startswith("https://") for remote in REMOTES.values())
+    assert {name for name, remote in REMOTES.items() if remote.md5} == {"urbansound8k", "cifar10"}
+
+
+def test_common_voice_without_its_client_says_how_to_get_it(refused, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "datacollective", None)
+    for arguments in ((), ("--release", "abc")):
+        told = refused("download", "common_voice", *arguments, "--out", tmp_path)
+        assert "`pip install datacollective`, set MDC_API_KEY" in told
+        assert "https://mozilladatacollective.com" in told
+    assert "an id without slashes is needed" in refused(
+        "download", "common_voice", "--release", "../x", "--out", tmp_path
+    )
+
+
+def test_common_voice_comes_through_its_client(call, refused, tmp_path, monkeypatch):
+    data = tar(common_voice(tmp_path / "made" / "cv-corpus-20"), "cv-corpus-20")
+    client = types.ModuleType("datacollective")
+
+    def give(dataset: str, download_directory: str) -> Path:
+        if dataset != "abc":
+            raise PermissionError("Access denied. Private dataset\nrequires organization membership")
+        path = Path(download_directory) / "common-voice-20.tar.gz"
+        path.write_bytes(data)
+        return path
+
+    client.download_dataset = give
+    monkeypatch.setitem(sys.modules, "datacollective", client)
+    out = tmp_path / "out"
+    said = call("download", "common_voice", "--release", "abc", "--out", out)
+    assert said.status == 0, said
+    assert said.out.startswith(f"6 items in {out / 'common_voice-abc'};")
+    assert os.listdir(out) == ["common_voice-abc"]
+    assert "Access denied" in refused("download", "common_voice", "--release", "other", "--out", out)
