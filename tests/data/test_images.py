@@ -16,6 +16,7 @@ from schurgan.audio import Spectrogram
 from schurgan.data import Manifest, Shards, prepare, summary
 from schurgan.data.images import ImageCodec, native_size, open_transform
 from schurgan.data.sources.base import Item
+from schurgan.data.verify import verify
 from schurgan.errors import UserError
 
 
@@ -139,7 +140,7 @@ def test_pictures_come_back_from_shards_to_the_byte(made):
     assert torch.equal(ImageCodec(16).decode(shards.images([7, 3])), stored[[7, 3]])
     assert list(shards.origins) == [item.origin for item in Pictures().items()]
     assert list(shards.folds) == [item.fold for item in Pictures().items()]
-    assert shards.verify() == []
+    assert verify(shards.folder) == []
 
 
 def test_a_set_of_pictures_has_no_sound_and_says_so(made):

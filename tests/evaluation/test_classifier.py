@@ -32,6 +32,9 @@ class Bands:
     def __len__(self) -> int:
         return self.count
 
+    def select(self, augmented: bool | None = None) -> Bands:
+        return self
+
     def images(self, indices: np.ndarray) -> Tensor:
         return self._images[indices]
 
