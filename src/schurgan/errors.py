@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -34,3 +35,8 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
     """'; did you mean "proposed-128"?' for the nearest known name, or '' when nothing is near."""
     near = difflib.get_close_matches(given, list(known), n=1, cutoff=0.5)
     return f'; did you mean "{near[0]}"?' if near else ""
+
+
+def say(message: str) -> None:
+    """One line for the user on standard error."""
+    print(f"schurgan: {' '.join(message.split())}", file=sys.stderr)

@@ -85,3 +85,16 @@ def _help(command: Callable[..., Any], name: str) -> str:
     with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit), _wide():
         tyro.cli(command, prog=name, args=["--help"])
     return text.getvalue()
+
+
+def check_rate(sample_rate: int) -> None:
+    """UserError for a sample rate (Hz) that no recording has."""
+    if not 1000 <= sample_rate <= 384000:
+        raise UserError(f"--sample-rate: {sample_rate} given, 1000 to 384000 Hz is needed")
+
+
+def check_counts(**counts: int | None) -> None:
+    """UserError naming the first option below 1 (None stands for a default)."""
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise UserError(f"--{name.replace('_', '-')}: {count} given, a whole number of 1 or more is needed")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -13,7 +14,7 @@ from torch.nn.utils import parametrize
 from schurgan.networks import plain_attention
 
 
-class Penalty:
+class Penalty(ABC):
     """weight · P(D), with every `every`-th step only, `every` times as strong (lazily: Karras et al. 2020).
 
     weight  of the penalty, a number of 0 or more; 0 is free
@@ -50,13 +51,13 @@ class Penalty:
             (gradient,) = torch.autograd.grad(scores.sum(), images, create_graph=True)
             return self.weight * self.every * self.measure(gradient.flatten(1)).mean()
 
+    @abstractmethod
     def points(self, real: Tensor, fake: Tensor, noise: torch.Generator) -> Tensor:
         """The images (B, C, H, W) at which D's gradient is taken."""
-        raise NotImplementedError
 
+    @abstractmethod
     def measure(self, gradient: Tensor) -> Tensor:
         """Gradients (B, CHW)  ->  what is penalised in each (B,)."""
-        raise NotImplementedError
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(weight={self.weight}, every={self.every})"
