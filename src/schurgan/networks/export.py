@@ -15,7 +15,7 @@ from schurgan.errors import UserError, did_you_mean
 from schurgan.files import atomic_write
 from schurgan.networks.generator import Generator
 from schurgan.networks.layers import TransposedConv2d, UpConv2d
-from schurgan.networks.weights import effective_weight, weighted_layers
+from schurgan.networks.weights import unconstrained_state
 
 Format = Literal["pt2", "onnx"]
 
@@ -83,17 +83,13 @@ def _onnx(program: torch.export.ExportedProgram) -> bytes:
 def frozen(generator: Generator) -> Generator:
     """The same in eval mode, float32 on the CPU, its layers holding the weights and kernels that they compute with.
 
-    Parameters and buffers are `generator`'s own memory where they can be. A copy whose parametrizations were removed
-    would not do: PyTorch removes the weights of the original with them, for both are of one made-up class.
+    Parameters and buffers are `generator`'s own memory where they can be.
     """
     shape = (generator.ladder, generator.classes, generator.width, generator.channels)
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
         network = Generator(*shape, spectral_norm=False, init="normal")
-    state = generator.state_dict()
-    state |= {f"{name}.weight": effective_weight(layer) for name, layer in weighted_layers(generator).items()}
-    network.load_state_dict(
-        {name: state[name].detach().cpu().contiguous() for name in network.state_dict()}, assign=True
-    )
+    state = unconstrained_state(generator)
+    network.load_state_dict({name: value.detach().cpu().contiguous() for name, value in state.items()}, assign=True)
     network = network.float().eval().requires_grad_(False)
     for name, module in list(network.named_modules()):
         if isinstance(module, UpConv2d | TransposedConv2d) and module.scale != 1:

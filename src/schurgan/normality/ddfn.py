@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from .estimators import Channels, begin, check_method, departure_from_normality
 from .penalty import Penalty, penalise, step_multipliers
+from .processes import over_processes
 from .real import real_departures, with_channels
 
 Scaling = Literal["signed", "unit"]
@@ -190,7 +190,7 @@ class DDFN(nn.Module):
     def _penalty(self, departures: Tensor, classes: Tensor, learning: bool) -> tuple[Tensor, DDFNStats]:
         zero = torch.zeros_like(self.real_mean)
         sums = zero.index_add(0, classes, departures)
-        all_sums, counts, processes = _over_processes(
+        all_sums, counts, processes = over_processes(
             sums.detach(), zero.index_add(0, classes, torch.ones_like(departures))
         )
         means = all_sums / counts.clamp(min=1)
@@ -346,12 +346,3 @@ class DDFN(nn.Module):
     def _require_real(self) -> None:
         if not self.fingerprint:
             raise RuntimeError("DDFN knows no real images yet: call fit_real(loader) or load a state first")
-
-
-def _over_processes(sums: Tensor, counts: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Both summed over all processes of torch.distributed, and how many processes there are."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return sums, counts, 1
-    both = torch.stack([sums, counts])
-    dist.all_reduce(both)
-    return both[0], both[1], dist.get_world_size()

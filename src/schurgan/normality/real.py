@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
+
+from .processes import Total
 
 EVERY_EXACT = 8  # real images of a class between two whose exact Δ² is taken as well
 
@@ -63,7 +64,7 @@ def real_departures(
         classes.append(labels)
         chosen.append(labels[index])
         digest = (digest + _digest(images)) % 2**64
-    total = _Total(sharded and dist.is_initialized(), device)
+    total = Total(sharded, device)
     count = int(total.sum(torch.tensor(sum(map(len, values)))))
     if count < 2:
         raise ValueError(f"{count} real images given: two or more are needed for a mean and a variance")
@@ -83,25 +84,7 @@ def with_channels(images: Tensor) -> Tensor:
     return images.unsqueeze(1) if images.ndim == 3 else images
 
 
-class _Total:
-    """Sums and maxima over the processes, if there are several."""
-
-    def __init__(self, everywhere: bool, device: torch.device) -> None:
-        self.everywhere, self.device = everywhere, device
-
-    def sum(self, value: Tensor) -> Tensor:
-        return self._reduce(value, dist.ReduceOp.SUM) if self.everywhere else value
-
-    def max(self, value: Tensor) -> Tensor:
-        return self._reduce(value, dist.ReduceOp.MAX) if self.everywhere else value
-
-    def _reduce(self, value: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
-        value = value.to(self.device)
-        dist.all_reduce(value, operation)
-        return value.cpu()
-
-
-def _moments(values: Tensor, classes: Tensor, k: int, total: _Total) -> tuple[Tensor, Tensor, Tensor]:
+def _moments(values: Tensor, classes: Tensor, k: int, total: Total) -> tuple[Tensor, Tensor, Tensor]:
     """Mean, unbiased variance and count of each class (k,), in two passes; the overall ones for those without any."""
 
     def sums(x: Tensor) -> Tensor:
