@@ -1,72 +1,96 @@
-"""A GAN small enough to collapse within a minute, with one kind of DDFN or another: which trains best?
+"""GANs small enough to collapse within a minute or two: what keeps them from it, and who sees it coming?
 
-    python benchmarks/collapse.py --data build/esc10-16 --images 150 --variants none,signed,unit --seeds 3
+    python benchmarks/collapse.py --data build/esc10-16 --images 150 --variants all --seeds 5 --out build/collapse
+    python benchmarks/collapse.py --data build/digits-16 --plain --variants all --seeds 5 --out build/healthy
+    python benchmarks/collapse_table.py build/collapse build/healthy
 
 The networks are small-16 without spectral normalisation, D half as wide again as G, two steps of D for one of G and a
-high learning rate, so that D learns a few images by heart. Distances are Fréchet distances over 64 features of a small
-classifier of the real training images, of 1,000 samples of the averaged generator to all real training images. A run
-counts as collapsed from where the raw generator's is more than twice its best for three evaluations in a row; variety
-is the mean distance of two samples of a class, in pixels, over that of real images. `--images 0` takes all of them,
-`--plain` gentler settings under which nothing collapses.
+high learning rate, so that D learns a few images by heart. `--plain` takes gentler settings, under which nothing
+collapses where data is plenty; `--images 0` all of the images. Each run is a file OUT/VARIANT-SEED.jsonl of what was
+measured every 50 steps, with the trainer, the scores and the conditions that `schurgan train` uses; one that is there
+is not run again. `--share K/N` runs every N-th of them, for several processes.
+
+Distances are Fréchet distances of 400 images (at the end 1,000) over 64 features of a classifier of the real training images: "frechet"
+to the images that were trained on, which is what a run sees of itself, and "all" to all real training images.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import scipy.linalg
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
+from schurgan.config import Config
+from schurgan.data.loader import Shuffled
 from schurgan.data.shards import Shards
-from schurgan.evaluation.classifier import Classifier, train_classifier
-from schurgan.networks import Discriminator, Generator, Latent
-from schurgan.normality import DDFN
-from schurgan.training.ema import EMA
-from schurgan.training.losses import LOSSES
+from schurgan.evaluation.extractor import Extractor, open_extractor
+from schurgan.evaluation.frechet import frechet_distance
+from schurgan.evaluation.inception_score import class_accuracy, inception_score
+from schurgan.evaluation.quick import QuickScores
+from schurgan.files import atomic_write
+from schurgan.training.means import Means
+from schurgan.training.step import Trainer
 
-COMMON = {"relative_epsilon": 0.02, "weight": 3.0, "estimator": "exact", "decay": 0.9}
-SOFT = {"relative_epsilon": 0.1, "weight": 0.3}
-VARIANTS: dict[str, dict[str, object] | None] = {
-    "none": None,
-    "signed": COMMON | {"scaling": "signed"},
-    "unit": COMMON | {"scaling": "unit"},
-    "signed soft": COMMON | SOFT | {"scaling": "signed"},
-    "unit soft": COMMON | SOFT | {"scaling": "unit"},
-    "hybrid": COMMON | {"estimator": "hybrid"},
-    "perron": COMMON | {"estimator": "perron"},
-    "asymmetry": COMMON | {"estimator": "asymmetry"},
-    "moments": COMMON | {"estimator": "moments"},
-    "per class": COMMON | {"per_class": True},
-    "unit per class": COMMON | {"per_class": True, "scaling": "unit"},
-    "quadratic": COMMON | {"penalty": "quadratic", "weight": 60.0},
-    "augmented": COMMON | {"penalty": "augmented"},
+EVERY, WATCHED, JUDGED = 50, 400, 1000
+OFF = {"ddfn": {"weight": 0.0, "relative_epsilon": 0.02, "decay": 0.9, "estimator": "hybrid"}}
+SN = {"model": {"spectral_norm_d": True}}
+AUGMENT = {"regularize": {"augment": "colour,translation,cutout"}}
+
+
+def ddfn(**options: object) -> dict[str, Any]:
+    return {"ddfn": {"weight": 3.0, "relative_epsilon": 0.02, "decay": 0.9} | options}
+
+
+def hinge(descriptor: str) -> dict[str, Any]:
+    """A moment of the whole set, held as DDFN holds its own."""
+    form = {"per_class": False, "spread": False, "balance": False, "penalty": "hinge"}
+    return {"condition": form | {"descriptor": descriptor, "weight": 3.0, "epsilon": 0.02, "decay": 0.9}}
+
+
+def witness(descriptor: str) -> dict[str, Any]:
+    """Moments of each class, mean and spread."""
+    return {"condition": {"descriptor": descriptor}}
+
+
+HYBRID = ddfn(estimator="hybrid")
+VARIANTS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "ddfn exact": ddfn(estimator="exact"),
+    "ddfn hybrid": HYBRID,
+    "ddfn perron": ddfn(estimator="perron"),
+    "ddfn per class": ddfn(estimator="hybrid", per_class=True),
+    "ddfn soft": ddfn(estimator="hybrid", weight=0.3, relative_epsilon=0.1),
+    "variance": hinge("variance"),
+    "frobenius": hinge("frobenius"),
+    "dfn moments": witness("dfn"),
+    "gram moments": witness("gram"),
+    "sn": SN,
+    "sn + ddfn": SN | HYBRID,
+    "sn + gram moments": SN | witness("gram"),
+    "aug": AUGMENT,
+    "aug + ddfn": AUGMENT | HYBRID,
+    "aug + gram moments": AUGMENT | witness("gram"),
+    "sn + aug": SN | AUGMENT,
 }
-EVALUATE = 50
 
 
-def features(network: Classifier, images: Tensor) -> Tensor:
-    with torch.no_grad():
-        network.eval()
-        return F.relu(network.norm(network.blocks(network.stem(images)))).mean((2, 3)).double()
-
-
-def frechet(a: Tensor, b: Tensor) -> float:
-    (ma, ca), (mb, cb) = ((x.mean(0).numpy(), np.cov(x.numpy().T)) for x in (a, b))
-    root = scipy.linalg.sqrtm(ca @ cb)
-    return float(((ma - mb) ** 2).sum() + np.trace(ca + cb - 2 * np.real(root)))
-
-
-def variety(images: Tensor, labels: Tensor) -> float:
-    """Mean distance of two images of the same class, over the classes."""
-    each = [F.pdist(images[labels == c].flatten(1)).mean() for c in labels.unique() if (labels == c).sum() > 1]
-    return float(torch.stack(each).mean())
+def options(variant: str, seed: int, steps: int, plain: bool) -> Config:
+    base: dict[str, Any] = {
+        "model": {"ladder": "small-16", "spectral_norm_d": False} | ({} if plain else {"width_d": 24}),
+        "train": {"seed": seed, "steps": steps, "threads": 1, "device": "cpu"},
+        **OFF,
+    }
+    gentle = {"batch_size": 32, "lr_g": 1.5e-3, "lr_d": 1.5e-3}
+    harsh = {"batch_size": 16, "d_steps": 2, "lr_g": 1e-3, "lr_d": 2e-3}
+    base["train"] |= gentle if plain else harsh
+    for part, values in VARIANTS[variant].items():
+        base[part] = base.get(part, {}) | values
+    return Config.model_validate(base)
 
 
 class Bed:
@@ -74,126 +98,104 @@ class Bed:
 
     def __init__(self, data: Path, images: int) -> None:
         shards = Shards(data)
-        folds = {fold for fold in shards.folds if fold is not None}
-        self.shards = shards.select(exclude_folds=[max(folds)]) if folds else shards
-        self.classifier = train_classifier(shards, epochs=30).network
-        self.labels = torch.from_numpy(self.shards.labels)
-        self.all = self.shards.images(np.arange(len(self.shards)))
-        self.real = features(self.classifier, self.all)
-        self.chosen = self._choose(images)
-        self.floor = self._floor(shards, folds)
-        self.variety = variety(self.all, self.labels)
+        folds = sorted({fold for fold in shards.folds if fold is not None})
+        last = folds[-1:]
+        everything = shards.select(exclude_folds=last) if last else shards
+        self.classes = len(shards.classes)
+        self.extractor: Extractor = open_extractor("classifier", shards, exclude_folds=last)
+        self.all = everything.images(np.arange(len(everything)))
+        self.all_features = self.extractor(self.all).features
+        labels = torch.from_numpy(everything.labels)
+        per_class = images // self.classes
+        chosen = (
+            torch.cat([(labels == c).nonzero()[:per_class, 0] for c in range(self.classes)])
+            if images
+            else torch.arange(len(labels))
+        )
+        self.images, self.labels = self.all[chosen], labels[chosen]
+        held_out = shards.select(folds=last) if last else None
+        self.floor = float("nan")
+        if held_out is not None:
+            unseen = held_out.images(np.arange(len(held_out)))
+            self.floor = frechet_distance(self.extractor(unseen).features, self.all_features)
+        self.scores = QuickScores(
+            (self.images, self.labels), held_out, extractor=self.extractor, images=WATCHED, seed=12345
+        )
 
-    def _choose(self, images: int) -> np.ndarray:
-        """The first images of every class, `images` in all."""
-        if not images:
-            return np.arange(len(self.shards))
-        per_class = images // len(self.shards.classes)
-        return np.concatenate([np.flatnonzero(self.shards.labels == c)[:per_class] for c in np.unique(self.labels)])
 
-    def _floor(self, shards: Shards, folds: set[int]) -> float:
-        """Distance of the real images that were held out."""
-        if not folds:
-            return float("nan")
-        held = [i for i, fold in enumerate(shards.folds) if fold == max(folds)]
-        return frechet(features(self.classifier, shards.images(held)), self.real)
-
-
-def run(bed: Bed, variant: dict[str, object] | None, seed: int, steps: int, plain: bool) -> dict[str, float]:
-    torch.manual_seed(seed)
-    classes, batch = len(bed.shards.classes), 32 if plain else 16
-    generator = Generator.from_preset("small-16", classes=classes, channels=1)
-    discriminator = Discriminator.from_preset(
-        "small-16", classes=classes, channels=1, width=16 if plain else 24, spectral_norm=False
-    )
-    average = copy.deepcopy(generator)
-    ema = EMA(generator, average, 0.995)
-    latent, loss = Latent(generator.latent_dim), LOSSES["hinge"]
-    rates = (1.5e-3, 1.5e-3) if plain else (1e-3, 2e-3)
-    optimizer_g, optimizer_d = (
-        torch.optim.Adam(network.parameters(), rate, betas=(0.0, 0.9), eps=1e-6, fused=True)
-        for network, rate in zip((generator, discriminator), rates, strict=True)
-    )
-    images, labels = bed.all[bed.chosen], bed.labels[bed.chosen]
-    constraint = DDFN(**variant) if variant else None  # type: ignore[arg-type]
-    watch = constraint or DDFN(relative_epsilon=0.02, estimator="exact")
-    watch.fit_real(zip(images.split(256), labels.split(256), strict=True))
-    noise = torch.Generator().manual_seed(seed)
-    fixed = torch.Generator().manual_seed(12345)
-    z, y = latent.sample(1000, fixed), torch.arange(1000) % classes
-    raw, smooth, spread, gaps = [], [], [], []
+def run(bed: Bed, config: Config) -> list[dict[str, Any]]:
+    """What was measured every 50 steps, and at last the scores of the averaged generator."""
+    train = config.train
+    trainer = Trainer(config, bed.classes, torch.device("cpu"))
+    for part in (trainer.ddfn, trainer.condition):
+        if part is not None:
+            part.fit_real([(bed.images, bed.labels)])
+    row, means, rows = Shuffled(len(bed.images), train.seed), Means(), []
     started, evaluating = time.process_time(), 0.0
-    for step in range(steps):
-        for _ in range(1 if plain else 2):
-            index = torch.randint(len(images), (batch,), generator=noise)
-            real, label = images[index], labels[index]
-            with torch.no_grad():
-                fake = generator(latent.sample(batch, noise), label)
-            scores = discriminator(torch.cat([real, fake]), label.repeat(2))
-            optimizer_d.zero_grad()
-            loss.discriminator(*scores.chunk(2)).backward()
-            optimizer_d.step()
-        label = labels[torch.randint(len(images), (batch,), generator=noise)]
-        discriminator.requires_grad_(False)
-        fake = generator(latent.sample(batch, noise), label)
-        penalty = constraint(fake, label)[0] if constraint else 0.0
-        optimizer_g.zero_grad()
-        (loss.generator(discriminator(fake, label)) + penalty).backward()
-        optimizer_g.step()
-        discriminator.requires_grad_(True)
-        ema.update(step)
-        if (step + 1) % EVALUATE == 0:
+    for step in range(train.steps):
+        first = step * train.d_steps * train.batch_size
+        places = np.arange(first, first + train.d_steps * train.batch_size).reshape(train.d_steps, -1)
+        means.add(trainer.run_step([(bed.images[index], bed.labels[index]) for index in map(row.at, places)]))
+        if (step + 1) % EVERY == 0:
             before = time.process_time()
-            with torch.no_grad():
-                made = [network.train()(z, y) for network in (copy.deepcopy(generator), copy.deepcopy(average))]
-            raw.append(frechet(features(bed.classifier, made[0]), bed.real))
-            smooth.append(frechet(features(bed.classifier, made[1]), bed.real))
-            spread.append(variety(made[0], y) / bed.variety)
-            gaps.append(float(watch.gap(made[0][:256], y[:256]) / watch.real_average()))
+            measured = bed.scores(trainer.generator, trainer.average, trainer.discriminator, trainer.latent)
+            since = means.take()
+            measured |= {name: since[name] for name in ("gradient_g", "loss_d", "loss_g")}
+            measured["margin"] = since["score_real"] - since["score_fake"]
+            measured["gap"] = since["ddfn_gap"] / trainer.ddfn.real_average().item()
+            error = trainer.ddfn.standard_error(train.batch_size * EVERY).item()
+            measured["gap_standard_error"] = error / trainer.ddfn.real_average().item()
+            rows.append({"step": step + 1, "not_finite": since["not_finite"], "signals": measured})
             evaluating += time.process_time() - before
-    best = np.minimum.accumulate(raw)
-    over = [i for i in range(2, len(raw)) if all(raw[j] > 2 * best[j] for j in (i - 2, i - 1, i))]
+    seconds = time.process_time() - started - evaluating
+    return [*rows, {"step": train.steps, "end": judge(bed, trainer) | {"seconds": seconds}}]
+
+
+@torch.no_grad()
+def judge(bed: Bed, trainer: Trainer) -> dict[str, float]:
+    z = trainer.latent.sample(JUDGED, torch.Generator().manual_seed(1))
+    labels = torch.arange(JUDGED) % bed.classes
+    average = trainer.average.train()
+    images = torch.cat([average(a, b) for a, b in zip(z.split(100), labels.split(100), strict=True)])
+    if not images.isfinite().all():
+        return {name: float("nan") for name in ("all", "inception", "accuracy")}
+    features, probabilities = bed.extractor(images)
+    assert probabilities is not None
     return {
-        "best": min(smooth),
-        "end": smooth[-1],
-        "variety": spread[-1],
-        "gap": gaps[-1],
-        "collapsed": (over[0] - 1) * EVALUATE if over else float("nan"),
-        "seconds": time.process_time() - started - evaluating,
+        "all": frechet_distance(features, bed.all_features),
+        "inception": inception_score(probabilities).mean,
+        "accuracy": class_accuracy(probabilities, labels).overall,
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="16x16 images made by `schurgan prepare --size 16`")
-    parser.add_argument("--images", type=int, default=150, help="real images to train on, 0 for all")
+    parser.add_argument("--images", type=int, default=0, help="real images to train on, 0 for all")
     parser.add_argument("--plain", action="store_true", help="gentle settings")
-    parser.add_argument("--variants", default="none,signed,unit", help=f"of {', '.join(VARIANTS)}")
+    parser.add_argument("--variants", default="none,sn", help=f'"all", or of {", ".join(VARIANTS)}')
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=1400)
-    parser.add_argument("--out", type=Path, help="JSON lines, one a run; runs that are in it already are not repeated")
-    options = parser.parse_args()
+    parser.add_argument("--share", default="1/1", help="K/N: the K-th of N processes that share the runs")
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args()
     torch.set_num_threads(1)
-    bed = Bed(options.data, options.images)
-    print(f"{len(bed.chosen)} images, floor {bed.floor:.2f}", flush=True)
-    lines = options.out.read_text().splitlines() if options.out and options.out.exists() else []
-    done = {(row["variant"], row["seed"]): row for row in map(json.loads, lines)}
-    print("| DDFN | best | end | variety | gap | collapsed at | CPU s |\n|---|---|---|---|---|---|---|")
-    for name in options.variants.split(","):
-        rows = []
-        for seed in range(options.seeds):
-            row = done.get((name, seed)) or run(bed, VARIANTS[name], seed, options.steps, options.plain)
-            rows.append(row)
-            if options.out and (name, seed) not in done:
-                with options.out.open("a") as file:
-                    file.write(json.dumps({"variant": name, "seed": seed} | row) + "\n")
-        best, end, spread, gap, seconds = (
-            "/".join(f"{row[key]:{form}}" for row in rows)
-            for key, form in (("best", ".2f"), ("end", ".2f"), ("variety", ".2f"), ("gap", "+.0%"), ("seconds", ".0f"))
-        )
-        collapsed = "/".join("none" if np.isnan(row["collapsed"]) else str(int(row["collapsed"])) for row in rows)
-        mean = np.mean([row["end"] for row in rows])
-        print(f"| {name} | {best} | **{mean:.2f}** ({end}) | {spread} | {gap} | {collapsed} | {seconds} |", flush=True)
+    bed = Bed(given.data, given.images)
+    print(f"{len(bed.images)} images, floor {bed.floor:.2f}", flush=True)
+    given.out.mkdir(parents=True, exist_ok=True)
+    names = list(VARIANTS) if given.variants == "all" else given.variants.split(",")
+    runs = [(name, seed) for seed in range(given.seeds) for name in names]
+    number, of = map(int, given.share.split("/"))
+    for name, seed in runs[number - 1 :: of]:
+        path = given.out / f"{name.replace(' ', '_')}-{seed}.jsonl"
+        if path.exists():
+            continue
+        rows = run(bed, options(name, seed, given.steps, given.plain))
+        with atomic_write(path, "w") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+        end, last = rows[-1]["end"], rows[-2]["signals"]
+        said = f"{end['all']:.2f}, variety {last['variety']:.2f}, D right {last['accuracy_d']:.0%}"
+        print(f"{name} {seed}: Fréchet {said}, {end['seconds']:.0f} CPU s", flush=True)
 
 
 if __name__ == "__main__":

@@ -46,6 +46,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Classifiers that tests train stay out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("SCHURGAN_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight classes of six soundscapes of half a second each, as images of 16 by 16. Not to be changed."""

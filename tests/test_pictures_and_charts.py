@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import re
 import xml.etree.ElementTree as ElementTree
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from schurgan.charts import HEIGHT, WIDTH, Line, line_chart, ticks
+from schurgan.charts import HEIGHT, WIDTH, Line, Mark, line_chart, ticks
 from schurgan.pictures import grid, picture, png, save_png
 
 
@@ -71,7 +72,8 @@ def test_a_png_reads_back_pixel_by_pixel_and_a_full_disk_leaves_none(tmp_path, f
 def test_ticks_are_round_inside_and_neither_one_nor_a_crowd(low, span):
     found = ticks(low, low + span)
     assert 2 <= len(found) <= 12
-    assert all(low - 1e-6 * span <= tick <= low + span * (1 + 1e-6) for tick in found)
+    slack = 1e-6 * span + 2 * math.ulp(abs(low) + span)  # what the quotients and products of floats lose
+    assert all(low - slack <= tick <= low + span + slack for tick in found)
     steps = np.diff(found)
     assert np.allclose(steps, steps[0], rtol=1e-3)
     mantissa = steps[0] / 10 ** math.floor(math.log10(steps[0]) + 1e-9)
@@ -118,3 +120,91 @@ def test_names_are_escaped():
     chart = line_chart([0, 1], [Line("<script>", [1.0, 2.0], "a")], 'a "label" & more', [(1.0, "<b>")])
     assert not re.search(r"<(script|b)>", chart)
     assert drawing(chart).get("aria-label") == 'a "label" & more over steps'
+
+
+def test_a_curve_begins_anew_where_x_falls_back_and_what_was_given_up_is_faint():
+    x = [1, 2, 3, 4, 3, 4, 5]
+    chart = line_chart(x, [Line("loss", [1.0, 2.0, 3.0, 4.0, 0.0, 0.0, 0.0], "a")], "loss")
+    pieces = [(line.get("class"), len((line.get("points") or "").split())) for line in drawing(chart).iter("polyline")]
+    # What was given up goes on from the last point that was kept.
+    assert pieces == [("a", 2), ("a gone", 3), ("a", 3)]
+    kept, gone, _ = points(chart)
+    assert kept[-1] == gone[0]
+
+
+def test_two_rollbacks_leave_of_every_attempt_what_the_last_one_is_built_on():
+    x = [10, 20, 30, 15, 25, 35, 22, 32]
+    chart = line_chart(x, [Line("loss", list(map(float, x)), "a")], "loss")
+    styles = [element.get("class") for element in drawing(chart) if element.tag in ("polyline", "circle")]
+    assert styles == ["a", "a gone", "a", "a gone", "a"]
+
+
+def test_on_a_logarithmic_axis_equal_ratios_are_equal_distances_and_what_is_not_positive_is_left_out():
+    values = [1.0, 10.0, 0.0, 100.0, -3.0, 1000.0]
+    (curve,) = points(line_chart(range(6), [Line("gradient", values, "a")], "gradient", log=True))
+    heights = [y for _, y in curve]
+    assert len(curve) == 4
+    assert np.diff(heights) == pytest.approx([heights[1] - heights[0]] * 3, abs=0.11)
+    with pytest.raises(ValueError, match="bands"):
+        line_chart([0, 1], [Line("gap", [1.0, 2.0], "a")], "gap", [(1.0, "ε")], log=True)
+
+
+@given(st.floats(-299, 299), st.floats(0, 12))
+def test_a_logarithmic_axis_has_some_lines_and_no_crowd(low, decades):
+    values = [10**low, 10 ** min(low + decades, 299)]
+    chart = line_chart([0, 1], [Line("gradient", values, "a")], "gradient", log=True)
+    lines = [element for element in drawing(chart).iter("line") if element.get("class") == "grid"]
+    assert 1 <= len(lines) <= 13
+
+
+def test_a_mark_stands_at_its_step_with_its_name_inside_the_chart():
+    marks = [
+        Mark(0, "initial collapse", "collapse", "a <note>"),
+        Mark(10, "rolled back", "rollback"),
+        Mark(5, "w", "warning"),
+    ]
+    chart = line_chart([0, 10], [Line("gap", [1.0, 2.0], "a")], "gap", marks=marks)
+    ((left, _), (right, _)) = points(chart)[0]
+    stems = {line.get("class"): float(line.get("x1", 0)) for line in drawing(chart).iter("line")}
+    assert (stems["mark collapse"], stems["mark rollback"]) == pytest.approx((left, right), abs=0.1)
+    names = [text for text in drawing(chart).iter("text") if text.get("class") == "mark"]
+    assert [text.text for text in names] == ["initial collapse", "rolled back"]
+    for text in names:
+        half = len(text.text or "") * 5.8 / 2
+        assert half <= float(text.get("x", 0)) <= WIDTH - half
+    assert sorted(path.get("class", "") for path in drawing(chart).iter("path")) == ["mark collapse", "mark warning"]
+    assert "a &lt;note&gt;" in chart
+
+
+def test_names_of_marks_that_stand_close_together_do_not_lie_on_each_other_nor_on_the_curves():
+    marks = [Mark(x, f"collapse {x}", "collapse") for x in (50, 52, 54)]
+    chart = line_chart([0, 100], [Line("gap", [1.0, 2.0], "a")], "gap", marks=marks)
+    rows = [float(text.get("y", 0)) for text in drawing(chart).iter("text") if text.get("class") == "mark"]
+    assert min(abs(a - b) for a, b in itertools.pairwise(rows)) >= 12
+    assert max(rows) < min(y for _, y in points(chart)[0])
+
+
+def test_a_curve_of_one_point_is_a_dot():
+    chart = line_chart([7], [Line("variety", [0.5], "a")], "variety")
+    (dot,) = drawing(chart).iter("circle")
+    assert 0 < float(dot.get("cx", 0)) < WIDTH
+    assert 0 < float(dot.get("cy", 0)) < HEIGHT
+
+
+def test_of_a_long_curve_every_peak_is_still_there():
+    values = [0.0] * 100_000
+    for place in (3, 50_001, 99_990):
+        values[place] = 1.0
+    (curve,) = points(line_chart(range(100_000), [Line("loss", values, "a")], "loss"))
+    top, bottom = min(y for _, y in curve), max(y for _, y in curve)
+    assert sum(y == top for _, y in curve) == 3
+    assert sum(y == bottom for _, y in curve) > 500
+    assert len(curve) < 4 * WIDTH
+    assert [x for x, _ in curve] == sorted(x for x, _ in curve)
+
+
+def test_each_band_says_its_name_and_the_names_do_not_lie_on_each_other():
+    bands = [(1.0, "inside"), (1.05, "outside & about")]
+    chart = line_chart([0, 1], [Line("gap", [-2.0, 2.0], "a")], "gap", bands)
+    places = {text.text: float(text.get("y", 0)) for text in drawing(chart).iter("text")}
+    assert places["inside"] - places["outside & about"] >= 12

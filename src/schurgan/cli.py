@@ -16,6 +16,7 @@ from schurgan.config import Config, preset_names, preset_summary, resolve
 from schurgan.data_commands import Folder, Frame, Scale, TransformName, data_export, data_verify, download, prepare
 from schurgan.errors import Interrupted, UserError, did_you_mean, say, writing
 from schurgan.parsing import check_counts, check_rate, parse, value_of
+from schurgan.run_commands import animate, report, resume, status, train_command
 from schurgan.version import __version__
 
 PhaseName = Literal["noise", "carrier", "griffin-lim"]
@@ -44,41 +45,6 @@ def export(
         export_generator(model.generator, out, "pt2" if out.suffix == ".pt2" else "onnx")
     shape = f"z (batch, {model.generator.latent_dim}) and labels (batch,) below {len(model.classes)}"
     print(f"{out}: takes {shape}")
-
-
-def _train(default: Config) -> Callable[..., None]:
-    """The command with the options of the chosen preset as its defaults."""
-
-    def train(
-        config: Annotated[Config, arg(name="")] = default,
-        *,
-        out: Folder,
-        config_file: Annotated[Path | None, arg(name="config", metavar="FILE")] = None,
-    ) -> None:
-        """Train a GAN on prepared shards; the run is a folder that says all about itself.
-
-        Args:
-            config: options of the run
-            out: folder of the run
-            config_file: YAML of options, between the preset and the command line
-        """
-        from schurgan.training import train as run
-
-        print(f"trained: {run(config, out)}")
-
-    return train
-
-
-def resume(run: Annotated[Positional[Path], arg(metavar="RUN")], /, *, data: Folder | None = None) -> None:
-    """Continue a run from its newest checkpoint, exactly as if it had never stopped.
-
-    Args:
-        run: folder of the run
-        data: where its shards are now, if they were moved
-    """
-    from schurgan.training import resume as go_on
-
-    print(f"trained: {go_on(run, data)}")
 
 
 def sample(
@@ -161,17 +127,6 @@ def reconstruct(
     rebuild(files, out, settings, phase=phase, refine=refine, seconds=seconds, as_json=json)
 
 
-def report(run: Annotated[Positional[Path], arg(metavar="RUN")], /) -> None:
-    """A page to open: real and generated sounds side by side, curves, and a classifier's verdict.
-
-    Args:
-        run: folder of a finished run
-    """
-    from schurgan.report import write_report
-
-    print(f"report: {write_report(run)}")
-
-
 def presets(*, batch_size: int = 32, width: int | None = None, classes: int = 10, channels: int = 3) -> None:
     """List the presets of `train`, and what a step of training each ladder costs.
 
@@ -215,11 +170,13 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "prepare": prepare,
     "data verify": data_verify,
     "data export": data_export,
-    "train": _train(Config()),
+    "train": train_command(Config()),
     "resume": resume,
+    "status": status,
     "sample": sample,
     "reconstruct": reconstruct,
     "report": report,
+    "animate": animate,
     "export": export,
     "presets": presets,
     "demo": demo,
@@ -286,7 +243,7 @@ def _run(arguments: list[str]) -> None:
     name, rest = command_of(arguments)
     command = COMMANDS[name]
     if name == "train":
-        command = _train(resolve(value_of(rest, "--preset"), value_of(rest, "--config")))
+        command = train_command(resolve(value_of(rest, "--preset"), value_of(rest, "--config")))
     parse(command, name, rest)()
 
 

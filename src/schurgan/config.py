@@ -30,6 +30,8 @@ class ModelOptions(Options):
     """Shape of both networks, a row of `schurgan presets`; its size must be the size of the prepared images."""
     width: Count | None = None
     """Channels of a multiple of 1, the ladder's own if not given."""
+    width_d: Count | None = None
+    """Width of the discriminator, where it is to be another than the generator's."""
     channels: Annotated[int, Field(ge=1, le=4)] = 1
     """Channels of an image, all equal (3 with a colour map)."""
     colormap: Literal["viridis", "magma", "turbo", "jet"] | None = None
@@ -114,6 +116,49 @@ class DDFNOptions(Options):
     """Images of a batch whose exact departure corrects the estimator's mean."""
 
 
+class ConditionOptions(Options):
+    """A condition on the generator beside DDFN: some moments of generated images are those of real ones."""
+
+    descriptor: Literal["none", "dfn", "variance", "frobenius", "gram", "profile", "pixels"] = "none"
+    """What of an image is compared; none: no such condition."""
+    weight: Weight = 1.0
+    """Weight of the penalty; of a balanced one, against the adversarial gradient."""
+    per_class: bool = True
+    """Hold every class to its own moments."""
+    spread: bool = True
+    """The second moment as well as the mean."""
+    penalty: Literal["witness", "hinge"] = "witness"
+    """Pull along the direction in which the running moments are off, or cost of a batch's mean that is off."""
+    epsilon: Weight = 0.1
+    """Gap that is allowed: in standard deviations within a class (witness), as a share of the real mean (hinge)."""
+    decay: Share = 0.95
+    """Of the running moments of generated images, a step of the discriminator."""
+    balance: bool = True
+    """Scale the pull to the adversarial gradient's size."""
+    tau: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.5
+    """Severity from which a balanced pull has its full weight."""
+
+
+class HealthOptions(Options):
+    every: Annotated[int, Field(ge=0)] = 100
+    """Steps between evaluations that tell whether the run is healthy; 0: none, which leaves only what is not finite."""
+    images: Annotated[int, Field(ge=16)] = 256
+    """Images generated for an evaluation, always of the same latents."""
+    classifier: bool = True
+    """Train a small classifier of the real images first (once for all runs on the data): it gives Fréchet distances."""
+    reaction: Literal["rollback", "stop", "warn"] = "rollback"
+    """What a collapse leads to: go back to the last healthy checkpoint and on more gently, stop, or only say so."""
+    rollbacks: Annotated[int, Field(ge=0)] = 3
+    """Times that a run goes back, after which it stops."""
+    patience: Count = 3
+    """Evaluations in a row that make a verdict."""
+    warm_up: Annotated[int, Field(ge=0)] = 300
+    """Steps before the first verdict."""
+    budget: Share = 0.1
+    """Share of the time that evaluations may take; where the first one says that they will take more, they come less
+    often."""
+
+
 class TrainOptions(Options):
     steps: Count = 2000
     """Steps of the generator."""
@@ -148,7 +193,15 @@ class TrainOptions(Options):
     checkpoint_every: Count = 500
     """Steps between checkpoints."""
     keep_checkpoints: Count = 2
-    """Checkpoints kept, the newest ones."""
+    """Newest checkpoints that are kept, beside the best one and the last healthy one."""
+    accumulate: Count = 1
+    """Parts that a batch is computed in, one after another: less memory, and batch norm's statistics are of a part."""
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    """Arithmetic of the networks; losses and conditions are float32 always."""
+    compile: bool = False
+    """Compile the networks first (minutes)."""
+    tensorboard: bool = False
+    """Write TensorBoard's files too, into RUN/tensorboard."""
     threads: Count | None = None
     """Threads of the CPU, all cores if not given."""
     device: str = "auto"
@@ -162,8 +215,10 @@ class Config(Options):
     """Folder made by `schurgan prepare`."""
     model: ModelOptions = ModelOptions()
     ddfn: DDFNOptions = DDFNOptions()
+    condition: ConditionOptions = ConditionOptions()
     regularize: RegularizeOptions = RegularizeOptions()
     train: TrainOptions = TrainOptions()
+    health: HealthOptions = HealthOptions()
 
     def save(self, path: str | Path) -> None:
         """As YAML, atomically."""

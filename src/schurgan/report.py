@@ -1,4 +1,4 @@
-"""A run as one page that needs nothing else: sounds to play, spectrograms, curves, and a classifier's verdict."""
+"""A run as one page that needs nothing else: sounds to play, spectrograms, a classifier's verdict, curves, events."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ import soundfile
 import torch
 from torch import Tensor
 
-from schurgan.charts import Line, line_chart
+from schurgan import curves
 from schurgan.data.shards import Shards
 from schurgan.errors import UserError, writing
 from schurgan.evaluation.classifier import Trained, judge, train_classifier
 from schurgan.files import atomic_write, write_json
+from schurgan.metrics import METRICS, read_records
 from schurgan.pictures import picture, png
-from schurgan.sampling import Model, Sounds, load
-from schurgan.training.loop import METRICS, read_metrics
+from schurgan.sampling import GENERATOR, Model, Sounds, load
+from schurgan.status import CONFIG, read_status
+from schurgan.wording import duration
 
 REPORT = "report.html"
 VERDICT = "classifier.json"
@@ -45,11 +47,57 @@ class Verdict:
 
 
 def write_report(run: str | Path, *, shown: int = 3, judged: int = 12, truncation: float = 1.0, seed: int = 1) -> Path:
-    """RUN/report.html and RUN/classifier.json. Per class, `shown` real and generated sounds can be played and `judged`
-    generated ones are classified. Raises UserError when the run has no generator or its data is gone."""
+    """RUN/report.html and, where the run has a generator, RUN/classifier.json.
+
+    Per class, `shown` real and generated sounds can be played and `judged` generated ones are classified. A run that
+    has not saved a generator yet, or died before, has a page of curves and events. Raises UserError when the folder
+    is no run or its data is gone.
+    """
     run = Path(run)
     if not run.is_dir():
         raise UserError(f"{run}: no such run folder")
+    bare = not (run / GENERATOR).exists() and ((run / CONFIG).exists() or (run / METRICS).exists())
+    verdict, parts = (None, _bare()) if bare else _heard(run, shown, judged, truncation, seed)
+    try:
+        records = read_records(run / METRICS)
+    except OSError as error:
+        raise UserError(f"{run / METRICS}: cannot be read ({error.strerror or error})") from None
+    page = Template((resources.files("schurgan") / "templates" / REPORT).read_text("utf-8")).substitute(
+        parts,
+        title=f"Schurgan: {escape(run.resolve().name)}",
+        state=_state(run),
+        health=curves.verdict(records),
+        scores=curves.scores(run),
+        charts=curves.charts(records),
+        events=curves.events(records),
+        options=escape((run / CONFIG).read_text("utf-8", "replace")) if (run / CONFIG).exists() else "",
+    )
+    with writing(run / REPORT):
+        if verdict is not None:
+            write_json(run / VERDICT, verdict.__dict__)
+        with atomic_write(run / REPORT, "w") as file:
+            file.write(page)
+    return run / REPORT
+
+
+def _bare() -> dict[str, str]:
+    """The parts of the page that need a generator, without one."""
+    return {"subtitle": "The run has not saved a generator yet: there is nothing to hear.", "heard": ""}
+
+
+def _state(run: Path) -> str:
+    """How far the run was when the page was written."""
+    try:
+        status = read_status(run)
+    except UserError:  # options of another version; the page has them as they are
+        return ""
+    silent = f"no line for {duration(status.seconds_silent)} when this page was written"
+    said = silent if status.state == "silent" else status.state
+    return f'<p class="faint">Step {status.step} of {status.steps}, {said}.</p>'
+
+
+def _heard(run: Path, shown: int, judged: int, truncation: float, seed: int) -> tuple[Verdict, dict[str, str]]:
+    """The classifier's verdict, and the parts of the page that show what the generator makes."""
     model = load(run)
     if model.card.data is None or not Path(model.card.data).is_dir():
         raise UserError(f"{run}: its data folder {model.card.data} is gone, which the report compares with")
@@ -60,26 +108,20 @@ def write_report(run: str | Path, *, shown: int = 3, judged: int = 12, truncatio
     trained = train_classifier(shards)
     real, made = ("pictures", "pictures") if model.pictures else ("recordings", "sounds")
     verdict = _judge(model, shards, trained, generated, truncation, seed)
-    page = Template((resources.files("schurgan") / "templates" / REPORT).read_text("utf-8")).substitute(
-        title=f"Schurgan: {escape(run.resolve().name)}",
-        subtitle=f"{len(shards)} {real} of {len(model.classes)} classes, {model.card.step} steps of training, "
+    subtitle = (
+        f"{len(shards)} {real} of {len(model.classes)} classes, {model.card.step} steps of training, "
         f"{model.transform.size}x{model.transform.size}"
-        + ("" if model.pictures else f" {model.transform.config['transform']} spectrograms"),
-        heading="Look" if model.pictures else "Listen",
-        legend=f"Left: {real} that the model learned from. Right: {made} that it made."
-        + ("" if model.pictures else " The pictures are the spectrograms, low notes at the bottom."),
-        verdict=_verdict(verdict, real, made),
-        classes="\n".join(
-            _class(name, sounds, shards, shown, verdict) for name, sounds in zip(model.classes, generated, strict=True)
-        ),
-        charts=_charts(run),
-        options=escape((run / "config.yaml").read_text("utf-8")) if (run / "config.yaml").exists() else "",
+        + ("" if model.pictures else f" {model.transform.config['transform']} spectrograms")
     )
-    with writing(run / REPORT):
-        write_json(run / VERDICT, verdict.__dict__)
-        with atomic_write(run / REPORT, "w") as file:
-            file.write(page)
-    return run / REPORT
+    legend = f"Left: {real} that the model learned from. Right: {made} that it made." + (
+        "" if model.pictures else " The pictures are the spectrograms, low notes at the bottom."
+    )
+    classes = "\n".join(
+        _class(name, sounds, shards, shown, verdict) for name, sounds in zip(model.classes, generated, strict=True)
+    )
+    heading = "Look" if model.pictures else "Listen"
+    heard = f"{_verdict(verdict, real, made)}\n<h2>{heading}</h2>\n<p>{legend}</p>\n{classes}"
+    return verdict, {"subtitle": subtitle, "heard": heard}
 
 
 def _judge(
@@ -164,19 +206,3 @@ def _sound(audio: Tensor | None, image: Tensor, sample_rate: int | None) -> str:
 
 def _data(content: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def _charts(run: Path) -> str:
-    rows = read_metrics(run / METRICS)
-    if len(rows) < 2:
-        return "<p>Too short a run for curves.</p>"
-    x = [row["step"] for row in rows]
-
-    def values(name: str) -> list[float]:
-        return [float("nan") if row[name] is None else row[name] for row in rows]
-
-    losses = [Line("discriminator", values("loss_d"), "a"), Line("generator", values("loss_g"), "b")]
-    gaps = [Line("a batch", values("ddfn_gap"), "c"), Line("running mean", values("ddfn_ema_gap"), "a")]
-    last = rows[-1]
-    bands = [(last["ddfn_epsilon"], "the condition’s ε"), (2 * last["ddfn_standard_error"], "2 s.e. of a batch")]
-    return f"<div>{line_chart(x, losses, 'loss')}</div><div>{line_chart(x, gaps, 'DDFN gap', bands)}</div>"

@@ -35,6 +35,7 @@ def write() -> None:
             regularize=RegularizeOptions(lecam=0.1, lecam_start=0),
             train=TrainOptions(steps=2, batch_size=8, log_every=1, threads=1, device="cpu"),
         )
+        shutil.rmtree(RUN)
         train(config, RUN)
     shutil.rmtree(RUN / "samples")
     (RUN / "metrics.jsonl").unlink()
@@ -46,7 +47,7 @@ def test_checkpoint_of_an_earlier_version_goes_on():
     config = Config.load(RUN / "config.yaml")
     (path,) = (RUN / "checkpoints").glob("*.pt")
     trainer = Trainer(config, 8, torch.device("cpu"))
-    trainer.load_state_dict(read(path)["state"])  # with weights_only=True
+    trainer.load_state_dict(read(path).state["trainer"])  # with weights_only=True
     assert trainer.step == 2
     images = 1.8 * torch.rand(8, 1, 16, 16, generator=torch.Generator().manual_seed(0)) - 0.9
     metrics = trainer.run_step([(images, torch.arange(8))])

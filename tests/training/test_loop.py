@@ -23,13 +23,29 @@ from schurgan.errors import Interrupted, UserError
 from schurgan.training import loop, resume, train
 from schurgan.training.checkpoint import read
 from schurgan.training.losses import Hinge
+from schurgan.training.metrics_file import read_events
 from schurgan.training.step import Trainer
 
 
 def rows(run: Path) -> list[dict[str, Any]]:
-    """metrics.jsonl without its rates."""
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    return [{name: value for name, value in json.loads(line).items() if name != "steps_per_second"} for line in lines]
+    """metrics.jsonl without its events and rates."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [
+        {key: value for key, value in line.items() if key != "steps_per_second"}
+        for line in lines
+        if "event" not in line
+    ]
+
+
+def events(run: Path) -> list[dict[str, Any]]:
+    return read_events(run / "metrics.jsonl")
+
+
+def state(path: Path) -> dict[str, Any]:
+    """All that the next step depends on: what the record says, and the state but for the length of metrics.jsonl."""
+    record, content = read(path)
+    journal = {key: value for key, value in content["journal"].items() if key != "size"}
+    return content | {"record": record.model_dump(exclude={"identity"}), "journal": journal}
 
 
 def equal(one: Any, other: Any) -> bool:
@@ -51,10 +67,16 @@ def assert_same_run(run: Path, other: Path) -> None:
     assert (run / "generator.safetensors").read_bytes() == (other / "generator.safetensors").read_bytes()
     names = [path.name for path in sorted((run / "checkpoints").iterdir())]
     assert names == [path.name for path in sorted((other / "checkpoints").iterdir())]
-    assert equal(read(run / "checkpoints" / names[-1]), read(other / "checkpoints" / names[-1]))
+    assert equal(state(run / "checkpoints" / names[-1]), state(other / "checkpoints" / names[-1]))
     assert rows(run) == rows(other)
     assert contents(run / "samples") == contents(other / "samples")
     assert not list(run.rglob("*.partial"))
+
+
+def assert_same_state(one: Path, other: Path) -> None:
+    """But for the options, of which the number of steps may be another."""
+    first, second = state(one), state(other)
+    assert equal({**first, "record": None}, {**second, "record": None})
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
@@ -74,7 +96,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
         asked.clear()
 
     monkeypatch.setattr(Trainer, "run_step", count)
-    monkeypatch.setattr(loop, "_stop_requests", requests)
+    monkeypatch.setattr(loop, "stop_requests", requests)
 
 
 def wait_for(process: subprocess.Popen[str], happened: Callable[[], bool]) -> None:
@@ -223,7 +245,9 @@ def test_all_checkpoints_damaged_is_one_sentence_and_nothing_is_touched(copied_r
     for path in (copied_run / "checkpoints").iterdir():
         path.write_bytes(path.read_bytes()[:1000])
     before = contents(copied_run)
-    assert "none of 2 checkpoints can be read; train again in a new folder" in refused("resume", copied_run)
+    said = refused("resume", copied_run)
+    assert "none of 2 checkpoints can be read (" in said
+    assert said.endswith("train again in a new folder")
     assert contents(copied_run) == before
 
 
@@ -244,9 +268,12 @@ def change(run: Path, part: str, **options: object) -> None:
 )
 def test_a_checkpoint_of_other_networks_or_training_is_refused(copied_run, refused, part, options):
     change(copied_run, part, **options)
-    assert "belongs to other data, networks or training than the run's config.yaml says" in refused(
-        "resume", copied_run
-    )
+    ((name, value),) = options.items()
+    option = f"{part}.{name}".replace("_", "-")
+    said = refused("resume", copied_run)
+    assert f"its checkpoint was made otherwise ({option} was " in said
+    assert f" and is {json.dumps(value)})" in said
+    assert said.endswith(f"--allow {option}")
 
 
 def test_a_checkpoint_of_other_data_is_refused_and_the_same_data_elsewhere_is_not(
@@ -255,11 +282,11 @@ def test_a_checkpoint_of_other_data_is_refused_and_the_same_data_elsewhere_is_no
     spectrogram = Spectrogram(size=16, channels=1, n_samples=8000)
     other = open_source("soundscape", per_class=6, seconds=0.5, seed=1)
     prepare(other, tmp_path / "other", spectrogram, workers=1)
-    assert "belongs to other data" in refused("resume", copied_run, "--data", tmp_path / "other")
+    assert "made otherwise (data was " in refused("resume", copied_run, "--data", tmp_path / "other")
     (copied_run / "checkpoints" / "step-00000006.pt").unlink()
     resume(copied_run, data=shutil.copytree(shards, tmp_path / "moved"))
     last = Path("checkpoints") / "step-00000006.pt"
-    assert equal(read(copied_run / last), read(finished_run / last))
+    assert equal(state(copied_run / last), state(finished_run / last))
 
 
 def test_a_finished_run_given_more_steps_goes_on_as_if_it_had_had_them_from_the_start(copied_run, tiny, tmp_path):
@@ -267,7 +294,7 @@ def test_a_finished_run_given_more_steps_goes_on_as_if_it_had_had_them_from_the_
     resume(copied_run)
     straight = train(tiny(steps=8), tmp_path / "straight")
     last = Path("checkpoints") / "step-00000008.pt"
-    assert equal(read(copied_run / last), read(straight / last))
+    assert_same_state(copied_run / last, straight / last)
     assert rows(copied_run) == rows(straight)
 
 
@@ -286,10 +313,16 @@ def test_a_second_run_in_the_same_folder_is_refused_and_the_first_one_left_alone
     assert contents(copied_run) == before
 
 
-def test_a_loss_that_is_no_number_ends_the_run_with_one_sentence(tiny, tmp_path, monkeypatch):
+def test_a_loss_that_is_never_a_number_is_named_and_ends_the_run_after_all_its_attempts(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(Hinge, "generator", lambda self, fake: fake.mean() * float("nan"))
-    with pytest.raises(UserError, match=r"run: loss_\w+ is not a finite number after step \d; .* lower learning rates"):
-        train(tiny(log_every=3), tmp_path / "run")
+    run = train(tiny(log_every=3), tmp_path / "run")
+    kinds = [event["event"] for event in events(run)]
+    assert kinds == ["collapsed", "rollback"] * 3 + ["collapsed", "stopped"]
+    assert {event["step"] for event in events(run)} == {1}  # at once
+    assert "loss_g was NaN first" in events(run)[0]["reason"]
+    assert [path.name for path in sorted((run / "checkpoints").iterdir())][-1] == "step-00000000-a3.pt"
+    resume(run)
+    assert [event["event"] for event in events(run)] == kinds
 
 
 def test_data_that_cannot_be_trained_on_is_one_sentence_and_leaves_no_folder(tiny, tmp_path):

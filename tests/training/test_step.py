@@ -45,7 +45,7 @@ def same(one: list[Tensor], other: list[Tensor]) -> bool:
 def test_the_phase_of_d_moves_d_and_gives_g_no_gradient(trainer, batches):
     made = trainer()
     g, d = weights(made.generator), weights(made.discriminator)
-    made.discriminator_step(*batches[0], torch.Generator().manual_seed(0))
+    made.discriminator_step(*batches[0], 0)
     assert all(parameter.grad is None for parameter in made.generator.parameters())
     assert same(g, weights(made.generator))
     assert not same(d, weights(made.discriminator))
@@ -54,7 +54,7 @@ def test_the_phase_of_d_moves_d_and_gives_g_no_gradient(trainer, batches):
 def test_the_phase_of_g_moves_g_and_gives_d_no_gradient(trainer, batches):
     made = trainer()
     g, d = weights(made.generator), weights(made.discriminator)
-    made.generator_step(batches[0][1], torch.Generator().manual_seed(0))
+    made.generator_step(batches[0][1])
     assert all(parameter.grad is None for parameter in made.discriminator.parameters())
     assert same(d, weights(made.discriminator))
     assert not same(g, weights(made.generator))
@@ -64,7 +64,7 @@ def test_the_phase_of_g_moves_g_and_gives_d_no_gradient(trainer, batches):
 def test_ddfn_alone_reaches_every_layer_of_g_and_nothing_of_d(trainer, batches):
     made = trainer()
     labels = batches[0][1]
-    fake = made.generator(made.sample_latent(8, torch.Generator().manual_seed(0)), labels)
+    fake = made.generator(made.latent.sample(8, torch.Generator().manual_seed(0)), labels)
     penalty, stats = made.ddfn(fake, labels)
     assert stats.active  # ε is 0: there is something to learn
     penalty.backward()
@@ -135,8 +135,8 @@ def test_every_metric_of_several_steps_is_a_finite_scalar(trainer, batches):
     for _ in range(4):
         metrics = made.run_step(batches[:2])
         assert all(value.shape == () and math.isfinite(value.item()) for value in metrics.values())
-    names = {"loss_d", "constraint_d", "score_real", "score_fake", "accuracy_d"}
-    names |= {"loss_g", "constraint_g", "ddfn", "ddfn_gap", "ddfn_ema_gap"}
+    names = {"loss_d", "constraint_d", "score_real", "score_fake", "accuracy_d", "not_finite"}
+    names |= {"loss_g", "constraint_g", "gradient_g", "ddfn", "ddfn_gap", "ddfn_ema_gap"}
     assert set(metrics) == names
     assert 0 <= metrics["accuracy_d"].item() <= 1
     assert not any(value.requires_grad for value in metrics.values())

@@ -54,7 +54,7 @@ class Batches:
             raise ValueError(f"batch_size {batch_size}: one clip or more for each of {world} processes is needed")
         self.shards, self.batch_size, self.seed, self.balanced = shards, batch_size, seed, balanced
         self.rank, self.world = rank, world
-        self._row = _Balanced(shards, seed) if balanced else _Shuffled(len(shards), seed)
+        self._row = _Balanced(shards, seed) if balanced else Shuffled(len(shards), seed)
 
     def batch(self, step: int) -> Batch:
         """This process's share of batch `step`: (images (B, C, R, R) float32 in [-1, 1], labels (B,) int64)."""
@@ -69,7 +69,7 @@ class Batches:
         return self._row.at(step * self.batch_size + np.arange(*share, dtype=np.int64))
 
 
-class _Shuffled:
+class Shuffled:
     """0 … size − 1 in an order drawn by (key, 0), then in one drawn by (key, 1), and so on without an end."""
 
     def __init__(self, size: int, *key: int) -> None:
@@ -104,8 +104,8 @@ class _Balanced:
                 " balanced; leave the class out, choose other folds, or do not balance"
             )
         self._members = np.split(np.argsort(shards.labels, kind="stable"), np.cumsum(counts)[:-1])
-        self._classes = _Shuffled(len(counts), seed, 0)
-        self._clips = [_Shuffled(int(count), seed, 1 + label) for label, count in enumerate(counts)]
+        self._classes = Shuffled(len(counts), seed, 0)
+        self._clips = [Shuffled(int(count), seed, 1 + label) for label, count in enumerate(counts)]
 
     def at(self, places: Indices) -> Indices:
         labels, rounds = self._classes.at(places), places // len(self._clips)

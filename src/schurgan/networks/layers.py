@@ -46,7 +46,8 @@ class UpConv2d(nn.Conv2d):
 
     def kernel(self) -> Tensor:
         """Of the transposed convolution: (cin, cout, s + 2, s + 2)."""
-        return spread(self.weight.transpose(0, 1), box_sums(self.scale, self.weight).flip(1))
+        weight = self.weight  # read once: each reading of a normalised weight is a power iteration
+        return spread(weight.transpose(0, 1), box_sums(self.scale, weight).flip(1))
 
 
 class DownConv2d(nn.Conv2d):
@@ -62,7 +63,8 @@ class DownConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         if self.scale == 1:
             return super().forward(x)
-        kernel = spread(self.weight, box_sums(self.scale, self.weight) / self.scale**2)
+        weight = self.weight  # read once: each reading of a normalised weight is a power iteration
+        kernel = spread(weight, box_sums(self.scale, weight) / self.scale**2)
         return F.conv2d(x, kernel, self.bias, stride=self.scale, padding=1)
 
 

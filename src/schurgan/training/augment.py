@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from schurgan.errors import did_you_mean
+from schurgan.training.noise import Noise, uniform
 
 POLICIES = ("colour", "translation", "cutout")
 GAIN_DB = 12.0  # how much quieter the gain makes a sound at most
@@ -49,9 +50,9 @@ class DiffAugment(nn.Module):
     **Photographs**: the original's. Brightness ±½, saturation ×0 to 2, contrast ×½ to 1½; translation by an eighth both
     ways; one box of half the height and width; mid-grey where nothing is.
 
-    `noise` is a generator on the CPU: each call takes nine numbers an image from it, whatever the policy, so that
-    leaving one change out leaves the others as they were, and none where there is nothing to do. ValueError for an
-    unknown policy or kind of image (with the nearest), a strength outside 0 to 1 and other shapes.
+    `noise` is a generator on the CPU, or a `Noise`: each call takes nine numbers an image from it, whatever the policy,
+    so that leaving one change out leaves the others as they were, and none where there is nothing to do. ValueError for
+    an unknown policy or kind of image (with the nearest), a strength outside 0 to 1 and other shapes.
     """
 
     floor: Tensor
@@ -83,12 +84,12 @@ class DiffAugment(nn.Module):
         level = torch.tensor(self.kind.floor if floor is None else floor, dtype=torch.float32)
         self.register_buffer("floor", level[:, None, None] if level.ndim else level, persistent=False)
 
-    def forward(self, images: Tensor, noise: torch.Generator) -> Tensor:
+    def forward(self, images: Tensor, noise: torch.Generator | Noise) -> Tensor:
         if images.ndim != 4:
             raise ValueError(f"images have shape {tuple(images.shape)}: (B, C, H, W) is needed")
         if not self.policy:
             return images
-        draws = torch.rand(len(images), N_DRAWS, generator=noise).to(images.device, non_blocking=True)
+        draws = uniform(noise, len(images), N_DRAWS).to(images.device, non_blocking=True)
         out = images
         if "colour" in self.policy:
             out = self.kind.colour(self, out, draws[:, :3])

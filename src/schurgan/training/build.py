@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from schurgan.config import ModelOptions, RegularizeOptions
+from schurgan.config import ConditionOptions, ModelOptions, RegularizeOptions
 from schurgan.networks import (
     Discriminator,
     Generator,
@@ -14,6 +14,7 @@ from schurgan.networks import (
     find_ladder,
 )
 from schurgan.training.augment import DiffAugment
+from schurgan.training.conditions import MomentCondition
 from schurgan.training.losses import LOSSES, Loss
 from schurgan.training.penalties import R1, R2, GradientPenalty, Penalty
 
@@ -45,10 +46,18 @@ def build_generator(model: ModelOptions, classes: int) -> Generator:
 def build_discriminator(model: ModelOptions, classes: int) -> Discriminator:
     """D with its constraint. Raises ValueError as `build_ladder` does."""
     ladder = build_ladder(model)
-    network = Discriminator(ladder, classes, model.width, model.channels, spectral_norm=False, init=model.init)
+    width = model.width_d or model.width
+    network = Discriminator(ladder, classes, width, model.channels, spectral_norm=False, init=model.init)
     if model.spectral_norm_d:
         apply_spectral_norm(network, iterations=model.spectral_iterations)
     return network
+
+
+def build_condition(options: ConditionOptions, classes: int) -> MomentCondition | None:
+    """The condition beside DDFN, if there is one. Raises ValueError for options that do not fit each other."""
+    if options.descriptor == "none":
+        return None
+    return MomentCondition(classes=classes, **options.model_dump())
 
 
 def build_latent(model: ModelOptions, generator: Generator) -> Latent:

@@ -5,17 +5,11 @@ RUN/config.yaml, metrics.jsonl, generator.safetensors, checkpoints/step-*.pt, sa
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
 import os
-import signal
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -23,45 +17,87 @@ from torch import Tensor
 
 from schurgan.audio import Spectrogram
 from schurgan.config import Config
-from schurgan.data.images import ImageCodec, open_transform
 from schurgan.data.loader import Batches, Prefetch
 from schurgan.data.shards import Shards
 from schurgan.errors import Interrupted, UserError, writing
-from schurgan.files import atomic_write
-from schurgan.networks import standing_statistics, unconstrained_state
-from schurgan.normality import departure_counters, reset_departure_counters
-from schurgan.pictures import grid, save_png
-from schurgan.progress import Bar
-from schurgan.sampling import GENERATOR, Card, Model, build
-from schurgan.training.build import build_augmentation, build_ladder
+from schurgan.training.build import build_augmentation
+from schurgan.training.changes import Change, Identity, changed_options, check_changes
 from schurgan.training.checkpoint import Checkpoints
-from schurgan.training.step import Metrics, Trainer
+from schurgan.training.diagnosis import first_not_finite
+from schurgan.training.distributed import World, join, restarted
+from schurgan.training.images import choose_transform, kind_of_images
+from schurgan.training.journal import Journal
+from schurgan.training.metrics_file import METRICS, read_events
+from schurgan.training.products import Products
+from schurgan.training.reaction import Action, decide, gentler
+from schurgan.training.signals import stop_requests
+from schurgan.training.step import Trainer
+from schurgan.training.watch import Watch
 
 CONFIG = "config.yaml"
-METRICS = "metrics.jsonl"
-_GRID_COLUMNS = 6
 _CHANGEABLE = {
-    "steps",
-    "log_every",
-    "sample_every",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "threads",
-    "prefetch",
-    "device",
+    "train.steps",
+    "train.log_every",
+    "train.sample_every",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.threads",
+    "train.prefetch",
+    "train.device",
+    "train.tensorboard",
+    "train.compile",
+    "preset",
 }
-"""Options of training that may be another when a run is taken up again: its states stay what they are."""
+"""Options that may be others when a run is taken up again: its states stay what they are."""
 
 
 def train(config: Config, run: str | Path) -> Path:
-    """A new run in folder `run`. Raises UserError when there is one already, or something does not fit."""
+    """A new run in folder `run`. Raises UserError when there is one already, or something does not fit.
+
+    Called by every process of torchrun, which train it together. Started again by torchrun after one of them was lost,
+    it goes on from the newest checkpoint.
+    """
     run = Path(run)
+    with join(config.train.device) as world:
+        if restarted() and (run / CONFIG).exists():
+            return _resume(run, world, None, ())
+        world.check(lambda: _refuse_existing(run))
+        if config.data is not None:  # absolute, so that the run can be taken up from any folder
+            config = config.model_copy(update={"data": config.data.resolve()})
+        job = _Run(config, run, world)
+        job.begin()
+        world.check(lambda: _found(run, config))
+        return job.go()
+
+
+def resume(run: str | Path, data: str | Path | None = None, allow: Collection[str] = ()) -> Path:
+    """Continue the run in folder `run` from its newest checkpoint, exactly as if it had never stopped.
+
+    data: where the shards are now, if they were moved. allow: names of options that may be others in config.yaml than
+    they were, such as "train.lr-g". A finished run is left as it is.
+    """
+    run = Path(run)
+    if not (run / CONFIG).exists():
+        raise UserError(f"{run}: no run here (no {CONFIG}); start one by `schurgan train`")
+    with join(Config.load(run / CONFIG).train.device) as world:
+        return _resume(run, world, data, allow)
+
+
+def _resume(run: Path, world: World, data: str | Path | None, allow: Collection[str]) -> Path:
+    config = Config.load(run / CONFIG)
+    if data is not None:
+        config = config.model_copy(update={"data": Path(data).resolve()})
+    job = _Run(config, run, world)
+    job.take_up(allow)
+    return job.go()
+
+
+def _refuse_existing(run: Path) -> None:
     if (run / CONFIG).exists():
         raise UserError(f"{run}: holds a run already; continue it by `schurgan resume {run}`, or choose another --out")
-    if config.data is not None:  # absolute, so that the run can be taken up from any folder
-        config = config.model_copy(update={"data": config.data.resolve()})
-    job = _Run(config, run)
-    job.begin()
+
+
+def _found(run: Path, config: Config) -> None:
     with writing(run):
         run.mkdir(parents=True, exist_ok=True)
         try:
@@ -70,281 +106,249 @@ def train(config: Config, run: str | Path) -> Path:
             with suppress(OSError):
                 run.rmdir()  # unless something is in it
             raise
-    return job.go()
-
-
-def resume(run: str | Path, data: str | Path | None = None) -> Path:
-    """Continue the run in folder `run` from its newest checkpoint, exactly as if it had never stopped.
-
-    data: where the shards are now, if they were moved. A finished run is left as it is.
-    """
-    run = Path(run)
-    if not (run / CONFIG).exists():
-        raise UserError(f"{run}: no run here (no {CONFIG}); start one by `schurgan train`")
-    config = Config.load(run / CONFIG)
-    if data is not None:
-        config = config.model_copy(update={"data": Path(data).resolve()})
-    job = _Run(config, run)
-    job.take_up()
-    return job.go()
 
 
 class _Run:
-    def __init__(self, config: Config, run: Path) -> None:
-        self.config, self.run = config, run
+    """One process's part of a run; the one whose rank is 0 writes what there is to write."""
+
+    def __init__(self, config: Config, run: Path, world: World) -> None:
+        self.config, self.run, self.world = config, run, world
         if config.data is None:
             raise UserError("--data: missing, the folder that `schurgan prepare` made is needed")
-        torch.set_num_threads(config.train.threads or os.cpu_count() or 1)
-        self.device = choose_device(config.train.device)
-        shards = Shards(config.data)
-        self.shards = shards.select(exclude_folds=config.train.exclude_folds) if config.train.exclude_folds else shards
-        self.transform = _transform(config, shards)
+        torch.set_num_threads(config.train.threads or max(1, (os.cpu_count() or 1) // world.size))
+        self.all_shards = Shards(config.data)
+        excluded = config.train.exclude_folds
+        self.shards = self.all_shards.select(exclude_folds=excluded) if excluded else self.all_shards
+        self.transform = choose_transform(config, self.all_shards)
+        self.attempt = 0
+        self._build(config)
+        self.watch = Watch(config, self.all_shards, self.shards, self.transform, world)
+        self.products = Products(run, config, self.shards, self.transform)
+        self.checkpoints = Checkpoints(run, config.train.keep_checkpoints)
+        self.identity = Identity(options=config.model_dump(mode="json"), data=self.all_shards.fingerprint)
+        self.journal = Journal(run, quiet=not world.is_main, tensorboard=config.train.tensorboard)
+        self._changes: list[Change] = []  # options that the state was not made with
+
+    def _build(self, config: Config) -> None:
+        """Everything that an attempt's own options shape."""
+        self.options = config
+        self._fault = torch.zeros((), device=self.world.device)
         try:
-            augment = build_augmentation(config.regularize, **_kind(self.transform))
-            self.trainer = Trainer(config, len(shards.classes), self.device, augment)
+            augment = build_augmentation(config.regularize, **kind_of_images(self.transform))
+            self.trainer = Trainer(config, len(self.shards.classes), self.world.device, augment, self.world)
         except ValueError as error:
             raise UserError(f"options do not fit: {error}") from None
-        self.batches = Batches(self.shards, config.train.batch_size, config.train.seed, balanced=config.train.balanced)
-        self.checkpoints = Checkpoints(run, config.train.keep_checkpoints)
-        options = [config.model, config.ddfn, config.regularize, config.train]
-        known = [self.shards.fingerprint, *(each.model_dump(mode="json", exclude=_CHANGEABLE) for each in options)]
-        self.identity = hashlib.sha256(json.dumps(known).encode()).hexdigest()
-        self.metrics = _Log(run / METRICS)
+        train, world = config.train, self.world
+        self.batches = Batches(
+            self.shards, train.batch_size, train.seed, balanced=train.balanced, rank=world.rank, world=world.size
+        )
+
+    def paint(self, images: Tensor) -> Tensor:
+        """Prepared images as the networks see them."""
+        return self.transform.paint(images) if isinstance(self.transform, Spectrogram) else images
 
     def begin(self) -> None:
         """The state before the first step. Raises UserError when the data cannot be trained on."""
         try:
-            self.trainer.ddfn.fit_real((self._paint(images), labels) for images, labels in self.shards.batches(64))
+            for part in (self.trainer.ddfn, self.trainer.condition):
+                if part is not None:
+                    part.fit_real((self.paint(images), labels) for images, labels in self.shards.batches(64))
         except ValueError as error:
             raise UserError(f"{self.shards.folder}: {error}") from None
 
-    def take_up(self) -> None:
+    def take_up(self, allow: Collection[str]) -> None:
         """The state of the newest checkpoint, or before the first step where there is none yet."""
-        for left in (*self.run.glob(".*.partial"), *self.run.glob("*/.*.partial")):  # by a kill in the midst of writing
-            left.unlink(missing_ok=True)
-        state = self.checkpoints.load(self.identity)
-        if state is None:
+        if self.world.is_main:
+            for left in (*self.run.glob(".*.partial"), *self.run.glob("*/.*.partial")):  # by a kill amid writing
+                left.unlink(missing_ok=True)
+        self.world.barrier()
+        found = self.checkpoints.load()
+        if found is None:
             self.begin()
         else:
-            self.trainer.load_state_dict(state)
-            self.metrics.rows, self.metrics.mended = state["log"], state["mended"]
+            changes = changed_options(found.record.identity, self.identity)
+            self._changes = check_changes(changes, _CHANGEABLE, allow, self.run)
+            self.attempt = found.record.attempt
+            if self.attempt:
+                self._build(gentler(self.config, self.attempt))
+            try:
+                self._restore(found.state)
+            except (KeyError, ValueError, RuntimeError) as error:
+                reason = str(error).splitlines()[-1].strip()
+                raise UserError(f"{self.run}: its checkpoint does not fit these options ({reason})") from None
 
     def go(self) -> Path:
         """Train to the last step; nothing is touched when all is done."""
         train, trainer = self.config.train, self.trainer
-        if trainer.step >= train.steps and (self.run / GENERATOR).exists() and self._grid().exists():
+        if self.world.broadcast_object(self._done()):
             return self.run
-        with writing(self.run, f"; go on by `schurgan resume {self.run}`"):
-            ahead = Prefetch(
-                self.batches,
-                ahead=train.prefetch * train.d_steps,
-                pin=self.device.type == "cuda",
-                then=self._paint,
-            )
-            with ahead as self.ready, _stop_requests() as stop, Bar("train", train.steps, start=trainer.step) as bar:
-                self.metrics.truncate(trainer.step)
-                reset_departure_counters()  # of what fitting the real images took
-                while trainer.step < train.steps:
-                    self._advance(bar)
-                    if stop and trainer.step < train.steps:
-                        self._save_checkpoint()
-                        raise Interrupted(f"stopped after step {trainer.step}; go on by `schurgan resume {self.run}`")
-            self._finish()
+        journal = self.journal.open(train.steps, trainer.step, self.attempt)
+        with trainer.precision.switches(), stop_requests() as stop, journal:
+            if trainer.step:
+                self._event("resumed", reason="; ".join(map(str, self._changes)))
+            while self.trainer.step < train.steps:
+                ahead = train.prefetch * self.options.train.d_steps
+                pin = self.world.device.type == "cuda"
+                # Anew for each attempt, whose batches come in another order.
+                with Prefetch(self.batches, ahead=ahead, pin=pin, then=self.paint) as self.ready:
+                    action = self._attempt(stop)
+                if action is not None and self._react(action):
+                    break
+            else:
+                self._finish()
+                self._event("finished")
         return self.run
 
-    def _advance(self, bar: Bar) -> None:
-        """One step, and what is due after it."""
+    def _attempt(self, stop: list[int]) -> Action | None:
+        """Steps to the last one, or until something must be done about the run's health."""
         train, trainer = self.config.train, self.trainer
+        while trainer.step < train.steps:
+            self._advance()
+            if (action := self._look()) is not None:
+                return action
+            step = trainer.step
+            if step % train.sample_every == 0 and step < train.steps:
+                self._write("samples", self._show)
+            stopping = step < train.steps and self.world.any(bool(stop))
+            if stopping or step % train.checkpoint_every == 0 or step == train.steps:
+                self._save_checkpoint()
+            if stopping:
+                self._event("interrupted")
+                raise Interrupted(f"stopped after step {step}; go on by `schurgan resume {self.run}`")
+        return None
+
+    def _advance(self) -> None:
+        """One step, and its line in the metrics where one is due."""
+        train, trainer = self.options.train, self.trainer
         first = trainer.step * train.d_steps
-        batches = [self._load(first + i) for i in range(train.d_steps)]
-        self.metrics.add(trainer.run_step(batches))
-        step = trainer.step
-        if step % train.log_every == 0 or step == train.steps:
-            row = self.metrics.flush(step, trainer, train.batch_size)
-            if bad := [name for name, value in row.items() if value is None]:
-                what = f"{bad[0]} is not a finite number after step {step}"
-                raise UserError(f"{self.run}: {what}; start again with lower learning rates")
-            bar.update(step, f"D {row['loss_d']:.3f}  G {row['loss_g']:.3f}  DDFN gap {row['ddfn_ema_gap']:+.1f}")
-        if step % train.sample_every == 0 and step < train.steps:
-            self._show(self._model())
-        if step % train.checkpoint_every == 0 or step == train.steps:
-            self._save_checkpoint()
+        self._shown = [self._load(first + i) for i in range(train.d_steps)]
+        metrics = trainer.run_step(self._shown)
+        self._fault = torch.maximum(self._fault, metrics.pop("not_finite"))
+        self.watch.add(metrics)
+        self.journal.add(trainer.step, metrics)
+        if trainer.step % train.log_every == 0 or trainer.step == train.steps:
+            self.journal.log(trainer, self.attempt)
 
     def _load(self, number: int) -> tuple[Tensor, Tensor]:
         images, labels = self.ready.batch(number)
-        return images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+        device = self.world.device
+        return images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
 
-    def _paint(self, images: Tensor) -> Tensor:
-        return self.transform.paint(images) if isinstance(self.transform, Spectrogram) else images
+    def _look(self) -> Action | None:
+        """What is to be done about the run's health, if anything is."""
+        step, train = self.trainer.step, self.config.train
+        # Reading a GPU's flag makes it wait; until then it leaves out by itself what is not finite.
+        readable = self.world.device.type == "cpu" or step % train.log_every == 0 or step == train.steps
+        if readable and self._fault.item():
+            verdict = self.watch.fault(step, self._diagnosis())
+        elif self.watch.due(step):
+            row, verdict = self.watch.evaluate(self.trainer)
+            self.journal.note({"step": step, "attempt": self.attempt, "health": row})
+        else:
+            return None
+        for event in self.watch.changes(verdict):
+            self._event(**event)
+        trusted = verdict.healthy_step if verdict.healthy_step is not None else -1
+        known = [step for step in self.checkpoints.healthy_steps() if step <= trusted or step == verdict.best_step]
+        health = self.config.health
+        if health.reaction == "rollback" and self.attempt < health.rollbacks:
+            known = [0, *known]  # from the start, where nothing better is left
+        action = decide(verdict, self.attempt, health.rollbacks, self.world.broadcast_object(known), health.reaction)
+        if verdict.state == "collapsed" and action.kind == "continue" and self._fault.item():
+            raise UserError(f"{self.run}: {verdict.reasons[0]}")  # nothing would ever change any more
+        return None if action.kind == "continue" else action
+
+    def _diagnosis(self) -> str:
+        """Which number was the first that is not finite."""
+        trainer = self.trainer
+        real = {f"real images ({number})": images for number, (images, _) in enumerate(self._shown)}
+        step = partial(trainer.rehearse, self._shown)
+        said = first_not_finite(trainer.generator, trainer.discriminator, step, real)
+        said = said or f"a loss or a gradient was not finite before step {trainer.step}, and is again"
+        return str(self.world.broadcast_object(said))
+
+    def _react(self, action: Action) -> bool:
+        """Go back, or end the run with a state from before its collapse: -> whether it ended."""
+        ending = action.kind == "stop"
+        said: dict[str, Any] = {"to": action.to_step, "reason": action.reason}
+        if ending:
+            step = self.trainer.step
+            if action.to_step:
+                self._go_back(action.to_step)
+            self._finish()
+            self._event("stopped", step=step, **said)
+            return True
+        self._event("rollback", **said)
+        self.attempt += 1
+        self._go_back(action.to_step)
+        self._save_checkpoint()
+        if self.world.is_main:
+            self.checkpoints.drop_after(self.trainer.step, self.attempt)
+        return False
+
+    def _go_back(self, step: int | None) -> None:
+        """The state of the checkpoint of that step, or of the start, with the options of the present attempt."""
+        del self.trainer  # its memory is needed for the next one
+        self._build(gentler(self.config, self.attempt))
+        found = self.checkpoints.load_healthy(step + 1) if step else None
+        if found is None:
+            self.begin()
+            self.watch.begin()
+            self.journal.forget()
+        else:
+            self._restore(found.state, going_back=True)
+
+    def _restore(self, state: dict[str, Any], going_back: bool = False) -> None:
+        self.trainer.load_state_dict(state["trainer"])
+        self.watch.load_state_dict(state["watch"])
+        self.journal.load_state_dict(state["journal"], going_back=going_back)
 
     def _save_checkpoint(self) -> None:
-        state = self.trainer.state_dict() | {"log": self.metrics.rows, "mended": self.metrics.count_mended()}
-        self.checkpoints.save(state, self.trainer.step, self.identity)
-        self._model().save(self.run / GENERATOR)
+        """The whole state, and the generator's file; a disk that refuses is told of, and tried again next time."""
+        trainer, watch = self.trainer, self.watch
+
+        def save() -> None:
+            state = {
+                "trainer": trainer.state_dict(),
+                "watch": watch.state_dict(),
+                "journal": self.journal.state_dict(),
+            }
+            about: dict[str, Any] = {"attempt": self.attempt, "score": watch.score(), "healthy": watch.sound()}
+            self.checkpoints.save(state, trainer.step, self.identity, **about)
+
+        self._write("checkpoint", save)
+        self._write("generator", lambda: self.products.save(trainer))
+        self.world.barrier()  # nobody reads a folder that another one is still changing
+
+    def _write(self, what: str, write: Callable[[], object]) -> None:
+        """Let the main process write something that the run can do without for a while."""
+        if not self.world.is_main:
+            return
+        try:
+            write()
+        except OSError as error:
+            reason = f"the {what} of step {self.trainer.step} cannot be written ({error.strerror or error})"
+            self._event("checkpoint_failed", reason=f"{reason}; the run goes on, and tries again when the next is due")
+
+    def _event(self, event: str, *, step: int | None = None, **about: Any) -> None:
+        step = self.trainer.step if step is None else step
+        self.journal.note({"step": step, "event": event, "attempt": self.attempt} | about)
+
+    def _show(self) -> None:
+        self.products.show(self.trainer, self.attempt)
+        self.journal.samples(self.products.grid(self.trainer.step, self.attempt), self.trainer.step)
+
+    def _done(self) -> bool:
+        """Whether there is nothing left to do: all steps are made, or the run has ended itself under these options."""
+        if self.trainer.step >= self.config.train.steps:
+            return self.products.complete(self.trainer.step, self.attempt)
+        events = read_events(self.run / METRICS)
+        return bool(events) and events[-1]["event"] == "stopped" and not self._changes
 
     def _finish(self) -> None:
-        model = self._model()
-        model.save(self.run / GENERATOR)
-        self._show(model)
-
-    def _model(self) -> Model:
-        """A copy of the averaged generator, its constraints taken into the weights, with its own batch statistics."""
-        average, manifest = self.trainer.average, self.shards.manifest
-        card = Card(
-            ladder=asdict(average.ladder),
-            width=average.width,
-            channels=average.channels,
-            latent=self.trainer.latent.kind,
-            latent_variance=self.trainer.latent.variance,
-            classes=self.shards.classes,
-            transform=self.transform.config,
-            references=manifest.references,
-            data=str(self.config.data) if self.config.data else None,
-            step=self.trainer.step,
-        )
-        generator = build(card)
-        generator.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        generator.load_state_dict(unconstrained_state(average))
-        noise = torch.Generator().manual_seed(self.config.train.seed)
-        standing_statistics(generator, self.trainer.latent, generator=noise)
-        return Model(generator, card)
-
-    def _grid(self) -> Path:
-        return self.run / "samples" / f"step-{self.trainer.step:08d}.png"
-
-    def _show(self, model: Model) -> None:
-        """The first sound of each class, then a grid of images with the same noise every time, a row a class."""
-        path = self._grid()
-        path.parent.mkdir(exist_ok=True)
-        rows, seed = [], self.config.train.seed
-        for number, label in enumerate(model.classes):
-            rows.append(list(model.images(torch.full((_GRID_COLUMNS,), number), seed=seed)))
-            model.sample(label, 1, seed=seed).save(path.with_suffix(""))
-        save_png(grid(rows, scale=max(1, 64 // model.transform.size), photo=model.pictures), path)
-
-
-class _Log:
-    """metrics.jsonl: one JSON object each `log_every` steps, means over those steps. Tensors are read only there."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        # Since the last line; part of the state, so that the next line is the same.
-        self.rows: list[Metrics] = []
-        self.mended: dict[str, int] = {}
-        self._since = time.monotonic()
-
-    def truncate(self, step: int) -> None:
-        """Drop what was logged after `step`, and a line that a kill cut in half."""
-        kept = [row for row in read_metrics(self.path) if row["step"] <= step]
-        with atomic_write(self.path, "w") as file:
-            file.writelines(json.dumps(row) + "\n" for row in kept)
-
-    def add(self, row: Metrics) -> None:
-        self.rows.append(row)
-
-    def count_mended(self) -> dict[str, int]:
-        """Departures that had to be mended since the last line, see `departure_counters`; waits for an accelerator."""
-        self.mended = {name: self.mended.get(name, 0) + count for name, count in departure_counters().items()}
-        reset_departure_counters()
-        return self.mended
-
-    def flush(self, step: int, trainer: Trainer, batch_size: int) -> dict[str, Any]:
-        means = {
-            name: torch.stack([row[name].double().cpu() for row in self.rows]).mean().item() for name in self.rows[0]
-        }
-        row: dict[str, Any] = {"step": step}
-        row |= {name: value if math.isfinite(value) else None for name, value in means.items()}
-        ddfn = trainer.ddfn
-        row["ddfn_real"] = ddfn.real_average().item()
-        row["ddfn_epsilon"] = ddfn.band().mean().item()
-        row["ddfn_standard_error"] = ddfn.standard_error(batch_size).item()
-        row |= {f"departures_{name}": count for name, count in self.count_mended().items()}
-        self.mended = {}
-        row["singular_values"] = trainer.singular_values()
-        now = time.monotonic()
-        row["steps_per_second"] = len(self.rows) / max(now - self._since, 1e-9)
-        self.rows, self._since = [], now
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        return row
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl, but for a line that a kill cut in half; none where there is no file."""
-    rows = []
-    if path.exists():
-        for line in path.read_text("utf-8", "replace").splitlines():
-            with suppress(ValueError, KeyError, TypeError):
-                row = json.loads(line)
-                int(row["step"])
-                rows.append(row)
-    return rows
-
-
-def choose_device(name: str) -> torch.device:
-    """The device called so; "auto" takes a GPU where there is one. Raises UserError for a device that is not there."""
-    try:
-        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError):
-        needed = '"cpu", "cuda" or "auto" is needed'
-        raise UserError(f'--train.device: "{name}" given, no such device here; {needed}') from None
-    return device
-
-
-def _transform(config: Config, shards: Shards) -> Spectrogram | ImageCodec:
-    """The shards' transform with the run's channels. Raises UserError when the ladder makes images of another size."""
-    try:
-        ladder = build_ladder(config.model)
-    except ValueError as error:
-        raise UserError(f"--model.ladder {config.model.ladder}: {error}") from None
-    channels, colormap = config.model.channels, config.model.colormap
-    try:
-        transform = open_transform(shards.manifest.transform)
-        if isinstance(transform, Spectrogram):
-            transform = Spectrogram(**(transform.config | {"channels": channels, "colormap": colormap}))
-    except ValueError as error:
-        raise UserError(f"--model: {error}") from None
-    if isinstance(transform, ImageCodec) and (colormap or channels != transform.channels):
-        given = f"--model.colormap {colormap}" if colormap else f"--model.channels: {channels}"
-        raise UserError(f"{given} given, {shards.folder} holds pictures of {transform.channels} channels as they are")
-    if ladder.size != shards.shape[1:]:
-        made = f"{ladder.size[0]}x{ladder.size[1]}"
-        held = f"{shards.shape[1]}x{shards.shape[2]}"
-        raise UserError(
-            f'--model.ladder: "{config.model.ladder}" makes images of {made}, {shards.folder} holds {held};'
-            f" prepare with --size {ladder.size[0]} or choose another ladder"
-        )
-    return transform
-
-
-def _kind(transform: Spectrogram | ImageCodec) -> dict[str, Any]:
-    """What DiffAugment must know of the images."""
-    if isinstance(transform, ImageCodec):
-        return {"images": "photo"}
-    if transform.colormap is None:
-        return {"images": transform.scale, "floor_db": transform.floor_db}
-    silence = transform.paint(torch.full((1, 1, 1, 1), -1.0))
-    return {"images": "colormap", "floor": silence.flatten().tolist()}
-
-
-@contextmanager
-def _stop_requests() -> Iterator[list[int]]:
-    """A list that becomes true when SIGINT or SIGTERM asks the run to stop; a second one stops it at once."""
-    asked: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        asked.append(number)
-        signal.signal(number, before[number])
-
-    before: dict[int, Any] = {}
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, note)
-    except ValueError:  # not the main thread: signals go elsewhere
-        before = {}
-    try:
-        yield asked
-    finally:
-        for stopping, handler in before.items():
-            signal.signal(stopping, handler)
+        """What the run was for."""
+        if self.world.is_main:
+            with writing(self.run, f"; go on by `schurgan resume {self.run}`"):
+                self.products.save(self.trainer)
+                self._show()
+        self.world.barrier()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from schurgan.networks import plain_attention
+from schurgan.training.noise import Noise, uniform
 
 
 class Penalty(ABC):
@@ -39,7 +40,14 @@ class Penalty(ABC):
         self.every = every
 
     def __call__(
-        self, discriminator: nn.Module, real: Tensor, fake: Tensor, labels: Tensor, *, step: int, noise: torch.Generator
+        self,
+        discriminator: nn.Module,
+        real: Tensor,
+        fake: Tensor,
+        labels: Tensor,
+        *,
+        step: int,
+        noise: torch.Generator | Noise,
     ) -> Tensor:
         if not self.weight or step % self.every:
             return real.new_zeros((), dtype=at_least_float32(real))
@@ -52,7 +60,7 @@ class Penalty(ABC):
             return self.weight * self.every * self.measure(gradient.flatten(1)).mean()
 
     @abstractmethod
-    def points(self, real: Tensor, fake: Tensor, noise: torch.Generator) -> Tensor:
+    def points(self, real: Tensor, fake: Tensor, noise: torch.Generator | Noise) -> Tensor:
         """The images (B, C, H, W) at which D's gradient is taken."""
 
     @abstractmethod
@@ -69,12 +77,12 @@ class GradientPenalty(Penalty):
     What the Wasserstein loss needs, weight 10 in their paper. A pair shares its label, so x̂ has that one too.
     """
 
-    def points(self, real: Tensor, fake: Tensor, noise: torch.Generator) -> Tensor:
+    def points(self, real: Tensor, fake: Tensor, noise: torch.Generator | Noise) -> Tensor:
         if real.shape != fake.shape:
             raise ValueError(
                 f"real images are {tuple(real.shape)} and fake ones {tuple(fake.shape)}: one shape is needed for pairs"
             )
-        share = torch.rand(len(real), 1, 1, 1, generator=noise).to(real.device, non_blocking=True)
+        share = uniform(noise, len(real), 1, 1, 1).to(real.device, non_blocking=True)
         return torch.lerp(fake.to(real), real, share.to(real.dtype))
 
     def measure(self, gradient: Tensor) -> Tensor:
@@ -84,7 +92,7 @@ class GradientPenalty(Penalty):
 class R1(Penalty):
     """weight/2 · E ‖∇D(x)‖² over the real images (Mescheder et al. 2018; their γ is our weight)."""
 
-    def points(self, real: Tensor, fake: Tensor, noise: torch.Generator) -> Tensor:
+    def points(self, real: Tensor, fake: Tensor, noise: torch.Generator | Noise) -> Tensor:
         return real
 
     def measure(self, gradient: Tensor) -> Tensor:
@@ -94,7 +102,7 @@ class R1(Penalty):
 class R2(R1):
     """weight/2 · E ‖∇D(G(z))‖² over the generated images (Mescheder et al. 2018)."""
 
-    def points(self, real: Tensor, fake: Tensor, noise: torch.Generator) -> Tensor:
+    def points(self, real: Tensor, fake: Tensor, noise: torch.Generator | Noise) -> Tensor:
         return fake
 
 
@@ -112,21 +120,31 @@ def gradients_of_gradients(discriminator: nn.Module, device: str) -> Iterator[No
     The penalty's own backward pass may come after: it runs no forward again. `discriminator` is the plain module, not
     one wrapped for several processes: the gradients of the shared parameters reach the wrapper by the loss's backward.
     """
-    frozen = [
-        part
-        for module in discriminator.modules()
-        if isinstance(module, parametrize.ParametrizationList)
-        for part in module
-        if part.training
-    ]
     with ExitStack() as stack:
         stack.enter_context(plain_attention(discriminator))
         stack.enter_context(torch.autocast(device, enabled=False))
         stack.enter_context(torch.compiler.set_stance("force_eager"))
-        for part in frozen:
-            part.eval()
-            stack.callback(part.train)
+        stack.enter_context(still_parametrizations(discriminator))
         yield
+
+
+@contextmanager
+def still_parametrizations(network: nn.Module) -> Iterator[None]:
+    """Run `network` inside with its spectral norms and clamps as they are: no power iteration moves on."""
+    parts = [
+        part
+        for module in network.modules()
+        if isinstance(module, parametrize.ParametrizationList)
+        for part in module
+        if part.training
+    ]
+    for part in parts:
+        part.eval()
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.train()
 
 
 def at_least_float32(images: Tensor) -> torch.dtype:

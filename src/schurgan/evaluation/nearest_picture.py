@@ -1,0 +1,75 @@
+"""Generated images beside the real ones nearest to them: the eye sees a copy before any number does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from schurgan.evaluation.neighbours import nearest
+from schurgan.evaluation.seen import Seen
+from schurgan.evaluation.subject import Subject
+from schurgan.pictures import picture, save_png
+
+_MOST = 12
+_CELL, _GAP, _LINE = 128, 12, 18
+
+
+def save_nearest(
+    path: Path, subject: Subject, fake: Seen, real: tuple[Seen, Tensor], held_out: tuple[Seen, Tensor] | None
+) -> None:
+    """A row for each of some generated images, one class after another: it, the nearest training and held-out images.
+
+    Distances are root mean squares over the pixels of thumbnails, 0 for a copy and 2 at most. OSError as the file
+    system raises it.
+    """
+    shown = _one_of_each(fake.labels[: len(fake.images)])
+    columns = [("generated", list(fake.images[shown]), [""] * len(shown))]
+    sides = [("nearest training", subject.training, real)]
+    if subject.held_out is not None and held_out is not None:
+        sides.append(("nearest held out", subject.held_out, held_out))
+    for name, shards, (seen, clips) in sides:
+        found = nearest(seen.thumbs, fake.thumbs[shown])
+        images = subject.real(shards, clips[found.indices[:, 0]])
+        distances = found.distances[:, 0] / seen.thumbs.shape[1] ** 0.5
+        classes = [subject.model.classes[c] for c in seen.labels[found.indices[:, 0]].tolist()]
+        texts = [f"{d:.3f} {label}" for d, label in zip(distances.tolist(), classes, strict=True)]
+        columns.append((name, list(images), texts))
+    labels = [subject.model.classes[c] for c in fake.labels[shown].tolist()]
+    columns[0] = ("generated", columns[0][1], labels)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_png(_drawn(columns, photo=subject.model.pictures), path)
+
+
+def _one_of_each(labels: Tensor) -> list[int]:
+    """The first image of each class, then the second of each, until there are enough."""
+    rounds = [((labels == c).nonzero()[:, 0].tolist()) for c in labels.unique()]
+    turns = [each[turn] for turn in range(_MOST) for each in rounds if turn < len(each)]
+    return sorted(turns[:_MOST], key=lambda place: int(labels[place]))
+
+
+def _drawn(columns: Sequence[tuple[str, list[Tensor], list[str]]], *, photo: bool) -> Image.Image:
+    font = ImageFont.load_default(12)
+    rows = len(columns[0][1])
+    width = len(columns) * (_CELL + _GAP) + _GAP
+    sheet = Image.new("RGB", (width, _LINE + _GAP + rows * (_CELL + _LINE + _GAP)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for c, (name, images, texts) in enumerate(columns):
+        left = _GAP + c * (_CELL + _GAP)
+        pen.text((left, _GAP // 2), name, "black", font)
+        for r, (image, text) in enumerate(zip(images, texts, strict=True)):
+            top = _LINE + _GAP + r * (_CELL + _LINE + _GAP)
+            drawn = picture(torch.as_tensor(image), photo=photo).resize((_CELL, _CELL), Image.Resampling.NEAREST)
+            sheet.paste(drawn, (left, top))
+            pen.text((left, top + _CELL + 2), _fitted(text, font), "black", font)
+    return sheet
+
+
+def _fitted(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
+    """As much of a text as stands under an image."""
+    while len(text) > 1 and font.getlength(text) > _CELL:
+        text = text[:-2].rstrip() + "…"
+    return text

@@ -1,0 +1,299 @@
+"""Are generated images of use? Classifiers trained with them, without them and on them alone, tested on real ones.
+
+    result = score_usefulness(model, shards.select(exclude_folds=[5]), shards.select(folds=[5]), seeds=5)
+    print(*result.lines(), sep="\n")
+
+The accuracy of the third kind is the classification accuracy score of Ravuri & Vinyals (2019). All are trained for the
+same number of optimiser steps, of one seed from the same weights: otherwise more images would mean more training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from schurgan.audio import Spectrogram
+from schurgan.data.images import ImageCodec, open_transform
+from schurgan.data.shards import Shards
+from schurgan.errors import UserError
+from schurgan.evaluation.classifier import Classifier, _augment, _draws
+from schurgan.evaluation.intervals import Interval, wilson
+from schurgan.evaluation.sound import check_apart
+from schurgan.sampling import Model
+
+_MOST_SEEDS = 100
+
+Predictor = Callable[[Tensor], Tensor]
+"""Images (N, C, R, R) -> class numbers (N,)."""
+Generate = Callable[[Tensor, int], Tensor]
+"""Labels (N,) and a seed -> images (N, C, R, R)."""
+
+
+class Trainer(Protocol):
+    """Trains a classifier anew for `steps` optimiser steps, however many images it is given."""
+
+    @property
+    def steps(self) -> int: ...
+    def __call__(self, images: Tensor, labels: Tensor, seed: int) -> Predictor:
+        """Images (N, C, R, R) of classes (N,); a seed means the same initial weights whatever the images."""
+        ...
+
+
+@dataclass(frozen=True)
+class ClassifierTrainer:
+    """The classifier of `evaluation.classifier`, with its augmentation, for a fixed number of batches of 32.
+
+    channels  of the images that it is given
+    photo     whether the images are pictures, which are augmented in other ways than spectrograms
+    """
+
+    classes: int
+    channels: int = 1
+    steps: int = 400
+    photo: bool = False
+    device: str | torch.device = "cpu"
+
+    def __call__(self, images: Tensor, labels: Tensor, seed: int) -> Predictor:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = Classifier(self.classes, images.shape[-1], self.channels)
+        network.to(self.device).train()
+        chance = torch.Generator().manual_seed(seed)
+        optimizer = torch.optim.AdamW(network.parameters(), 3e-3, weight_decay=1e-2)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=self.steps)
+        for _, part in zip(range(self.steps), _draws(torch.arange(len(images)), chance), strict=False):
+            batch = _augment(images[part], chance, self.photo).to(self.device)
+            loss = F.cross_entropy(network(batch), labels[part].to(self.device), label_smoothing=0.05)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        return network.predict
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Classifiers trained in one way, one a seed, tested on the same real images."""
+
+    name: str
+    n_train: int
+    accuracies: tuple[float, ...]
+    mean: float
+    low: float
+    high: float
+    """95 % Wilson interval of the mean accuracy as that of n_test images: what the size of the test set allows."""
+    per_class: dict[str, float | None]
+    """Share of each class's images that is recognised, mean over seeds; None of a class without test images."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much more often the one arm is right than the other, paired; both intervals are about the same mean."""
+
+    over_seeds: Interval
+    """Of the differences of single seeds: would another training, with other generated images, say the same?"""
+    over_images: Interval
+    """Of the differences of single test images, mean over seeds: would other test images say the same?"""
+
+    def verdict(self, more: str, less: str) -> str:
+        """`more` or `less`, where both intervals allow it."""
+        what = more if self.over_seeds.mean > 0 else less
+        if self.over_seeds.holds_zero:
+            return f"no difference can be told: {self.over_seeds} over seeds"
+        if self.over_images.holds_zero:
+            return f"{what} on these test images, which are too few to tell of others: {self.over_images} over images"
+        return f"{what}: {self.over_seeds} over seeds, {self.over_images} over test images"
+
+
+@dataclass(frozen=True)
+class Usefulness:
+    """What generated images do to a classifier of real ones. Accuracies are shares of `n_test` real test images."""
+
+    real: Arm
+    both: Arm
+    generated: Arm
+    """Its accuracy is the classification accuracy score."""
+    gain: Difference
+    """both − real"""
+    gap: Difference
+    """generated − real"""
+    chance: float
+    """Share of the most frequent class among the test images: the accuracy of who always answers that."""
+    ratio: float
+    steps: int
+    n_test: int
+
+    @property
+    def informative(self) -> bool:
+        """Whether any of the classifiers is better than chance; if none is, their differences say nothing."""
+        return max(self.real.low, self.both.low, self.generated.low) > self.chance
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain numbers, strings and None."""
+        return asdict(self) | {"informative": self.informative}
+
+    def lines(self) -> list[str]:
+        """For the terminal."""
+        seeds = len(self.real.accuracies)
+        said = [
+            f"trained on {arm.name} ({arm.n_train} images): {arm.mean:.1%} [{arm.low:.1%}, {arm.high:.1%}]"
+            for arm in (self.real, self.both, self.generated)
+        ]
+        said.append(f"each {seeds} times for {self.steps} steps, tested on {self.n_test} held-out images")
+        if not self.informative:
+            return [*said, f"no classifier is better than chance ({self.chance:.1%}): nothing can be said"]
+        said.append(f"adding generated images: {self.gain.verdict('they help', 'they harm')}")
+        said.append(
+            f"generated instead of real: {self.gap.verdict('they teach more', 'they teach less')}",
+        )
+        return said
+
+
+def usefulness(
+    real: tuple[Tensor, Tensor],
+    test: tuple[Tensor, Tensor],
+    generate: Generate,
+    train: Trainer,
+    classes: Sequence[str],
+    *,
+    ratio: float = 1.0,
+    seeds: int = 5,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Usefulness:
+    """Train three classifiers for each of `seeds` seeds from `seed` on.
+
+    real, test  images (N, C, R, R) in [−1, 1] and class numbers (N,); they must share no image
+    generate    is asked for `ratio` images for each real one of a class, anew for every seed, so that intervals over
+                seeds hold the luck of the draw too
+    progress    is called with the classifiers trained and their number
+
+    Raises ValueError naming the argument for values that cannot be, NaN, and classes that were not trained on.
+    """
+    if not 2 <= seeds <= _MOST_SEEDS:
+        raise ValueError(f"seeds: {seeds} given, 2 to {_MOST_SEEDS} are needed: one says nothing of the spread")
+    if not (0 < ratio <= 1000):
+        raise ValueError(f"ratio: {ratio:g} given, generated images per real one above 0 and up to 1000 are needed")
+    images, labels = _checked("real", *real, len(classes))
+    unseen, truth = _checked("test", *test, len(classes))
+    if missing := sorted(set(truth.tolist()) - set(labels.tolist())):
+        raise ValueError(f'real: no image of class "{classes[missing[0]]}", which is among those of the test')
+    counts = torch.bincount(labels, minlength=len(classes))
+    wanted = torch.repeat_interleave((ratio * counts).round().long().clamp_min(1) * (counts > 0))
+    right: list[list[Tensor]] = [[], [], []]
+    for number in range(seeds):
+        made, made_labels = _checked("generated", generate(wanted, seed + number), wanted, len(classes))
+        if made.shape[1:] != images.shape[1:]:
+            raise ValueError(f"generated: {tuple(made.shape[1:])} images given, {tuple(images.shape[1:])} are needed")
+        sets = (
+            (images, labels),
+            (torch.cat((images, made)), torch.cat((labels, made_labels))),
+            (made, made_labels),
+        )
+        for arm, (some, their) in enumerate(sets):
+            right[arm].append((train(some, their, seed + number)(unseen) == truth).double())
+            if progress:
+                progress(len(sets) * number + arm + 1, len(sets) * seeds)
+    alone, together, only = (torch.stack(each) for each in right)  # (seeds, n_test)
+    return Usefulness(
+        _arm("real images", alone, truth, classes, len(images)),
+        _arm("real and generated images", together, truth, classes, len(images) + len(wanted)),
+        _arm("generated images alone", only, truth, classes, len(wanted)),
+        _difference(together - alone),
+        _difference(only - alone),
+        torch.bincount(truth).max().item() / len(truth),
+        ratio,
+        train.steps,
+        len(truth),
+    )
+
+
+def score_usefulness(
+    model: Model,
+    training: Shards,
+    held_out: Shards,
+    *,
+    ratio: float = 1.0,
+    seeds: int = 5,
+    steps: int = 400,
+    per_class: int | None = None,
+    truncation: float | None = None,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+) -> Usefulness:
+    """`usefulness` of a model's images, sounds' or pictures', for a classifier of `training` tested on `held_out`.
+
+    steps       of each of the 3 · seeds classifiers, in batches of 32
+    per_class   at most so many real clips of a class, the first; generated images are of most use where those are few
+
+    Altered copies of clips take no part. Raises UserError for shards of other classes or that share clips, and for
+    numbers that cannot be.
+    """
+    check_apart(model, training, held_out)
+    for name, value in (("steps", steps), ("per_class", per_class)):
+        if value is not None and value < 2:
+            raise UserError(f"{name}: {value} given, a whole number of 2 or more is needed")
+    channels = training.shape[0] if model.pictures else 1
+    trainer = ClassifierTrainer(len(model.classes), channels, steps, model.pictures, device)
+
+    def generate(labels: Tensor, number: int) -> Tensor:
+        return _level(model.transform, model.images(labels, truncation, number))
+
+    try:
+        return usefulness(
+            _images(training, per_class),
+            _images(held_out, None),
+            generate,
+            trainer,
+            model.classes,
+            ratio=ratio,
+            seeds=seeds,
+            seed=seed,
+            progress=progress,
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def _checked(name: str, images: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    if images.ndim != 4 or len(images) != len(labels) or not len(images):
+        raise ValueError(
+            f"{name}: images {tuple(images.shape)} of {len(labels)} labels, (N, C, R, R) of N labels are needed"
+        )
+    if bad := int((~images.isfinite().flatten(1).all(1)).sum()):
+        raise ValueError(f"{name}: {bad} of {len(images)} images hold NaN or infinite values")
+    if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise ValueError(f"{name}: labels {int(labels.min())} to {int(labels.max())}, 0 to {classes - 1} are needed")
+    return images, labels
+
+
+def _arm(name: str, right: Tensor, truth: Tensor, classes: Sequence[str], n_train: int) -> Arm:
+    mean = right.mean().item()
+    of_class = {
+        label: right[:, truth == c].mean().item() if bool((truth == c).any()) else None
+        for c, label in enumerate(classes)
+    }
+    return Arm(name, n_train, tuple(right.mean(1).tolist()), mean, *wilson(mean * len(truth), len(truth)), of_class)
+
+
+def _difference(right: Tensor) -> Difference:
+    return Difference(Interval.of(right.mean(1)), Interval.of(right.mean(0)))
+
+
+def _images(shards: Shards, per_class: int | None) -> tuple[Tensor, Tensor]:
+    shards = shards.select(augmented=False)
+    clips = np.concatenate([np.flatnonzero(shards.labels == c)[:per_class] for c in range(len(shards.classes))])
+    images = _level(open_transform(shards.manifest.transform), shards.images(clips))
+    return images, torch.from_numpy(shards.labels[clips])
+
+
+def _level(transform: Spectrogram | ImageCodec, images: Tensor) -> Tensor:
+    """One channel of a sound's image, whatever colours shards and run give it; pictures as they are."""
+    return transform.unpaint(images) if isinstance(transform, Spectrogram) else images

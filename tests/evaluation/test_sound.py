@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from folded_set import CLASSES, LENGTH, RATE, SIZE, Folded, prepared, spectrogram, untrained
+from torch import Tensor
+
+from schurgan.data import Shards, prepare
+from schurgan.errors import UserError
+from schurgan.evaluation.extractor import Extracted
+from schurgan.evaluation.levels import levels
+from schurgan.evaluation.sound import (
+    ClassLevels,
+    Donors,
+    Fidelity,
+    check_apart,
+    consistency,
+    frechet_audio_distance,
+    score_sound,
+)
+from schurgan.sampling import Model
+
+
+@pytest.fixture(scope="module")
+def folded(tmp_path_factory) -> Shards:
+    return prepared(tmp_path_factory.mktemp("folded"))
+
+
+@pytest.fixture(scope="module")
+def sets(folded) -> tuple[Shards, Shards]:
+    return folded.select(folds=[1]), folded.select(folds=[2])
+
+
+@pytest.fixture
+def model() -> Model:
+    return untrained()
+
+
+@pytest.fixture(scope="module")
+def recordings(folded) -> tuple[Tensor, Tensor]:
+    clips = range(len(folded))
+    return torch.stack([folded.recording(clip) for clip in clips]), torch.from_numpy(folded.labels)
+
+
+def test_the_nearest_donor_of_a_donors_own_image_is_itself(recordings):
+    donors = Donors(spectrogram(), *recordings)
+    assert torch.equal(donors.nearest(donors.images, donors.labels), torch.arange(len(donors.labels)))
+
+
+def test_a_donor_is_of_the_images_class_even_where_another_class_is_nearer(recordings):
+    donors = Donors(spectrogram(), *recordings)
+    other = (donors.labels + 1) % len(CLASSES)
+    assert torch.equal(donors.labels[donors.nearest(donors.images, other)], other)
+
+
+def test_a_copy_of_the_donor_scores_what_the_plain_reconstruction_does(recordings):
+    transform = spectrogram()
+    sounds, labels = recordings
+    donors = Donors(transform, sounds, labels)
+    copied = donors.rebuild(transform.paint(donors.images), torch.arange(len(sounds)))
+    image, aux = transform.encode(sounds)
+    truth = Fidelity.of(sounds, transform.decode(image, aux, phase="carrier", refine=0))
+    assert copied.snr_db.median == pytest.approx(truth.snr_db.median, abs=1e-3)  # batches of another size
+    assert copied.snr_db.median > 3  # dB; the phase of another sound gives some tenths
+    assert copied.snr_paper_db.median == pytest.approx(2 * copied.snr_db.median)
+
+
+def test_the_paper_s_score_rewards_a_copy_over_a_new_recording_of_the_class(recordings):
+    transform = spectrogram()
+    sounds, labels = recordings
+    half = torch.arange(len(sounds)) % 2 == 0
+    donors = Donors(transform, sounds[half], labels[half])
+    new = Donors(transform, sounds[~half], labels[~half])
+    fresh = donors.rebuild(new.images, donors.nearest(new.images, new.labels))
+    copied = donors.rebuild(donors.images, torch.arange(len(donors.images)))
+    assert copied.snr_db.median > fresh.snr_db.median + 3
+
+
+def test_the_three_readings_are_those_of_their_formulas_and_leave_out_what_has_none():
+    sound = torch.sin(torch.arange(1000) / 7.0)
+    pairs = ((sound, 0.5 * sound), (sound, sound), (torch.zeros(1000), torch.zeros(1000)))
+    found = Fidelity.of(torch.stack([a for a, _ in pairs]), torch.stack([b for _, b in pairs]))
+    assert found.snr_db.median == pytest.approx(10 * math.log10(4), abs=1e-5)
+    assert found.snr_paper_db.median == pytest.approx(20 * math.log10(4), abs=1e-5)
+    assert found.power_ratio_db.median == pytest.approx(10 * math.log10(4), abs=1e-5)  # of 12.04 and 0
+    assert (found.snr_db.count, found.snr_db.undefined) == (1, 2)
+    assert (found.power_ratio_db.count, found.power_ratio_db.undefined) == (2, 1)
+
+
+def test_the_image_of_a_sound_is_consistent_with_it_at_any_volume(recordings):
+    transform = spectrogram()
+    sounds, _ = recordings
+    images, _ = transform.encode(sounds)
+    found = consistency(transform, images, 0.1 * sounds)
+    assert found.median < -80  # dB; the same numbers but for rounding and the floor of 80 dB
+
+
+def test_an_image_and_the_sound_of_another_are_not_consistent(recordings):
+    transform = spectrogram()
+    sounds, _ = recordings
+    images, _ = transform.encode(sounds)
+    assert consistency(transform, images, sounds.roll(1, 0)).median > -10
+
+
+def test_a_silent_image_has_no_consistency():
+    transform = spectrogram()
+    found = consistency(transform, torch.full((2, 1, SIZE, SIZE), -1.0), torch.zeros(2, LENGTH))
+    assert (found.median, found.undefined) == (None, 2)
+
+
+def test_donors_refuse_other_lengths_and_classes_without_a_recording():
+    with pytest.raises(ValueError, match=r"recordings \(2, 100\) of 2 labels"):
+        Donors(spectrogram(), torch.zeros(2, 100), torch.tensor([0, 1]))
+    donors = Donors(spectrogram(), torch.randn(2, LENGTH), torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match="no recording of class 2"):
+        donors.nearest(donors.images, torch.tensor([0, 2]))
+
+
+class FirstSamples:
+    """The first three samples of a sound as its features, so that distances have a formula."""
+
+    name, digest, resize = "first samples", "00", "none"
+
+    def __call__(self, images: Tensor) -> Extracted:
+        return Extracted(images[:, :3].double(), None)
+
+
+def noise(count: int, seed: int) -> Tensor:
+    return torch.randn(count, 10, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_the_audio_distance_is_the_shift_between_two_clouds_and_its_floor_that_of_halves():
+    shifted = noise(2000, 1) + torch.tensor([2.0] + [0.0] * 9)
+    found = frechet_audio_distance(noise(2000, 0), shifted, FirstSamples())
+    # |μ − μ'|² = 4, with a standard deviation of 2 · 2 · √(2 / n): 0.13 and, of the mean of ten halves, at most 0.18
+    assert found.distance == pytest.approx(4, abs=0.4)
+    assert found.matched == pytest.approx(4, abs=0.55)
+    # of two samples of n from one Gaussian, about d · 2 / n for the means and d (d + 1) / 4 n for the covariances
+    assert found.floor == pytest.approx(3 * 2 / 1000 + 12 / 4000, rel=0.8)
+    assert (found.n_matched, found.dimensions, found.undersampled) == (1000, 3, False)
+
+
+def test_sounds_of_the_same_kind_are_at_the_floor():
+    found = frechet_audio_distance(noise(1000, 0), noise(1000, 1), FirstSamples())
+    assert found.matched < found.floor + 5 * found.floor_sd
+    assert found == frechet_audio_distance(noise(1000, 0), noise(1000, 1), FirstSamples())
+
+
+def test_fewer_sounds_than_features_are_flagged():
+    assert frechet_audio_distance(noise(8, 0), noise(3, 1), FirstSamples()).undersampled
+
+
+@pytest.mark.parametrize(
+    ("real", "made", "said"),
+    [
+        (noise(3, 0), noise(9, 0), "recordings: 3 given, 4 sounds or more"),
+        (noise(9, 0), noise(1, 0), "generated: 1 given, 2 sounds or more"),
+        (noise(9, 0), noise(9, 0) * torch.nan, "generated: 9 of 9 sounds hold NaN"),
+    ],
+)
+def test_an_audio_distance_of_too_little_or_of_nan_is_refused(real, made, said):
+    with pytest.raises(ValueError) as error:
+        frechet_audio_distance(real, made, FirstSamples())
+    assert str(error.value).startswith(said)
+
+
+def test_all_scores_of_a_model_are_numbers_and_the_same_for_the_same_seed(model, sets):
+    def score():
+        return score_sound(model, *sets, per_class=2, refine=2, embedding=FirstSamples(), seed=3)
+
+    scores = score()
+    known = json.loads(json.dumps(scores.as_json(), allow_nan=False))
+    assert known == json.loads(json.dumps(score().as_json()))
+    assert (scores.n_training, scores.n_held_out, scores.n_generated, scores.not_finite) == (12, 6, 6, 0)
+    assert scores.ceiling.snr_db.median > scores.fresh.snr_db.median
+    assert [each.label for each in scores.levels] == list(CLASSES)
+    assert all(each.real.sounds == 4 and each.generated.sounds == 2 for each in scores.levels)
+    assert scores.distance.embedding == "first samples"
+    said = "\n".join(scores.lines())
+    assert "fresh recordings" in said
+    assert "loudness of generated sounds" in said
+
+
+def test_a_class_is_louder_by_the_gain_of_its_sounds(recordings):
+    sounds, _ = recordings
+    real, half, silent = (levels(gain * sounds, RATE) for gain in (1.0, 0.5, 0.0))
+    assert ClassLevels("bell", real, half).louder == pytest.approx(-6.02, abs=0.05)  # some blocks pass the gate or not
+    assert ClassLevels("bell", real, silent).louder is None
+
+
+def test_a_model_whose_images_are_nan_has_no_scores_of_its_own(model, sets):
+    with torch.no_grad():
+        for weight in model.generator.parameters():
+            weight.fill_(torch.nan)
+    scores = score_sound(model, *sets, per_class=1, refine=1, embedding=FirstSamples())
+    assert (scores.borrowed, scores.consistency_generated, scores.distance) == (None, None, None)
+    assert scores.not_finite == scores.n_generated == 3
+    assert scores.levels[0].generated.sounds == 0
+    json.dumps(scores.as_json(), allow_nan=False)
+    assert scores.lines()[-1] == "3 of 3 generated images are not finite, and left out"
+
+
+def test_the_same_recordings_on_both_sides_are_refused(model, folded, sets):
+    with pytest.raises(UserError, match="12 of its clips are among those of training, such as bark/"):
+        check_apart(model, folded, sets[1])
+
+
+def test_shards_of_other_images_are_refused(model, sets, shards):
+    with pytest.raises(UserError, match="holds other classes or images"):
+        check_apart(model, Shards(shards), sets[1])
+
+
+@pytest.mark.parametrize("option", ["per_class", "donors"])
+def test_numbers_of_sounds_under_one_are_refused(model, sets, option):
+    with pytest.raises(UserError, match=f"{option}: 0 given"):
+        score_sound(model, *sets, **{option: 0})
+
+
+def test_a_class_without_recordings_to_lend_a_phase_is_refused(model, folded, sets, monkeypatch):
+    training = sets[0]
+    keep = training.labels != 1
+    monkeypatch.setattr(training, "labels", training.labels[keep])
+    monkeypatch.setattr(training, "_clips", training._clips[keep])
+    with pytest.raises(UserError, match="no recording of class 1"):
+        score_sound(model, *sets, per_class=1, refine=1)
+
+
+def test_recordings_that_were_not_kept_are_asked_for(model, sets, tmp_path):
+    prepare(Folded(per_class=2, seconds=0.5), tmp_path / "bare", spectrogram(), workers=1, keep_audio=False)
+    bare = Shards(tmp_path / "bare")
+    with pytest.raises(UserError, match="without recordings"):
+        score_sound(model, bare.select(folds=[1]), bare.select(folds=[2]))
+
+
+def test_a_model_of_pictures_is_said_to_make_no_sounds(model, sets):
+    card = replace(model.card, transform={"transform": "image", "size": SIZE, "channels": 3})
+    with pytest.raises(UserError, match="trained on pictures: it makes no sounds"):
+        score_sound(Model(model.generator, card), *sets)
