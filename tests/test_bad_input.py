@@ -324,7 +324,7 @@ def test_a_place_that_cannot_be_written_is_one_sentence_of_every_command(
 
 
 def test_a_full_disk_is_one_sentence_of_every_command_and_leaves_no_half_file(
-    refused, full_disk, shards, finished_run, recordings, tmp_path
+    call, full_disk, shards, finished_run, recordings, tmp_path
 ):
     commands = [
         ("prepare", "folder", recordings, *QUICK),
@@ -336,9 +336,13 @@ def test_a_full_disk_is_one_sentence_of_every_command_and_leaves_no_half_file(
         for after in (0, 1):
             out = tmp_path / f"{command[0]}-{after}"
             with full_disk(after=after):
-                sentence = refused(*command, "--out", out)
+                said = call(*command, "--out", out)
+            *before, sentence = said.err.splitlines()
+            assert said.status == 2
             assert "cannot be written (No space left on device)" in sentence, command
             assert str(out) in sentence
+            # A run says at once that it cannot save, and goes on to its end all the same.
+            assert not before or command[0] == "train"
             assert not list(tmp_path.rglob("*.partial")), command
 
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
-import json
 import re
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from schurgan.config import Config, resolve
 from schurgan.data import Shards
 from schurgan.data.sources import open_source
 from schurgan.evaluation.classifier import train_classifier
+from schurgan.metrics import read_metrics
 from schurgan.version import __version__
 
 TINY = ("--model.ladder", "small-16", "--model.width", 4, "--train.batch-size", 8, "--train.threads", 1)
@@ -119,7 +119,7 @@ def test_train_resume_sample_and_load_go_together(call, shards, tmp_path):
     said = call("train", "--data", shards, "--out", run, *TINY, *steps)
     assert (said.status, said.out) == (0, f"trained: {run}\n")
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-00000002.pt", "step-00000004.pt"]
-    assert [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [2, 4]
+    assert [row["step"] for row in read_metrics(run / "metrics.jsonl")] == [2, 4]
     (run / "checkpoints" / "step-00000004.pt").unlink()
     weights = (run / "generator.safetensors").read_bytes()
     said = call("resume", run)

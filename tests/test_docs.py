@@ -181,7 +181,7 @@ def test_every_command_in_a_block_is_understood(document):
         name, arguments = cli.command_of(shlex.split(line, comments=True)[1:])
         command = cli.COMMANDS[name]
         if name == "train":
-            command = cli._train(resolve(value_of(arguments, "--preset"), value_of(arguments, "--config")))
+            command = cli.train_command(resolve(value_of(arguments, "--preset"), value_of(arguments, "--config")))
         parse(command, name, arguments)  # raises UserError for what it does not know; nothing is run
 
 

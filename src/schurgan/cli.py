@@ -15,6 +15,7 @@ import schurgan
 from schurgan.config import Config, preset_names, preset_summary, resolve
 from schurgan.data_commands import Folder, Frame, Scale, TransformName, data_export, data_verify, download, prepare
 from schurgan.errors import Interrupted, UserError, did_you_mean, say, writing
+from schurgan.evaluate_commands import compare, evaluate, sweep
 from schurgan.parsing import check_counts, check_rate, parse, value_of
 from schurgan.run_commands import animate, report, resume, status, train_command
 from schurgan.version import __version__
@@ -177,6 +178,9 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "reconstruct": reconstruct,
     "report": report,
     "animate": animate,
+    "evaluate": evaluate,
+    "compare": compare,
+    "sweep": sweep,
     "export": export,
     "presets": presets,
     "demo": demo,

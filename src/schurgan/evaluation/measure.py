@@ -20,7 +20,7 @@ from schurgan.evaluation.frechet import frechet_distance, frechet_per_class
 from schurgan.evaluation.inception_score import class_accuracy, inception_score, inception_score_of_runs
 from schurgan.evaluation.kernel import kernel_distance, squared_discrepancy
 from schurgan.evaluation.neighbours import prdc
-from schurgan.evaluation.protocol import Score
+from schurgan.evaluation.protocol import Counts, Score
 from schurgan.evaluation.seen import Seen
 
 Result = TypeVar("Result")
@@ -115,7 +115,9 @@ class Measure:
         floor, matched, n, problem = self._halves(_frechet, fake)
         flags = [problem] if problem else []
         if len(fake) < ENOUGH:
-            flags.append(f"{len(fake)} generated images, fewer than {ENOUGH}: biased upwards; compare `matched` and `floor`")
+            flags.append(
+                f"{len(fake)} generated images, fewer than {ENOUGH}: biased upwards; compare at the number of the floor"
+            )
         d = fake.features.shape[1]
         if min(len(fake), len(self.real)) <= d:
             there = f"{len(self.real)} real and {len(fake)} generated images for {d} features"
@@ -138,9 +140,7 @@ class Measure:
         each, problem = attempt(partial(take, fake.features, fake.labels))
         unseen = self.held_out
         floor = take(unseen.features, unseen.labels) if unseen else (None,) * count
-        least = [
-            min(int((of.labels == c).sum()), int((fake.labels == c).sum())) for c in range(count)
-        ]
+        least = [min(int((of.labels == c).sum()), int((fake.labels == c).sum())) for c in range(count)]
         d = fake.features.shape[1]
         small = [name for name, n in zip(self.classes, least, strict=True) if n <= d]
         flags = [problem] if problem else []
@@ -223,7 +223,7 @@ class Measure:
             **self._counts(fake),
         )
 
-    def _counts(self, fake: Seen) -> dict[str, int | str]:
+    def _counts(self, fake: Seen) -> Counts:
         return {"n_real": len(self.real), "n_fake": len(fake), "extractor": self.extractor}
 
     def _n_unseen(self) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -15,33 +14,32 @@ from schurgan.evaluation.subject import Subject
 from schurgan.pictures import picture, save_png
 
 _MOST = 12
-_CELL, _GAP, _LINE = 128, 12, 18
+_HEAD, _CELL, _GAP, _LINE = 124, 128, 12, 18
 
 
 def save_nearest(
     path: Path, subject: Subject, fake: Seen, real: tuple[Seen, Tensor], held_out: tuple[Seen, Tensor] | None
 ) -> None:
-    """A row for each of some generated images, one class after another: it, the nearest training and held-out images.
+    """A column for each of some generated images, one of each class in turn: it, and the nearest training and held-out
+    images.
 
     Distances are root mean squares over the pixels of thumbnails, 0 for a copy and 2 at most. OSError as the file
     system raises it.
     """
     shown = _one_of_each(fake.labels[: len(fake.images)])
-    columns = [("generated", list(fake.images[shown]), [""] * len(shown))]
+    classes = subject.model.classes
+    rows = [("generated", list(fake.images[shown]), [classes[c] for c in fake.labels[shown].tolist()])]
     sides = [("nearest training", subject.training, real)]
     if subject.held_out is not None and held_out is not None:
         sides.append(("nearest held out", subject.held_out, held_out))
     for name, shards, (seen, clips) in sides:
         found = nearest(seen.thumbs, fake.thumbs[shown])
-        images = subject.real(shards, clips[found.indices[:, 0]])
-        distances = found.distances[:, 0] / seen.thumbs.shape[1] ** 0.5
-        classes = [subject.model.classes[c] for c in seen.labels[found.indices[:, 0]].tolist()]
-        texts = [f"{d:.3f} {label}" for d, label in zip(distances.tolist(), classes, strict=True)]
-        columns.append((name, list(images), texts))
-    labels = [subject.model.classes[c] for c in fake.labels[shown].tolist()]
-    columns[0] = ("generated", columns[0][1], labels)
+        places = found.indices[:, 0]
+        distances = (found.distances[:, 0] / seen.thumbs.shape[1] ** 0.5).tolist()
+        texts = [f"{d:.3f} {classes[c]}" for d, c in zip(distances, seen.labels[places].tolist(), strict=True)]
+        rows.append((name, list(subject.real(shards, clips[places])), texts))
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_png(_drawn(columns, photo=subject.model.pictures), path)
+    save_png(_drawn(rows, photo=subject.model.pictures), path)
 
 
 def _one_of_each(labels: Tensor) -> list[int]:
@@ -51,18 +49,17 @@ def _one_of_each(labels: Tensor) -> list[int]:
     return sorted(turns[:_MOST], key=lambda place: int(labels[place]))
 
 
-def _drawn(columns: Sequence[tuple[str, list[Tensor], list[str]]], *, photo: bool) -> Image.Image:
+def _drawn(rows: Sequence[tuple[str, list[Tensor], list[str]]], *, photo: bool) -> Image.Image:
     font = ImageFont.load_default(12)
-    rows = len(columns[0][1])
-    width = len(columns) * (_CELL + _GAP) + _GAP
-    sheet = Image.new("RGB", (width, _LINE + _GAP + rows * (_CELL + _LINE + _GAP)), "white")
+    wide, high = _CELL + _GAP, _CELL + _LINE + _GAP
+    sheet = Image.new("RGB", (_HEAD + len(rows[0][1]) * wide, len(rows) * high + _GAP), "white")
     pen = ImageDraw.Draw(sheet)
-    for c, (name, images, texts) in enumerate(columns):
-        left = _GAP + c * (_CELL + _GAP)
-        pen.text((left, _GAP // 2), name, "black", font)
-        for r, (image, text) in enumerate(zip(images, texts, strict=True)):
-            top = _LINE + _GAP + r * (_CELL + _LINE + _GAP)
-            drawn = picture(torch.as_tensor(image), photo=photo).resize((_CELL, _CELL), Image.Resampling.NEAREST)
+    for r, (name, images, texts) in enumerate(rows):
+        top = _GAP + r * high
+        pen.text((_GAP, top), name, "black", font)
+        for c, (image, text) in enumerate(zip(images, texts, strict=True)):
+            left = _HEAD + c * wide
+            drawn = picture(image, photo=photo).resize((_CELL, _CELL), Image.Resampling.NEAREST)
             sheet.paste(drawn, (left, top))
             pen.text((left, top + _CELL + 2), _fitted(text, font), "black", font)
     return sheet

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from schurgan.evaluation.measure import attempt
 from schurgan.evaluation.neighbours import Memorisation, memorisation, nearest
-from schurgan.evaluation.protocol import Score
+from schurgan.evaluation.protocol import Counts, Score
 from schurgan.evaluation.seen import CHUNK, Seen
 from schurgan.evaluation.variety import kinds_per_batch, variety
 
@@ -27,7 +27,7 @@ def spread(seen: Seen) -> float | None:
 def score_variety(real: Seen, held_out: Seen | None, fake: Seen) -> dict[str, Score]:
     """`variety`: mean distance of two images of a class, over that of training images. `kinds_per_batch`: k."""
     scale, made = spread(real), spread(fake) or 0.0
-    counts = {"n_real": len(real.images), "n_fake": len(fake.images)}
+    counts: Counts = {"n_real": len(real.images), "n_fake": len(fake.images)}
     if scale is None:
         why = "no class has two different training images among those looked at"
         return {name: Score(None, flags=(why,), **counts) for name in ("variety", "kinds_per_batch")}
@@ -81,13 +81,13 @@ def score_memory(real: Seen, held_out: Seen | None, fake: Seen, seed: int = 0) -
     """`nearest_training`, known for every run; `memorisation` and `near_copies` where clips were held out."""
     scores = {"nearest_training": _nearest_training(real, held_out, fake)}
     if held_out is None:
-        flags = ("no fold was held out: copies cannot be told from luck, see `nearest_training`",)
-        nothing = {name: Score(None, flags=flags) for name in ("memorisation", "near_copies")}
+        unknown = ("no fold was held out: copies cannot be told from luck, see the distance to training images",)
+        nothing = {name: Score(None, flags=unknown) for name in ("memorisation", "near_copies")}
         return scores | nothing
     made = fake.labels[: len(fake.thumbs)]
     judge = partial(memorisation, fake.thumbs, made, real.thumbs, real.labels, held_out.thumbs, held_out.labels)
     found, problem = attempt(partial(judge, seed=seed))
-    counts = {"n_real": len(real), "n_fake": found.count if found else 0}
+    counts: Counts = {"n_real": len(real), "n_fake": found.count if found else 0}
     flags = (problem,) if problem else ()
     details = {"n_held_out": len(held_out)}
     return scores | {

@@ -71,7 +71,7 @@ def shared(world: Processes, count: int, work: Callable[[int], tuple[Tensor, ...
 
 
 class Meter:
-    """`with Meter(world, "real images") as meter: meter(done, total)`: a bar of the main process, from the first call."""
+    """`with Meter(world, "real images") as meter: meter(done, total)`: a bar of the main process, once called."""
 
     def __init__(self, world: Processes, what: str, unit: str = "it") -> None:
         self._what, self._unit, self._quiet = what, unit, not world.is_main

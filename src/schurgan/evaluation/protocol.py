@@ -12,13 +12,21 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from schurgan.errors import UserError
 from schurgan.files import write_json
 
 SCORES = "scores.json"
 FORMAT = "schurgan-scores/1"
+
+
+class Counts(TypedDict, total=False):
+    """What many scores have in common."""
+
+    n_real: int
+    n_fake: int
+    extractor: str
 
 
 @dataclass(frozen=True)

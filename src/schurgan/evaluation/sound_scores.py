@@ -13,7 +13,7 @@ from schurgan.evaluation.embedding import open_embedding
 from schurgan.evaluation.intervals import Spread
 from schurgan.evaluation.levels import levels
 from schurgan.evaluation.processes import Meter, Processes, shared
-from schurgan.evaluation.protocol import Score
+from schurgan.evaluation.protocol import Counts, Score
 from schurgan.evaluation.seen import chunks
 from schurgan.evaluation.sound import (
     AudioDistance,
@@ -58,7 +58,7 @@ def score_sounds(subject: Subject, truncation: float | None, seed: int, world: P
 
 
 class _Shared(Model):
-    """A model whose sounds are decoded by all processes together, with a bar. The sounds are the model's own."""
+    """A model whose sounds are decoded by all processes together, with a bar; the same ones whatever their number."""
 
     def __init__(self, model: Model, world: Processes, meter: Meter) -> None:
         super().__init__(model.generator, model.card)
@@ -77,7 +77,7 @@ class _Shared(Model):
 
 
 def _entries(found: SoundScores) -> dict[str, Score]:
-    counts = {"n_real": found.n_training, "n_fake": found.n_generated - found.not_finite}
+    counts: Counts = {"n_real": found.n_training, "n_fake": found.n_generated - found.not_finite}
     flags = (f"{found.not_finite} generated images are not finite, and left out",) if found.not_finite else ()
     scores = {
         "snr_db": _signal(found.borrowed, found.fresh, found.ceiling, found.mean_image, flags, counts),
@@ -94,7 +94,7 @@ def _signal(
     ceiling: Fidelity,
     mean_image: Fidelity,
     flags: tuple[str, ...],
-    counts: dict[str, int],
+    counts: Counts,
 ) -> Score:
     """The paper's signal-to-noise ratio, in its three readings."""
     said = {"generated": borrowed, "fresh_recordings": fresh, "own_phase": ceiling, "class_mean": mean_image}
@@ -107,7 +107,7 @@ def _signal(
     )
 
 
-def _consistency(made: Spread | None, real: Spread, flags: tuple[str, ...], counts: dict[str, int]) -> Score:
+def _consistency(made: Spread | None, real: Spread, flags: tuple[str, ...], counts: Counts) -> Score:
     """How far the image of the decoded sound is from the image that it was decoded from."""
     return Score(
         made.median if made else None,
@@ -135,7 +135,7 @@ def _distance(found: AudioDistance) -> Score:
     )
 
 
-def _loudness(found: tuple[ClassLevels, ...], counts: dict[str, int]) -> dict[str, Score]:
+def _loudness(found: tuple[ClassLevels, ...], counts: Counts) -> dict[str, Score]:
     louder = {each.label: each.louder for each in found}
     known = [value for value in louder.values() if value is not None]
     made, real = ([clip for each in found if (clip := getattr(each, side).clipped) is not None] for side in _SIDES)
@@ -182,7 +182,7 @@ def _without_held_out(
     real_images = spectrogram.paint(lenders.images[some])
     found = model.decode(real_images, known_labels[some], refine=_REFINE, seed=seed)
     own = torch.arange(len(known))
-    counts = {"n_real": len(known), "n_fake": len(images)}
+    counts: Counts = {"n_real": len(known), "n_fake": len(images)}
     unknown = ("no fold was held out: what a new recording would reach is not known",)
     scores = {
         "snr_db": _signal(
@@ -203,9 +203,7 @@ def _without_held_out(
         scores["frechet_audio_distance"] = _distance(frechet_audio_distance(known, audio / loudest, embedding, seed))
     rate = spectrogram.sample_rate
     per_label = tuple(
-        ClassLevels(
-            model.classes[c], levels(known[known_labels == c], rate), levels(audio[labels == c], rate)
-        )
+        ClassLevels(model.classes[c], levels(known[known_labels == c], rate), levels(audio[labels == c], rate))
         for c in there.tolist()
         if (labels == c).any()
     )

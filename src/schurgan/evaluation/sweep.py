@@ -1,0 +1,120 @@
+"""`schurgan sweep`: what truncation trades, fidelity against variety (Figure 2 of the seed paper)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from schurgan.errors import UserError, writing
+from schurgan.evaluation.measure import Measure
+from schurgan.evaluation.pixels import score_departure, score_variety
+from schurgan.evaluation.processes import Alone, Processes
+from schurgan.evaluation.protocol import Evaluation, Protocol, Score
+from schurgan.evaluation.score_run import FOLDER, check_numbers, describe, known_accuracy, open_judge
+from schurgan.evaluation.seen import see_generated, see_real
+from schurgan.evaluation.subject import BatchNorm, Subject, open_subject
+from schurgan.evaluation.sweep_figure import need_matplotlib, save_figure
+from schurgan.evaluation.table import Cells, figure, title
+from schurgan.files import atomic_write, write_json
+
+FORMAT = "schurgan-sweep/1"
+TRUNCATIONS = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+COLUMNS = ("inception_score", "fid", "precision", "recall", "variety", "kinds_per_batch", "departure_gap")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Scores of the same noise at several truncations; `protocol.truncation` is the first of them."""
+
+    protocol: Protocol
+    truncations: tuple[float, ...]
+    points: tuple[dict[str, Score], ...]
+
+    def cells(self) -> Cells:
+        """A row a truncation, and one of real images."""
+        columns = [name for name in COLUMNS if all(name in point for point in self.points)]
+        rows = [
+            (f"{truncation:g}", *(figure(point[name].value) for name in columns))
+            for truncation, point in zip(self.truncations, self.points, strict=True)
+        ]
+        real = tuple(figure(self.points[0][name].floor) for name in columns)
+        return Cells(("truncation α", *map(title, columns)), (*rows, ("real images", *real)))
+
+    def as_json(self) -> dict[str, Any]:
+        points = [
+            {"truncation": truncation, "scores": {name: score.as_json() for name, score in point.items()}}
+            for truncation, point in zip(self.truncations, self.points, strict=True)
+        ]
+        protocol = Evaluation(self.protocol, {}).as_json()["protocol"]
+        return {"format": FORMAT, "protocol": protocol | {"truncation": None}, "points": points}
+
+
+def sweep(
+    run: str | Path,
+    truncations: Sequence[float] = TRUNCATIONS,
+    *,
+    extractor: str = "classifier",
+    images: int = 1000,
+    batch_norm: BatchNorm = "standing",
+    seed: int = 0,
+    quick: bool = False,
+    figures: bool = True,
+    data: str | Path | None = None,
+    world: Processes | None = None,
+) -> Sweep:
+    """Score `images` generated images at each truncation, and write RUN/evaluation/sweep.json, .md, .png and .svg.
+
+    All are of the same noise, scaled: what differs between the rows is the truncation. figures: whether to draw, which
+    needs matplotlib. The other arguments are those of `evaluate`. Raises UserError as that does, for a model of uniform
+    noise, and where matplotlib is missing.
+    """
+    check_numbers(images, 1, batch_norm, seed)
+    check_truncations(truncations)
+    if figures:
+        need_matplotlib()
+    world = world or Alone()
+    subject = open_subject(run, data, world.device)
+    if subject.model.latent.kind != "normal":
+        raise UserError(f"{subject.run}: its noise is uniform, only a normal one can be truncated")
+    judge = open_judge(subject, extractor, quick, world)
+    real, _ = see_real(subject, subject.training, judge, world, seed, "training images")
+    measure = Measure(judge.name, subject.model.classes, real, None, known_accuracy(judge), seed)
+    generate = partial(see_generated, subject, judge, world, count=images, batch_norm=batch_norm, seed=seed)
+    points = []
+    for number, truncation in enumerate(truncations):
+        what = f"α = {truncation:g}, {number + 1} of {len(truncations)}"
+        fake = generate(truncation=truncation, what=what)
+        scores = measure.scores(fake, [measure.run(fake)])
+        scores |= score_variety(real, None, fake) | {"departure_gap": score_departure(real, None, fake, seed)}
+        points.append({name: scores[name] for name in COLUMNS if name in scores})
+    protocol = describe(subject, judge, world, len(real), 0, images, 1, truncations[0], batch_norm, seed)
+    found = Sweep(protocol, tuple(truncations), tuple(points))
+    world.check(lambda: _write(subject, found, figures))
+    return found
+
+
+def check_truncations(truncations: Sequence[float]) -> None:
+    """Raises UserError for none, the same twice, or one that is not a finite number above 0."""
+    if not truncations:
+        raise UserError("truncations: none given, one or more are needed, such as 0.5,1,2")
+    for value in truncations:
+        if not (math.isfinite(value) and value > 0):
+            raise UserError(f"truncations: {value:g} given, finite numbers above 0 are needed")
+    if len(set(truncations)) < len(truncations):
+        raise UserError(f"truncations: {', '.join(f'{v:g}' for v in truncations)} given, each once is needed")
+
+
+def _write(subject: Subject, found: Sweep, figures: bool) -> None:
+    folder = subject.run / FOLDER
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "sweep.json", found.as_json())
+        with atomic_write(folder / "sweep.md", "w") as file:
+            file.write(found.cells().markdown())
+        if figures:
+            values = [{name: asdict(score) for name, score in point.items()} for point in found.points]
+            save_figure(found.truncations, values, folder / "sweep")
