@@ -10,8 +10,9 @@ collapses where data is plenty; `--images 0` all of the images. Each run is a fi
 measured every 50 steps, with the trainer, the scores and the conditions that `schurgan train` uses; one that is there
 is not run again. `--share K/N` runs every N-th of them, for several processes.
 
-Distances are Fréchet distances of 400 images (at the end 1,000) over 64 features of a classifier of the real training images: "frechet"
-to the images that were trained on, which is what a run sees of itself, and "all" to all real training images.
+Distances are Fréchet distances of 400 images (at the end 1,000) over 64 features of a classifier of the real training
+images: "frechet" to the images that were trained on, which is what a run sees of itself, and "all" to all real training
+images.
 """
 
 from __future__ import annotations

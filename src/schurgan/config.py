@@ -128,13 +128,16 @@ class ConditionOptions(Options):
     spread: bool = True
     """The second moment as well as the mean."""
     penalty: Literal["witness", "hinge"] = "witness"
-    """Pull along the direction in which the running moments are off, or cost of a batch's mean that is off."""
+    """Pull along the direction in which the running moments are off (witness), or what DDFN does (hinge, which needs
+    no-spread and no-balance)."""
     epsilon: Weight = 0.1
     """Gap that is allowed: in standard deviations within a class (witness), as a share of the real mean (hinge)."""
     decay: Share = 0.95
     """Of the running moments of generated images, a step of the discriminator."""
     balance: bool = True
     """Scale the pull to the adversarial gradient's size."""
+    estimator: Literal["exact", "hybrid", "perron", "asymmetry", "moments"] | None = None
+    """How the descriptor dfn is computed; perron if not given."""
     tau: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.5
     """Severity from which a balanced pull has its full weight."""
 
@@ -181,7 +184,9 @@ class TrainOptions(Options):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seeds the weights, the order of the data and the noise."""
     exclude_folds: tuple[int, ...] = ()
-    """Folds of the data that are not trained on."""
+    """Folds of the data that are not trained on, and judged by."""
+    held_out: Share = 0.0
+    """Share of each class's recordings to leave out and judge by, where the data has no folds."""
     balanced: bool = False
     """Show every class equally often."""
     prefetch: Annotated[int, Field(ge=0)] = 2

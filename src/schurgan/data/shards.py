@@ -187,6 +187,8 @@ class Shards:
         keep = np.ones(len(self), dtype=bool)
         labels = self.labels
         if classes is not None:
+            if len(set(classes)) < len(classes):
+                raise UserError(f"classes {', '.join(classes)}: each can be chosen once")
             for name in classes:
                 if name not in self.classes:
                     near = did_you_mean(name, self.classes) or f"; there are {', '.join(self.classes)}"
@@ -204,9 +206,15 @@ class Shards:
             keep &= self.augmented == augmented
         if not keep.any():
             raise UserError(f"{self.folder}: no clip is left by this choice of classes and folds; choose more of them")
+        view = self.take(np.flatnonzero(keep))
+        if classes is not None:
+            view.classes, view.labels = tuple(classes), labels[keep]
+        return view
+
+    def take(self, indices: NDArray[np.integer[Any]]) -> Self:
+        """A view of the clips `indices` (N,), in that order. Nothing is copied."""
         view = copy.copy(self)
-        view.classes = self.classes if classes is None else tuple(classes)
-        view._clips, view.labels = self._clips[keep], labels[keep]
+        view._clips, view.labels = self._clips[indices], self.labels[indices]
         return view
 
     def _check_folds(self, wanted: Collection[int], there: Collection[int | None]) -> None:

@@ -19,6 +19,7 @@ from schurgan.audio import Spectrogram
 from schurgan.config import Config
 from schurgan.data.loader import Batches, Prefetch
 from schurgan.data.shards import Shards
+from schurgan.data.split import split
 from schurgan.errors import Interrupted, UserError, writing
 from schurgan.training.build import build_augmentation
 from schurgan.training.changes import Change, Identity, changed_options, check_changes
@@ -117,12 +118,11 @@ class _Run:
             raise UserError("--data: missing, the folder that `schurgan prepare` made is needed")
         torch.set_num_threads(config.train.threads or max(1, (os.cpu_count() or 1) // world.size))
         self.all_shards = Shards(config.data)
-        excluded = config.train.exclude_folds
-        self.shards = self.all_shards.select(exclude_folds=excluded) if excluded else self.all_shards
+        self.shards, self.held_out = split(self.all_shards, config.train.exclude_folds, config.train.held_out)
         self.transform = choose_transform(config, self.all_shards)
         self.attempt = 0
         self._build(config)
-        self.watch = Watch(config, self.all_shards, self.shards, self.transform, world)
+        self.watch = Watch(config, self.shards, self.held_out, self.transform, world)
         self.products = Products(run, config, self.shards, self.transform)
         self.checkpoints = Checkpoints(run, config.train.keep_checkpoints)
         self.identity = Identity(options=config.model_dump(mode="json"), data=self.all_shards.fingerprint)
@@ -159,7 +159,7 @@ class _Run:
     def take_up(self, allow: Collection[str]) -> None:
         """The state of the newest checkpoint, or before the first step where there is none yet."""
         if self.world.is_main:
-            for left in (*self.run.glob(".*.partial"), *self.run.glob("*/.*.partial")):  # by a kill amid writing
+            for left in self.run.rglob(".*.partial"):  # by a kill amid writing
                 left.unlink(missing_ok=True)
         self.world.barrier()
         found = self.checkpoints.load()

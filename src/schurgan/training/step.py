@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar, cast
 
 import torch
@@ -112,15 +113,16 @@ class Trainer:
         """D's step `number`, of all of its own, on this process's share of a batch of real images and labels."""
         self.optimizer_d.zero_grad(set_to_none=True)
         parts, rows = self._parts(len(labels)), []
-        for part in parts:
-            y, noise = labels[part], self._noise(part, _D_PHASE, number)
-            with torch.no_grad():
-                fake = self._generate(self._g, y, noise)
-            if self.condition is not None:
-                self.condition.observe(fake, y)
+        noises = [self._noise(part, _D_PHASE, number) for part in parts]
+        with torch.no_grad():
+            fakes = self._in_parts(self._g, labels, parts, noises)
+        if self.condition is not None:
+            self.condition.observe(torch.cat(fakes), labels)
+        for part, fake, noise in zip(parts, fakes, noises, strict=True):
+            y = labels[part]
             both = torch.cat([images[part].to(fake), fake]).contiguous(memory_format=torch.channels_last)
             both = self.augment(both, noise)
-            with nullcontext() if part is parts[-1] else accumulating(self._shared_d):
+            with self._one_of(part, parts, self._shared_d):
                 score_real, score_fake = self._judge(self._shared_d, both, y.repeat(2)).chunk(2)
                 loss = self.loss.discriminator(score_real, score_fake)
                 constraint = self.orthogonal_d(self.discriminator) + self.lecam(score_real, score_fake)
@@ -147,10 +149,9 @@ class Trainer:
         if len(parts) == 1:
             made = self._generate(self._shared_g, labels, self._noise(parts[0], _G_PHASE, self.step))
         else:
-            with torch.no_grad(), still_parametrizations(self.generator):
-                made = torch.cat(
-                    [self._generate(self._g, labels[p], self._noise(p, _G_PHASE, self.step)) for p in parts]
-                )
+            noises = [self._noise(part, _G_PHASE, self.step) for part in parts]
+            with torch.no_grad():
+                made = torch.cat(self._in_parts(self._g, labels, parts, noises))
         images = made.detach().requires_grad_()
         departures = self.ddfn.begin(images, labels)
         loss, adversarial = self._adversarial(images, labels, parts)
@@ -161,9 +162,9 @@ class Trainer:
             condition, moments = self.condition(images, labels)
             pull = self._pull(condition, images)
             gradient = gradient + self.condition.scale(adversarial, pull) * pull
-            metrics |= {"condition": condition, "condition_severity": moments.severity}
+            metrics |= {"condition": condition, "condition_severity": moments.severity, "condition_gap": moments.gap}
         for part in parts:
-            with nullcontext() if part is parts[-1] else accumulating(self._shared_g):
+            with self._one_of(part, parts, self._shared_g, moved=len(parts) > 1):
                 if len(parts) > 1:
                     made = self._generate(self._shared_g, labels[part], self._noise(part, _G_PHASE, self.step))
                 constraint = self.orthogonal_g(self.generator)
@@ -201,7 +202,8 @@ class Trainer:
         for part in parts:
             shown = images.detach()[part].requires_grad_()
             augmented = self.augment(shown, self._noise(part, _AUGMENT_PHASE, self.step))
-            losses.append(self.loss.generator(self._judge(self._d, augmented, labels[part])))
+            with self._moving_once(part, self._d):
+                losses.append(self.loss.generator(self._judge(self._d, augmented, labels[part])))
             gradients += torch.autograd.grad(scaled(losses[-1] / len(parts), self.scale_g), shown)
         return torch.stack([loss.detach() for loss in losses]).mean(), torch.cat(gradients)
 
@@ -217,6 +219,25 @@ class Trainer:
         with self.precision.autocast():
             images: Tensor = network(z, labels)
         return images.float()
+
+    def _in_parts(self, network: nn.Module, labels: Tensor, parts: list[slice], noises: list[Noise]) -> list[Tensor]:
+        """Images (B / parts, C, R, R) of each part, all of them by the same G."""
+        made = []
+        for part, noise in zip(parts, noises, strict=True):
+            with self._moving_once(part, network):
+                made.append(self._generate(network, labels[part], noise))
+        return made
+
+    def _moving_once(self, part: slice, network: nn.Module, moved: bool = False) -> AbstractContextManager[None]:
+        """Inside, spectral norms and clamps of `network` move on with the first part alone, as with a whole batch."""
+        return still_parametrizations(network) if part.start or moved else nullcontext()
+
+    @contextmanager
+    def _one_of(self, part: slice, parts: list[slice], network: nn.Module, moved: bool = False) -> Iterator[None]:
+        """Inside, a part goes through `network` and back; its gradients are shared with those of the last part."""
+        shared = part is parts[-1]
+        with self._moving_once(part, network, moved), nullcontext() if shared else accumulating(network):
+            yield
 
     def _judge(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         """D's scores (B,), float32: a loss in half precision rounds away what is to be learned."""

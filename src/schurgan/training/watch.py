@@ -38,12 +38,17 @@ class Watch:
     """
 
     def __init__(
-        self, config: Config, everything: Shards, training: Shards, transform: Spectrogram | ImageCodec, world: World
+        self,
+        config: Config,
+        training: Shards,
+        held_out: Shards | None,
+        transform: Spectrogram | ImageCodec,
+        world: World,
     ) -> None:
         self.options, self.world = config.health, world
         self.stretch = 0  # not known yet
         self.begin()
-        self._config, self._everything, self._training, self._transform = config, everything, training, transform
+        self._config, self._training, self._held_out, self._transform = config, training, held_out, transform
         self._scores: QuickScores | None = None
         self._timed: list[float] = []
 
@@ -117,21 +122,17 @@ class Watch:
         """Made when first needed: a run that ends before has no use for a classifier."""
         if self._scores is None:
             extractor: Extractor | None = None
-            folds = self._config.train.exclude_folds
             if self.options.classifier and len(self._training.classes) > 1:
                 # One process trains it, and the others take it from the cache.
                 extractor = self.world.in_turn(
-                    lambda: open_extractor(
-                        "classifier", self._everything, exclude_folds=folds, quick=True, device=self.world.device
-                    )
+                    lambda: open_extractor("classifier", self._training, quick=True, device=self.world.device)
                 )
                 if isinstance(self._transform, Spectrogram) and self._transform.colormap:
                     extractor = _Unpainted(extractor, self._transform.unpaint)
-            held_out = self._everything.select(folds=folds, augmented=False) if folds else None
             classes = len(self._training.classes)
             self._scores = QuickScores(
                 self._painted(self._training.select(augmented=False)),
-                None if held_out is None else self._painted(held_out),
+                None if self._held_out is None else self._painted(self._held_out),
                 extractor=extractor,
                 images=max(self.options.images, 2 * classes),
                 boundary=trainer.loss.boundary,
