@@ -23,8 +23,8 @@ ROOT = Path(__file__).parents[1]
 PAPER = (ROOT / "docs" / "paper.md").read_text("utf-8")
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
-OPTION = re.compile(r"(model|ddfn|regularize|train)\.(\w+)(?:: (.+))?")
-FLAG = re.compile(r"--(model|ddfn|regularize|train)\.(?:no-)?([\w-]+)")
+OPTION = re.compile(r"(model|ddfn|condition|regularize|train|health)\.(\w+)(?:: (.+))?")
+FLAG = re.compile(r"--(model|ddfn|condition|regularize|train|health)\.(?:no-)?([\w-]+)")
 
 
 def spans(text: str) -> list[str]:

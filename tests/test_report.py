@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import base64
-import functools
 import io
 import json
 import re
@@ -20,7 +19,7 @@ from schurgan.audio import Spectrogram
 from schurgan.data import Shards, prepare
 from schurgan.data.sources import open_source
 from schurgan.errors import UserError
-from schurgan.evaluation.classifier import train_classifier
+from schurgan.evaluation import extractor
 from schurgan.report import write_report
 from schurgan.sampling import load
 
@@ -62,9 +61,7 @@ def decoded(source: str) -> io.BytesIO:
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch):
     """A classifier that hardly learns: what it says is another file's business."""
-    monkeypatch.setattr(
-        "schurgan.report.train_classifier", functools.partial(train_classifier, epochs=1, least_steps=0)
-    )
+    monkeypatch.setattr(extractor, "FULL", {"epochs": 1, "least_steps": 0, "most_steps": 10})
 
 
 @pytest.fixture(scope="session")

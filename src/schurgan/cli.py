@@ -13,11 +13,12 @@ from tyro.conf import Positional, arg
 
 import schurgan
 from schurgan.config import Config, preset_names, preset_summary, resolve
-from schurgan.data_commands import Folder, Frame, Scale, TransformName, data_export, data_verify, download, prepare
+from schurgan.data_commands import Frame, Scale, TransformName, data_export, data_verify, download, prepare
 from schurgan.errors import Interrupted, UserError, did_you_mean, say, writing
 from schurgan.evaluate_commands import compare, evaluate, sweep
-from schurgan.parsing import check_counts, check_rate, parse, value_of
+from schurgan.parsing import Folder, check_counts, check_rate, parse, value_of
 from schurgan.run_commands import animate, report, resume, status, train_command
+from schurgan.study_commands import study
 from schurgan.version import __version__
 
 PhaseName = Literal["noise", "carrier", "griffin-lim"]
@@ -181,6 +182,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "evaluate": evaluate,
     "compare": compare,
     "sweep": sweep,
+    "study": study,
     "export": export,
     "presets": presets,
     "demo": demo,

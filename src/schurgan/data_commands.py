@@ -8,9 +8,8 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from schurgan.errors import UserError, say
-from schurgan.parsing import check_counts, check_rate
+from schurgan.parsing import Folder, check_counts, check_rate
 
-Folder = Annotated[Path, arg(metavar="DIR")]
 Scale = Literal["log", "linear", "log_real"]
 TransformName = Literal["wavelet", "stft"]
 Frame = Literal["paper", "native"]

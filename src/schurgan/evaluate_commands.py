@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, arg
 
 from schurgan.errors import UserError, writing
+from schurgan.parsing import Folder
 
 if TYPE_CHECKING:
     from schurgan.training.distributed import World
 
 Run = Annotated[Positional[Path], arg(metavar="RUN")]
-Folder = Annotated[Path, arg(metavar="DIR")]
 BatchNormName = Literal["standing", "batch"]
 _LONGEST = 4 * 3600.0
 """Seconds that processes wait for the one that trains classifiers; one that ended is noticed at once."""
@@ -27,9 +27,9 @@ def evaluate(
     /,
     *,
     extractor: str = "classifier",
-    images: int | None = None,
-    runs: int | None = None,
-    truncation: float | None = None,
+    images: int = 1000,
+    runs: int = 3,
+    truncation: float = 1.0,
     batch_norm: BatchNormName = "standing",
     seed: int = 0,
     usefulness: bool = False,
@@ -43,13 +43,13 @@ def evaluate(
         run: folder of a run
         extractor: classifier (trained once on the run's real images), inception (if torch-fidelity is installed), or
             package.module:attribute of your own
-        images: generated images a run, 1000 by default; the paper takes 5000
-        runs: times that as many are generated, for the spread, 3 by default
-        truncation: variance of the noise, 1 by default
+        images: generated images a run; the paper takes 5000
+        runs: times that as many are generated, for the spread; the paper takes 10
+        truncation: variance of the noise
         batch_norm: fixed statistics (standing), or those of each generated batch (batch)
         seed: the same seed gives the same scores
         usefulness: also train classifiers on real and generated images, tested on held-out folds (minutes)
-        quick: a rough look: 256 images, one run, a classifier trained a quarter as long, no sounds
+        quick: a rough look: 256 images at most, one run, a classifier trained a quarter as long, no sounds
         data: where the shards are now, if they were moved
         device: cpu, cuda, ...; auto takes a GPU where there is one
     """
@@ -60,9 +60,9 @@ def evaluate(
         found = score(
             run,
             extractor=extractor,
-            images=images if images is not None else _QUICK_IMAGES if quick else 1000,
-            runs=runs if runs is not None else 1 if quick else 3,
-            truncation=truncation,
+            images=min(images, _QUICK_IMAGES) if quick else images,
+            runs=min(runs, 1) if quick else runs,
+            truncation=None if truncation == 1 else truncation,  # which a uniform noise allows
             batch_norm=batch_norm,
             seed=seed,
             usefulness=usefulness,

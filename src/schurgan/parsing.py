@@ -8,11 +8,16 @@ import io
 import os
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import tyro
+from tyro.conf import arg
 
 from schurgan.errors import UserError, did_you_mean
+
+Folder = Annotated[Path, arg(metavar="DIR")]
+"""An option that names a folder."""
 
 
 def value_of(arguments: list[str], option: str) -> str | None:
@@ -72,6 +77,9 @@ def _sentence(box: str, command: Callable[..., Any], name: str) -> str:
     unread = r"Error parsing ([\w.-]+): (?:invalid literal for (int)|could not convert string to (float)).*?: '(.*?)'"
     if found := re.search(unread, text):
         return f"{found[1]}: {found[4]!r} given, a {'whole ' if found[2] else ''}number is needed"
+    union = r"Error parsing ([\w.-]+): no type matching \{None\}\|(INT|FLOAT) could be instantiated from \['(.*?)'\]"
+    if found := re.search(union, text):
+        return f"{found[1]}: {found[3]!r} given, a {'whole ' * (found[2] == 'INT')}number is needed"
     if found := re.search(r"invalid choice (.*?) for argument '(.*?)'\. Expected one of \((.*?)\)", text):
         return f"{found[2]}: {found[1]} given, one of {found[3].rstrip(',')} is needed"
     required = r"(?<!\S)(--[a-z][\w-]*|[A-Z]{3,}(?: \.\.\.)?)(?= )[^()]*(?:\([^()]*\)[^()]*)*?\(required\)"

@@ -15,9 +15,12 @@ import torch
 from torch import Tensor
 
 from schurgan import curves
+from schurgan.config import Config
 from schurgan.data.shards import Shards
+from schurgan.data.split import split
 from schurgan.errors import UserError, writing
-from schurgan.evaluation.classifier import Trained, judge, train_classifier
+from schurgan.evaluation.classifier import Trained, judge
+from schurgan.evaluation.extractor import cached_classifier
 from schurgan.files import atomic_write, write_json
 from schurgan.metrics import METRICS, read_records
 from schurgan.pictures import picture, png
@@ -104,8 +107,12 @@ def _heard(run: Path, shown: int, judged: int, truncation: float, seed: int) -> 
     shards = Shards(model.card.data)
     if shards.classes != model.classes:
         raise UserError(f"{model.card.data}: holds other classes than {run} was trained on; the report compares them")
+    config = Config.load(run / CONFIG) if (run / CONFIG).exists() else Config()
+    folds = config.train.exclude_folds
+    learned, _ = split(shards, folds, config.train.held_out)
+    trained = cached_classifier(shards if folds else learned, exclude_folds=folds)
+    shards = learned
     generated = [model.sample(name, judged, truncation, seed) for name in model.classes]
-    trained = train_classifier(shards)
     real, made = ("pictures", "pictures") if model.pictures else ("recordings", "sounds")
     verdict = _judge(model, shards, trained, generated, truncation, seed)
     subtitle = (

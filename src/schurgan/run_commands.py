@@ -9,7 +9,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from schurgan.config import Config
-from schurgan.data_commands import Folder
+from schurgan.parsing import Folder
 
 Run = Annotated[Positional[Path], arg(metavar="RUN")]
 

@@ -93,6 +93,7 @@ def test_scores_are_those_of_the_images_written_out():
     )
     heights_real, heights_fake = train.mean((1, 2, 3)), fakes[0].mean((1, 2, 3))
     right = ((heights_real > 0).double().mean() + (heights_fake < 0).double().mean()).item() / 2
+    assert 0 < scores.pop("frechet_floor") < 0.5 * distances[0]  # copies are nearer than another spread
     assert scores == {
         "accuracy_d": pytest.approx(right, rel=1e-12),
         "frechet": pytest.approx(distances[0], rel=1e-6),
@@ -156,6 +157,7 @@ def test_what_cannot_be_known_is_left_out():
 def test_a_network_that_is_not_finite_any_more_is_flagged_and_not_scored():
     scores = QuickScores(real(level=1.0), real(seed=2), extractor=Pooled(), images=90)
     broken = scores(Painter(math.nan), Painter(0.1), Height(), LATENT)
+    assert broken.pop("frechet_floor") > 0
     assert set(broken) == {"frechet", "frechet_ema", "variety", "variety_batch", "accuracy_d", "held_out"}
     assert [name for name, value in broken.items() if math.isfinite(value)] == ["frechet_ema"]
     judge = scores(Painter(0.1), None, Height(math.inf), LATENT)

@@ -436,3 +436,14 @@ def test_held_out_position_runs_from_training_to_generated_scores_and_is_nan_wit
     assert held_out_position(2.0, 0.5, -1.0) == 0.5
     assert math.isnan(held_out_position(1.0, 0.0, 1.0))
     assert math.isnan(held_out_position(-1.0, 0.0, 1.0))
+
+
+def test_distances_below_what_real_images_reach_are_not_told_apart():
+    def last(**floor: float) -> str:
+        monitor = Monitor([RULES["frechet"]], warm_up=0, settle=0)
+        for step in range(10):
+            monitor.update(step, frechet=0.01, **floor)
+        return [monitor.update(10 + step, frechet=0.05, **floor).state for step in range(5)][-1]
+
+    assert last() == "collapsed"
+    assert last(frechet_floor=0.03) == "healthy"

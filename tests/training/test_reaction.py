@@ -28,6 +28,11 @@ def test_a_run_that_never_was_healthy_goes_back_to_the_oldest_checkpoint():
     assert decide(verdict(healthy=200), 0, 3, (300, 500)).to_step == 300
 
 
+def test_a_collapse_soon_after_a_rollback_goes_back_to_the_same_checkpoint_and_not_to_the_start():
+    """Its step is not known to be healthy yet: that takes some evaluations after it."""
+    assert decide(verdict(onset=1200, healthy=950, best=1000), 1, 3, (0, 1000)).to_step == 1000
+
+
 def test_after_as_many_attempts_as_allowed_a_run_stops_at_its_best_step():
     action = decide(verdict(), 3, 3, STEPS)
     assert (action.kind, action.to_step) == ("stop", 700)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from schurgan.errors import UserError
 from schurgan.evaluation.protocol import SCORES, Evaluation, Score, difference
-from schurgan.evaluation.table import NAMES, Cells, figure, title
+from schurgan.evaluation.table import MARK, NAMES, Cells, figure, real_figure, title
 
 _SHOWN = (
     "inception_score",
@@ -24,7 +24,6 @@ _SHOWN = (
     "frechet_audio_distance",
     "usefulness_gain",
 )
-_MARK = {True: " ↑", False: " ↓", None: ""}
 
 
 def compare(runs: Sequence[str | Path]) -> Cells:
@@ -46,12 +45,12 @@ def compare(runs: Sequence[str | Path]) -> Cells:
                 "evaluate both in the same way"
             )
     columns = [name for name in _SHOWN if all(_known(each.scores.get(name)) for each in found)]
-    head = ("run", "step", *(f"{title(name)}{_MARK[found[0].scores[name].higher_is_better]}" for name in columns))
+    head = ("run", "step", *(f"{title(name)}{MARK[found[0].scores[name].higher_is_better]}" for name in columns))
     rows = [
         (str(path), str(each.protocol.step), *(_cell(each.scores[name]) for name in columns))
         for path, each in zip(paths, found, strict=True)
     ]
-    floors = [_real(found[0].scores[name]) for name in columns]
+    floors = [real_figure(name, found[0].scores[name]) for name in columns]
     bold = {
         (row, 2 + column) for column, name in enumerate(columns) for row in _best([each.scores[name] for each in found])
     }
@@ -76,12 +75,8 @@ def _known(score: Score | None) -> bool:
 
 def _cell(score: Score) -> str:
     return figure(score.value) + (
-        f" ± {figure(score.sd)}" if score.sd is not None and "sd_over" not in score.details else ""
+        f" ± {figure(score.sd, 2)}" if score.sd is not None and "sd_over" not in score.details else ""
     )
-
-
-def _real(score: Score) -> str:
-    return figure(score.floor if score.floor is not None else score.held_out)
 
 
 def _best(scores: Sequence[Score]) -> list[int]:

@@ -116,7 +116,8 @@ class Measure:
         flags = [problem] if problem else []
         if len(fake) < ENOUGH:
             flags.append(
-                f"{len(fake)} generated images, fewer than {ENOUGH}: biased upwards; compare at the number of the floor"
+                f"{len(fake)} generated images, fewer than {ENOUGH}: biased upwards; compare the matched value with "
+                "that of real images"
             )
         d = fake.features.shape[1]
         if min(len(fake), len(self.real)) <= d:
@@ -130,7 +131,13 @@ class Measure:
             matched=matched[0] if matched else None,
             higher_is_better=False,
             flags=tuple(flags),
-            details={"runs": len(runs), "features": d, "n_matched": n, "n_held_out": self._n_unseen()},
+            details={
+                "runs": len(runs),
+                "features": d,
+                "n_matched": n,
+                "n_held_out": len(self.held_out) if self.held_out else 0,
+                "matched_to_held_out": self._as_few(fake),
+            },
             **self._counts(fake),
         )
 
@@ -226,8 +233,14 @@ class Measure:
     def _counts(self, fake: Seen) -> Counts:
         return {"n_real": len(self.real), "n_fake": len(fake), "extractor": self.extractor}
 
-    def _n_unseen(self) -> int:
-        return len(self.held_out) if self.held_out else 0
+    def _as_few(self, fake: Seen) -> float | None:
+        """Fréchet distance of as many generated images as were held out: what compares with that of those."""
+        if self.held_out is None or len(self.held_out) > len(fake):
+            return None
+        chance = torch.Generator().manual_seed(self.seed)
+        draws = [_drawn(fake.labels, len(self.held_out), chance) for _ in range(_HALVINGS)]
+        values, _ = attempt(lambda: [frechet_distance(self.real.features, fake.features[draw]) for draw in draws])
+        return statistics.fmean(values) if values else None
 
     def _unseen(self, measure: Pair) -> float | None:
         if self.held_out is None:
@@ -236,14 +249,14 @@ class Measure:
         return found[0] if found else None
 
     def _halves(self, measure: Pair, fake: Seen) -> tuple[_Means, _Means, int, str]:
-        """Means over random halves of the training images: of half and half, of half and generated; images in each."""
+        """Means over random halves of each class of the training images: half and half, half and generated; and n."""
         n = min(len(self.real) // 2, len(fake), _MOST)
         chance = torch.Generator().manual_seed(self.seed)
         floors, matched = [], []
         for _ in range(_HALVINGS):
-            order = torch.randperm(len(self.real), generator=chance)
-            half, other = self.real.features[order[:n]], self.real.features[order[n : 2 * n]]
-            some = fake.features[torch.randperm(len(fake), generator=chance)[:n]]
+            both = _drawn(self.real.labels, 2 * n, chance)
+            half, other = self.real.features[both[0::2]], self.real.features[both[1::2]]
+            some = fake.features[_drawn(fake.labels, n, chance)]
             floor, problem = attempt(partial(measure, half, other))
             value, _ = attempt(partial(measure, half, some))
             if floor is None:
@@ -254,6 +267,16 @@ class Measure:
 
 
 _Means = tuple[float, ...] | None
+
+
+def _drawn(labels: Tensor, n: int, chance: torch.Generator) -> Tensor:
+    """Numbers (n,) of some images, sorted by class and with the classes' shares of all.
+
+    Shares that differ by chance would be a large part of a distance between two halves.
+    """
+    order = torch.randperm(len(labels), generator=chance)
+    order = order[labels[order].argsort(stable=True)]
+    return order[torch.linspace(0, len(order) - 1, n, dtype=torch.float64).round().long()]
 
 
 def _means(values: Sequence[tuple[float, ...]]) -> _Means:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -16,6 +17,8 @@ from schurgan.evaluation.seen import CHUNK, Seen
 from schurgan.evaluation.variety import kinds_per_batch, variety
 
 _HALVINGS = 5
+_PAIRS, _LEAST_LOOKED_AT = 5_000_000, 100
+"""Pairs of images whose distance is taken, some seconds of them: of many real images fewer generated ones are."""
 
 
 def spread(seen: Seen) -> float | None:
@@ -79,9 +82,10 @@ def score_departure(real: Seen, held_out: Seen | None, fake: Seen, seed: int = 0
 
 def score_memory(real: Seen, held_out: Seen | None, fake: Seen, seed: int = 0) -> dict[str, Score]:
     """`nearest_training`, known for every run; `memorisation` and `near_copies` where clips were held out."""
+    fake = replace(fake, thumbs=fake.thumbs[: max(_LEAST_LOOKED_AT, _PAIRS // len(real))])
     scores = {"nearest_training": _nearest_training(real, held_out, fake)}
     if held_out is None:
-        unknown = ("no fold was held out: copies cannot be told from luck, see the distance to training images",)
+        unknown = ("no clip was held out: copies cannot be told from luck, see the distance to training images",)
         nothing = {name: Score(None, flags=unknown) for name in ("memorisation", "near_copies")}
         return scores | nothing
     made = fake.labels[: len(fake.thumbs)]
@@ -114,7 +118,7 @@ def _nearest_training(real: Seen, held_out: Seen | None, fake: Seen) -> Score:
     """Median distance to the nearest training image, over that of training images to the nearest other one."""
     if len(real) < 2:
         return Score(None, n_real=len(real), flags=("one training image has no other to compare with",))
-    some = real.thumbs[: max(1000, len(fake.thumbs))]
+    some = real.thumbs[: max(_LEAST_LOOKED_AT, _PAIRS // len(real))]
     usual = nearest(real.thumbs, some, 2).distances[:, 1].median().item()
     if usual == 0:
         return Score(None, n_real=len(real), flags=("most training images have an exact copy among them",))

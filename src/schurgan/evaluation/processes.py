@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ class Processes(Protocol):
     def check(self, task: Callable[[], object]) -> None: ...
     def in_turn(self, task: Callable[[], Result]) -> Result: ...
     def gather_rows(self, rows: Tensor) -> Tensor: ...
+    def broadcast_object(self, value: Any = None) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -52,19 +53,27 @@ class Alone:
     def gather_rows(self, rows: Tensor) -> Tensor:
         return rows.detach()
 
+    def broadcast_object(self, value: Any = None) -> Any:
+        return value
 
-def shared(world: Processes, count: int, work: Callable[[int], tuple[Tensor, ...]], meter: Meter) -> tuple[Tensor, ...]:
+
+def shared(
+    world: Processes,
+    count: int,
+    work: Callable[[int], tuple[Tensor, ...]],
+    progress: Callable[[int, int], None],
+) -> tuple[Tensor, ...]:
     """The rows of work(0), …, work(count − 1), one after another, on every process: each does a stretch of them.
 
     A piece of work is done by one process as it would be by one that is alone, so the result is the same to the bit
     where the machines are. `count` is 1 or more; work(k) returns tensors with the same number of them, types and
-    widths for every k.
+    widths for every k. progress is called with the pieces done here and their number.
     """
     mine = range(world.rank * count // world.size, (world.rank + 1) * count // world.size)
     parts = []
     for number in mine:
         parts.append(work(number))
-        meter(number - mine.start + 1, len(mine))
+        progress(number - mine.start + 1, len(mine))
     if not parts:  # more processes than work: the shape of nothing is that of something
         parts = [tuple(rows[:0] for rows in work(0))]
     return tuple(world.gather_rows(torch.cat(rows)) for rows in zip(*parts, strict=True))

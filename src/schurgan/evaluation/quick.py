@@ -75,6 +75,7 @@ class QuickScores:
         if extractor is not None:
             for part in real.split(256):
                 self._moments.add(extractor(part).features)
+        self._floor = self._copies(real, labels, seed) if extractor is not None else 0.0
         self._train = (real[:images].clone(), labels[:images])
         self._real_kinds = self._kinds(self._train[0]) if self._variety > 0 else 0.0
         self._held_out: Labelled | None = None
@@ -92,6 +93,7 @@ class QuickScores:
         """Networks G(z, labels) and D(images, labels), on one device, and what z is drawn from  ->  scores by name:
 
         frechet, frechet_ema   Fréchet distance of the generator's, and of its average's, images to those of `train`
+        frechet_floor          that of as many real images of `train`, drawn with replacement
         variety                mean distance of two images of a class, over that of real ones
         variety_batch          effective number of different images in a chunk (`kinds_per_batch`), over that of real
         accuracy_d             share of images that D takes for what they are, of real and generated ones alike
@@ -108,6 +110,7 @@ class QuickScores:
         images = torch.cat([part for part, _ in made])
         scores = {}
         if self.extractor is not None:
+            scores["frechet_floor"] = self._floor
             scores["frechet"] = self._frechet([features for _, features in made])
             if average is not None:
                 scores["frechet_ema"] = self._frechet([features for _, features in self._generate(average, z)])
@@ -144,6 +147,16 @@ class QuickScores:
         """Mean of `kinds_per_batch` over chunks, of their images as a share of what is there."""
         chunks = [images[chunk] for chunk in self._chunks if len(images[chunk])]
         return sum(kinds_per_batch(chunk, self._variety) / len(chunk) for chunk in chunks) / len(chunks)
+
+    def _copies(self, real: Tensor, labels: Tensor, seed: int) -> float:
+        """What the distance is of a generator that copies training images, one by chance for each that is asked for."""
+        assert self.extractor is not None
+        chance, moments = torch.Generator().manual_seed(seed), Moments()
+        of_class = {int(c): (labels == c).nonzero()[:, 0] for c in labels.unique()}
+        drawn = [of_class[int(c)][torch.randint(len(of_class[int(c)]), (1,), generator=chance)] for c in self.labels]
+        for part in real[torch.cat(drawn)].split(256):
+            moments.add(self.extractor(part).features)
+        return frechet_from_moments(self._moments, moments)
 
     def _frechet(self, features: list[Tensor]) -> float:
         if not all(part.isfinite().all() for part in features):

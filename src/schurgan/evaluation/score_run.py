@@ -17,7 +17,7 @@ import torch
 from schurgan.data.shards import Shards
 from schurgan.errors import UserError, writing
 from schurgan.evaluation.extractor import ClassifierExtractor, Extractor, open_extractor
-from schurgan.evaluation.measure import ENOUGH, Measure
+from schurgan.evaluation.measure import Measure
 from schurgan.evaluation.nearest_picture import save_nearest
 from schurgan.evaluation.pixels import score_departure, score_memory, score_variety
 from schurgan.evaluation.processes import Alone, Meter, Processes
@@ -63,9 +63,11 @@ def evaluate(
     check_numbers(images, runs, batch_norm, seed)
     world = world or Alone()
     subject = open_subject(run, data, world.device)
+    subject.check_truncation(truncation)
     if usefulness and subject.held_out is None:
         raise UserError(
-            f"usefulness: {subject.run} left out no fold to test classifiers on; train with --train.exclude-folds"
+            f"usefulness: {subject.run} held out no clips to test classifiers on;"
+            " train with --train.exclude-folds or --train.held-out"
         )
     judge = open_judge(subject, extractor, quick, world)
     real, clips = see_real(subject, subject.training, judge, world, seed, "training images")
@@ -122,7 +124,7 @@ def open_judge(subject: Subject, name: str, quick: bool, world: Processes) -> Ex
         with Meter(world, "classifier", "step") as meter:
             return open_extractor(
                 name,
-                subject.shards,
+                subject.shards if subject.excluded_folds else subject.training,
                 exclude_folds=subject.excluded_folds,
                 quick=quick,
                 device=world.device,
@@ -182,25 +184,17 @@ def _useful(subject: Subject, truncation: float | None, seed: int, world: Proces
         )
 
     world.check(train)
-    return scores
+    known = world.broadcast_object({name: score.as_json() for name, score in scores.items()})
+    return {name: Score.from_json(score) for name, score in known.items()}
 
 
 def _notes(subject: Subject, not_finite: int, images: int) -> list[str]:
     notes = []
     if subject.held_out is None:
-        why = (
-            "its data has no folds"
-            if set(subject.shards.folds) == {None}
-            else "it was trained on all folds of its data"
-        )
+        option = "held-out" if set(subject.shards.folds) == {None} else "exclude-folds"
         notes.append(
-            f"{subject.run.name} held out no clips ({why}): what unseen recordings would score is not known, and copies"
-            " of training images can hardly be told; train with --train.exclude-folds to know"
-        )
-    if images < ENOUGH:
-        notes.append(
-            f"{images} generated images: FID is biased upwards below {ENOUGH}, so compare at equal numbers alone, and "
-            "with its floor"
+            f"{subject.run.name} held out no clips: what unseen recordings would score is not known, and copies of"
+            f" training images can hardly be told; train with --train.{option} to know"
         )
     if not subject.model.pictures and not subject.recordings:
         notes.append("sounds were not scored: the data was prepared without recordings")

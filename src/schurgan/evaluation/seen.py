@@ -81,12 +81,9 @@ def see_generated(
 ) -> Seen:
     """`count` images with the class frequencies of the training clips. Not `whole`: features and probabilities alone.
 
-    Raises UserError for a truncation that cannot be, and where no two images are finite.
+    Raises UserError where no two images are finite, and ValueError for a truncation that cannot be.
     """
-    try:
-        labels, make = subject.generator(count, truncation, seed, batch_norm)
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    labels, make = subject.generator(count, truncation, seed, batch_norm)
     seen = _see(make, labels, extractor, world, what, all_thumbs=False, whole=whole)
     if len(seen) < 2:
         raise UserError(
@@ -131,8 +128,11 @@ def _see(
             first,
         )
 
-    with Meter(world, what, "chunk") as meter:
-        finite, features, probabilities, departures, thumbs, images = shared(world, len(parts), work, meter)
+    try:
+        with Meter(world, what, "chunk") as meter:
+            finite, features, probabilities, departures, thumbs, images = shared(world, len(parts), work, meter)
+    except ValueError as error:  # images that the extractor is not for, or a user's own that returns something else
+        raise UserError(f"{what}: {error}") from error
     return Seen(
         labels[finite],
         features[finite],

@@ -31,15 +31,19 @@ from schurgan.sampling import Model, Phase
 _DECODED = 16
 _DONORS = 50
 _REFINE = 32
-_WANTED = 160
+_WANTED = 100
 """Sounds over all classes: an audio distance needs more of them than it has features, 77."""
 
 
 def score_sounds(subject: Subject, truncation: float | None, seed: int, world: Processes) -> dict[str, Score]:
     """Raises UserError as `score_sound` does."""
     per_class = max(8, -(-_WANTED // len(subject.model.classes)))
-    with Meter(world, "sounds", "chunk") as meter:
-        model = _Shared(subject.model, world, meter)
+    expected = 2 * per_class * len(subject.model.classes)
+    if subject.held_out is not None:
+        there = np.bincount(subject.held_out.labels, minlength=len(subject.model.classes))
+        expected = expected // 2 + int(there.clip(max=per_class).sum())
+    with Meter(world, "sounds", "sound") as meter:
+        model = _Shared(subject.model, world, meter, expected)
         if subject.held_out is None:
             return _without_held_out(subject, model, per_class, truncation, seed)
         rate = model.spectrogram.sample_rate
@@ -60,9 +64,9 @@ def score_sounds(subject: Subject, truncation: float | None, seed: int, world: P
 class _Shared(Model):
     """A model whose sounds are decoded by all processes together, with a bar; the same ones whatever their number."""
 
-    def __init__(self, model: Model, world: Processes, meter: Meter) -> None:
+    def __init__(self, model: Model, world: Processes, meter: Meter, expected: int) -> None:
         super().__init__(model.generator, model.card)
-        self._world, self._meter = world, meter
+        self._world, self._meter, self._expected, self._decoded = world, meter, expected, 0
 
     def decode(
         self, images: Tensor, labels: Tensor, phase: Phase = "noise", refine: int | None = None, seed: int = 0
@@ -73,7 +77,12 @@ class _Shared(Model):
             rows = parts[number]
             return (super(_Shared, self).decode(images[rows], labels[rows], phase, refine, seed + rows.start),)
 
-        return shared(self._world, len(parts), work, self._meter)[0]
+        def progress(done: int, parts: int) -> None:
+            self._meter(self._decoded + len(images) * done // parts, max(self._expected, self._decoded + len(images)))
+
+        audio = shared(self._world, len(parts), work, progress)[0]
+        self._decoded += len(images)
+        return audio
 
 
 def _entries(found: SoundScores) -> dict[str, Score]:
@@ -183,7 +192,7 @@ def _without_held_out(
     found = model.decode(real_images, known_labels[some], refine=_REFINE, seed=seed)
     own = torch.arange(len(known))
     counts: Counts = {"n_real": len(known), "n_fake": len(images)}
-    unknown = ("no fold was held out: what a new recording would reach is not known",)
+    unknown = ("no clip was held out: what a new recording would reach is not known",)
     scores = {
         "snr_db": _signal(
             lenders.rebuild(images, lenders.nearest(images, labels)),

@@ -16,6 +16,7 @@ from schurgan.audio import Spectrogram
 from schurgan.config import Config
 from schurgan.data.images import ImageCodec, open_transform
 from schurgan.data.shards import Shards
+from schurgan.data.split import split
 from schurgan.errors import UserError
 from schurgan.sampling import Model, load
 
@@ -33,7 +34,7 @@ class Subject:
     shards: Shards
     training: Shards
     held_out: Shards | None
-    """None where the run left out no fold; sets without folds cannot leave any out."""
+    """None where the run left out none."""
     transform: Spectrogram | ImageCodec
     """Of the shards; a run may paint its images otherwise."""
 
@@ -65,6 +66,13 @@ class Subject:
         counts[(counts - wanted).sort(stable=True).indices[:left]] += 1
         labels = torch.repeat_interleave(counts)
         return labels[torch.randperm(count, generator=torch.Generator().manual_seed(seed))]
+
+    def check_truncation(self, truncation: float | None) -> None:
+        """Raises UserError for one that its noise cannot have."""
+        try:
+            self.model.latent.sample(1, torch.Generator(), truncation)
+        except ValueError as error:
+            raise UserError(str(error)) from None
 
     def generator(
         self, count: int, truncation: float | None, seed: int, batch_norm: BatchNorm
@@ -107,7 +115,5 @@ def open_subject(run: str | Path, data: str | Path | None = None, device: str | 
     paint = {} if model.pictures else {"channels": None, "colormap": None}
     if shards.classes != model.classes or transform.config | paint != model.transform.config | paint:
         raise UserError(f"{folder}: holds other classes or images than {run} was trained on")
-    excluded = config.train.exclude_folds
-    training = shards.select(exclude_folds=excluded) if excluded else shards
-    held_out = shards.select(folds=excluded, augmented=False) if excluded else None
+    training, held_out = split(shards, config.train.exclude_folds, config.train.held_out)
     return Subject(run, config, model, shards, training.select(augmented=False), held_out, transform)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -18,7 +17,7 @@ from schurgan.evaluation.score_run import FOLDER, check_numbers, describe, known
 from schurgan.evaluation.seen import see_generated, see_real
 from schurgan.evaluation.subject import BatchNorm, Subject, open_subject
 from schurgan.evaluation.sweep_figure import need_matplotlib, save_figure
-from schurgan.evaluation.table import Cells, figure, title
+from schurgan.evaluation.table import Cells, figure, real_figure, title
 from schurgan.files import atomic_write, write_json
 
 FORMAT = "schurgan-sweep/1"
@@ -41,7 +40,7 @@ class Sweep:
             (f"{truncation:g}", *(figure(point[name].value) for name in columns))
             for truncation, point in zip(self.truncations, self.points, strict=True)
         ]
-        real = tuple(figure(self.points[0][name].floor) for name in columns)
+        real = tuple(real_figure(name, self.points[0][name]) for name in columns)
         return Cells(("truncation α", *map(title, columns)), (*rows, ("real images", *real)))
 
     def as_json(self) -> dict[str, Any]:
@@ -78,8 +77,8 @@ def sweep(
         need_matplotlib()
     world = world or Alone()
     subject = open_subject(run, data, world.device)
-    if subject.model.latent.kind != "normal":
-        raise UserError(f"{subject.run}: its noise is uniform, only a normal one can be truncated")
+    for truncation in truncations:
+        subject.check_truncation(truncation)
     judge = open_judge(subject, extractor, quick, world)
     real, _ = see_real(subject, subject.training, judge, world, seed, "training images")
     measure = Measure(judge.name, subject.model.classes, real, None, known_accuracy(judge), seed)
@@ -98,12 +97,9 @@ def sweep(
 
 
 def check_truncations(truncations: Sequence[float]) -> None:
-    """Raises UserError for none, the same twice, or one that is not a finite number above 0."""
+    """Raises UserError for none, or the same twice."""
     if not truncations:
         raise UserError("truncations: none given, one or more are needed, such as 0.5,1,2")
-    for value in truncations:
-        if not (math.isfinite(value) and value > 0):
-            raise UserError(f"truncations: {value:g} given, finite numbers above 0 are needed")
     if len(set(truncations)) < len(truncations):
         raise UserError(f"truncations: {', '.join(f'{v:g}' for v in truncations)} given, each once is needed")
 

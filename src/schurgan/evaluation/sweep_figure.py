@@ -56,17 +56,19 @@ def save_figure(truncations: Sequence[float], points: Sequence[Mapping[str, Any]
                 y = [float("nan") if (v := points[i][name]["value"]) is None else v for i in order]
                 ax.plot(x, y, marker=marker, linestyle=line, color=colour, label=title(name))
                 floor = points[0][name]["floor"]
-                if floor is not None:
+                if floor is not None and name == "departure_gap":  # a size: real gaps lie on both sides of 0
+                    ax.axhspan(-floor, floor, color="0.85", linewidth=0)
+                elif floor is not None:
                     ax.axhline(floor, color=colour, linestyle=":", linewidth=1)
             ax.set_xscale("log")
-            ax.set_xticks(x, [f"{value:g}" for value in x], rotation=45)
+            ax.set_xticks(x, [f"{value:g}" for value in x], rotation=90, fontsize=7)
             ax.minorticks_off()
             ax.set_title(" and ".join(map(title, names)), fontsize=8)
             if len(names) > 1:
                 ax.legend(frameon=False, fontsize=7)
         for ax in list(drawn.axes)[len(shown) :]:
             ax.remove()
-        drawn.supxlabel("truncation α (dotted: real images)", fontsize=8)
+        drawn.supxlabel("truncation α (dotted line or grey band: real images)", fontsize=8)
         for kind, about in (("png", {"dpi": 200}), ("svg", {"metadata": {"Date": None}})):
             buffer = io.BytesIO()
             drawn.savefig(buffer, format=kind, **about)

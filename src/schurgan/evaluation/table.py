@@ -37,7 +37,9 @@ NAMES = {
     "classification_accuracy_score": "accuracy when trained on it alone",
 }
 """What scores are called, in the order of tables."""
-_MARK = {True: " ↑", False: " ↓", None: ""}
+_DRAWN = str.maketrans({"Δ": "D", "²": "2", "↑": "(max)", "↓": "(min)"})
+"""For what the font that comes with Pillow lacks."""
+MARK = {True: " ↑", False: " ↓", None: ""}
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,18 @@ class Cells:
         save_png(_drawn(self), path)
 
 
-def figure(value: float | None) -> str:
-    """Three or four digits that count."""
+def figure(value: float | None, digits: int = 4) -> str:
+    """So many digits that count, of tiny values two."""
     if value is None:
         return "–"
-    return f"{value:.4g}" if abs(value) >= 1e-3 or value == 0 else f"{value:.2g}"
+    return f"{value:.{digits}g}" if abs(value) >= 1e-3 or value == 0 else f"{value:.2g}"
+
+
+def real_figure(name: str, score: Score) -> str:
+    """What real images reach: the training images' halves, or else the held-out images."""
+    if name == "departure_gap" and score.floor is not None:
+        return f"±{figure(score.floor)}"  # a size: gaps of real images lie on both sides of 0
+    return figure(score.floor if score.floor is not None else score.held_out)
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
@@ -73,15 +82,17 @@ def print_evaluation(evaluation: Evaluation) -> None:
     protocol, numbered = evaluation.protocol, dict[str, int]()
     console = Console(highlight=False)
     table = Table("score", box=None, pad_edge=False, header_style="bold")
-    for name in ("generated", "±", "real halves", "at their number", "held out"):
+    for name in ("generated", "±", "matched", "real", "held out"):
         table.add_column(name, justify="right")
     table.add_column("note")
     for name, score in ordered(evaluation.scores):
         marks = [str(numbered.setdefault(flag, len(numbered) + 1)) for flag in score.flags]
-        values = (score.value, score.sd, score.floor, score.matched, score.held_out)
+        values = (score.value, score.sd, score.matched, score.floor, score.held_out)
         texts = ["" if value is None else figure(value) for value in values]
+        texts[1] = "" if score.sd is None else figure(score.sd, 2)
+        texts[3] = "" if score.floor is None else real_figure(name, score)
         texts[0] = texts[0] or "–"
-        table.add_row(f"{title(name)}{_MARK[score.higher_is_better]}", *texts, " ".join(marks))
+        table.add_row(f"{title(name)}{MARK[score.higher_is_better]}", *texts, " ".join(marks))
     if not console.is_terminal:
         console = Console(highlight=False, width=160)
     truncation = "" if protocol.truncation is None else f", truncation {protocol.truncation:g}"
@@ -92,8 +103,13 @@ def print_evaluation(evaluation: Evaluation) -> None:
     print(f"extractor {protocol.extractor} {protocol.extractor_digest[:12]}{known}\n", flush=True)
     console.print(table)
     print()
+    print("real: training images, by halves where two sets are compared; matched: generated images at as many as those")
+    print("held out: unseen real images in place of generated ones; ↑ higher is better, ↓ lower, else as real ones are")
     for flag, number in numbered.items():
         print(f"{number}  {flag}")
+    useful = evaluation.scores.get("usefulness_gain")
+    for line in useful.details.get("said", ()) if useful else ():
+        print(f"usefulness: {line}")
     for note in evaluation.notes:
         print(f"note: {note}")
 
@@ -111,7 +127,7 @@ def title(name: str) -> str:
 def _drawn(cells: Cells) -> Image.Image:
     font = ImageFont.load_default(26)
     pad, high = 22, 52
-    lines = [cells.head, *cells.rows]
+    lines = [tuple(text.translate(_DRAWN) for text in line) for line in (cells.head, *cells.rows)]
     widths = [max(font.getlength(line[c]) for line in lines) + 2 * pad for c in range(len(cells.head))]
     sheet = Image.new("RGB", (round(sum(widths)) + 2, high * len(lines) + 2), "white")
     pen = ImageDraw.Draw(sheet)

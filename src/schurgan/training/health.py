@@ -114,6 +114,7 @@ class Monitor:
         *,
         frechet: float | None = None,
         frechet_ema: float | None = None,
+        frechet_floor: float | None = None,
         variety: float | None = None,
         variety_batch: float | None = None,
         accuracy_d: float | None = None,
@@ -130,6 +131,7 @@ class Monitor:
         """Take in what was measured at `step`, whatever of it there is.
 
         frechet, frechet_ema  Fréchet distance of the generator's images, and of those of its running average
+        frechet_floor         what real images reach at that number: lower ones are not told apart
         variety               mean distance of two images of a class, as a share of the real images' (1: as varied)
         variety_batch         the same within a training batch
         accuracy_d            share of real (training) and generated images that D tells right, 0 to 1
@@ -155,6 +157,7 @@ class Monitor:
         values = {
             "frechet": frechet,
             "frechet_ema": frechet_ema,
+            "frechet_floor": frechet_floor,
             "variety": variety,
             "variety_batch": variety_batch,
             "accuracy_d": accuracy_d,

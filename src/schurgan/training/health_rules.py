@@ -92,7 +92,8 @@ class OverBest(Rule):
     """A distance over `factor` times its best level: the lowest median of three evaluations since the warm-up.
 
     Not the lowest value: that is as lucky as the run is long, and one lucky value made a collapse of a measured run
-    with spectral normalisation whose raw generator was noisy and whose average was well.
+    with spectral normalisation whose raw generator was noisy and whose average was well. Nor a level below what real
+    images reach at their number: there distances are noise, of which twice the best is soon seen.
     """
 
     factor: float = 2.0
@@ -100,7 +101,7 @@ class OverBest(Rule):
     def says(self, seen: Signals, memory: Mapping[str, Any]) -> str | None:
         for name, value in self.measured(seen).items():
             best = memory.get(name, {}).get("best")
-            if best is not None and value > self.factor * best:
+            if best is not None and value > self.factor * max(best, seen.values.get("frechet_floor", 0.0)):
                 return f"{_words(name)} was {value:.4g}, over {self.factor:g} times its best level, {best:.4g}"
         return None
 

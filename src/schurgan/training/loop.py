@@ -23,7 +23,7 @@ from schurgan.data.split import split
 from schurgan.errors import Interrupted, UserError, writing
 from schurgan.training.build import build_augmentation
 from schurgan.training.changes import Change, Identity, changed_options, check_changes
-from schurgan.training.checkpoint import Checkpoints
+from schurgan.training.checkpoint import Checkpoint, Checkpoints, read
 from schurgan.training.diagnosis import first_not_finite
 from schurgan.training.distributed import World, join, restarted
 from schurgan.training.images import choose_transform, kind_of_images
@@ -186,6 +186,8 @@ class _Run:
         with trainer.precision.switches(), stop_requests() as stop, journal:
             if trainer.step:
                 self._event("resumed", reason="; ".join(map(str, self._changes)))
+            elif empty := self._empty_classes():
+                self._event("warning", reason=empty)
             while self.trainer.step < train.steps:
                 ahead = train.prefetch * self.options.train.d_steps
                 pin = self.world.device.type == "cuda"
@@ -199,6 +201,13 @@ class _Run:
                 self._event("finished")
         return self.run
 
+    def _empty_classes(self) -> str:
+        """Of wrong labels, what a run would not show: its scores compare with the classes that there are."""
+        classes, known = self.shards.classes, {int(label) for label in self.shards.labels}
+        empty = [name for number, name in enumerate(classes) if number not in known]
+        said = f"{len(empty)} of {len(classes)} classes have no recording to train on ({', '.join(empty[:5])})"
+        return f"{said}; look at the labels" if empty else ""
+
     def _attempt(self, stop: list[int]) -> Action | None:
         """Steps to the last one, or until something must be done about the run's health."""
         train, trainer = self.config.train, self.trainer
@@ -210,10 +219,11 @@ class _Run:
             if step % train.sample_every == 0 and step < train.steps:
                 self._write("samples", self._show)
             stopping = step < train.steps and self.world.any(bool(stop))
+            if stopping:
+                self._event("interrupted")  # before it is saved how long the file is: what comes later is cut off
             if stopping or step % train.checkpoint_every == 0 or step == train.steps:
                 self._save_checkpoint()
             if stopping:
-                self._event("interrupted")
                 raise Interrupted(f"stopped after step {step}; go on by `schurgan resume {self.run}`")
         return None
 
@@ -290,13 +300,22 @@ class _Run:
         """The state of the checkpoint of that step, or of the start, with the options of the present attempt."""
         del self.trainer  # its memory is needed for the next one
         self._build(gentler(self.config, self.attempt))
-        found = self.checkpoints.load_healthy(step + 1) if step else None
+        found = self._healthy(step) if step else None
         if found is None:
             self.begin()
             self.watch.begin()
             self.journal.forget()
         else:
             self._restore(found.state, going_back=True)
+
+    def _healthy(self, step: int) -> Checkpoint | None:
+        """That of `step`, of whichever attempt, since the best one is kept over all of them; else the one before it."""
+        records = self.checkpoints.records().items()
+        chosen = [path for path, record in records if record.healthy and record.step == step]
+        try:
+            return read(chosen[-1])
+        except (IndexError, UserError):  # dropped, or damaged, which is said then
+            return self.checkpoints.load_healthy(step + 1)
 
     def _restore(self, state: dict[str, Any], going_back: bool = False) -> None:
         self.trainer.load_state_dict(state["trainer"])

@@ -37,9 +37,10 @@ def decide(
     healthy_steps  steps of the checkpoints that there are; 0 among them says that the run can begin anew
 
     Whatever is not before the onset is left out: the run would end or go on with what has begun to collapse. A rollback
-    goes to the newest step up to the verdict's healthy one, and where the run never was healthy to the oldest there is;
-    a stop ends with the step nearest to the best one. Only a collapse leads to anything: warnings came in runs that
-    went well. Raises ValueError for a reaction that is not one and numbers below 0.
+    goes to the newest step up to the verdict's healthy one; where there is none, to the oldest that is saved; and to
+    the start where the run never was healthy. A stop ends with the step nearest to the best one. Only a collapse leads
+    to anything: warnings came in runs that went well. Raises ValueError for a reaction that is not one and numbers
+    below 0.
     """
     if reaction not in ("warn", "stop", "rollback"):
         raise ValueError(f'reaction: "{reaction}" given, "warn", "stop" or "rollback" is needed')
@@ -51,11 +52,12 @@ def decide(
     onset = verdict.step if verdict.onset is None else verdict.onset
     before = sorted(step for step in healthy_steps if step < onset)
     why = f"collapsed since step {onset}" + "".join(f": {reason}" for reason in verdict.reasons[:1])
-    if reaction == "rollback" and before and attempt < limit:
-        healthy = [step for step in before if verdict.healthy_step is not None and step <= verdict.healthy_step]
-        target = max(healthy, default=before[0])
-        return Action("rollback", target, f"{why}. Back to step {target}, attempt {attempt + 1} of {limit}")
     saved = [step for step in before if step > 0]  # nothing is worth keeping of an untrained network
+    if reaction == "rollback" and before and attempt < limit:
+        target = before[0]
+        if verdict.healthy_step is not None and saved:
+            target = max((step for step in saved if step <= verdict.healthy_step), default=saved[0])
+        return Action("rollback", target, f"{why}. Back to step {target}, attempt {attempt + 1} of {limit}")
     if not saved:
         return Action("stop", None, f"{why}. There is no checkpoint of a step before it")
     best = saved[-1] if verdict.best_step is None else verdict.best_step

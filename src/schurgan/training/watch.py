@@ -6,6 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -22,12 +23,14 @@ from schurgan.networks.cross_replica import local_statistics
 from schurgan.training.distributed import World
 from schurgan.training.health import Monitor, Verdict
 from schurgan.training.means import Means
+from schurgan.training.precision import first_not_finite
 from schurgan.training.step import Metrics, Trainer
 
 _MOST_REAL = 2000  # real images that generated ones are compared with
 _EXACT = 32  # images whose departure is taken exactly
 _SINCE = ("gradient_g", "loss_d", "loss_g")  # means since the evaluation before
 _STEPS_TIMED = 10
+_GRACE = 3000  # steps at most after which a generator that was never varied has failed
 
 
 class Watch:
@@ -47,14 +50,16 @@ class Watch:
     ) -> None:
         self.options, self.world = config.health, world
         self.stretch = 0  # not known yet
-        self.begin()
         self._config, self._training, self._held_out, self._transform = config, training, held_out, transform
+        self.begin()
         self._scores: QuickScores | None = None
         self._timed: list[float] = []
 
     def begin(self) -> None:
         """As before the first step."""
-        self.monitor = Monitor(patience=self.options.patience, warm_up=self.options.warm_up)
+        # A short run must hear in time that it has never been varied.
+        grace = max(self.options.warm_up, min(_GRACE, self._config.train.steps // 2))
+        self.monitor = Monitor(patience=self.options.patience, warm_up=self.options.warm_up, grace=grace)
         self.means = Means()
         self._state = self.monitor.verdict().state
 
@@ -79,6 +84,7 @@ class Watch:
             measured["margin"] = real - fake
         measured |= self._gap(trainer)
         measured["singular_values"] = trainer.singular_values()
+        measured["not_finite"] = self._not_finite(trainer)
         measured = self.world.broadcast_object(measured)
         verdict = self.monitor.update(trainer.step, **measured)
         if not self.stretch:
@@ -95,7 +101,7 @@ class Watch:
         if verdict.state == before:
             return []
         kind = "recovered" if verdict.state == "healthy" else verdict.state
-        event: dict[str, Any] = {"step": verdict.step, "event": kind, "reason": " ".join(verdict.reasons)}
+        event: dict[str, Any] = {"step": verdict.step, "event": kind, "reason": ". ".join(verdict.reasons)}
         if kind == "collapsed":
             event |= {"onset": verdict.onset, "extreme": verdict.extreme, "best_step": verdict.best_step}
         return [event]
@@ -160,6 +166,17 @@ class Watch:
             images = torch.cat([generator(a, b) for a, b in zip(z.split(64), labels.split(64), strict=True)])
         gap = trainer.ddfn.gap(images.float(), labels, subset=min(_EXACT, count)).item()
         return {"gap": gap, "gap_standard_error": trainer.ddfn.standard_error(count).item()}
+
+    def _not_finite(self, trainer: Trainer) -> str | None:
+        """What a step may not notice: running statistics are not used while training, nor is the average."""
+        networks = {"generator": trainer.generator, "discriminator": trainer.discriminator, "average": trainer.average}
+        held = (
+            (f"{name}.{path}", value)
+            for name, part in networks.items()
+            for path, value in chain(part.named_parameters(), part.named_buffers())
+        )
+        wrong = first_not_finite(held)
+        return None if wrong is None else f"{wrong} held a NaN or an infinity"
 
     def _stretched(self, seconds: float) -> int:
         """How many times rarer evaluations must come to stay within their share of the time."""

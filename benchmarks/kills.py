@@ -1,0 +1,257 @@
+"""A run killed at random moments, also while it writes a checkpoint, again and again: is its end that of a calm one?
+
+    python benchmarks/kills.py --kills 100
+    python benchmarks/kills.py --kills 10 --processes 2 [--fault-at 60]
+
+A small run with its health monitor on (an evaluation every 4 steps, classifier and all) and a checkpoint after every
+other step gets SIGKILL at random moments, and is taken up again, until it has had its kills; after that it may end.
+Weights, states, metrics, pictures and sounds must then be those of the run that was never stopped, bit for bit. Each
+life is forked from a process that has everything imported already, so that most of it is training and writing.
+
+With two processes (gloo) one of them or both are killed, as chance wants; what is left of them is given time to notice,
+and both are started anew. `--fault-at` makes the monitor see a collapse from that step on, so that the run goes back
+to a checkpoint and on as attempt 1: kills then come in both attempts.
+
+The last line of the output is the summary; the exit status says whether all was the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import random
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections import Counter
+from contextlib import redirect_stderr
+from pathlib import Path
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import torch
+
+from schurgan.audio import Spectrogram
+from schurgan.config import Config
+from schurgan.data import prepare
+from schurgan.data.sources import open_source
+from schurgan.errors import UserError
+from schurgan.training import resume, train
+from schurgan.training.checkpoint import Checkpoints, read
+from schurgan.training.health import Verdict
+from schurgan.training.step import Trainer
+from schurgan.training.watch import Watch
+
+FORK = multiprocessing.get_context("fork")
+LONGEST = 1800.0  # seconds that one life may take at most
+STARTING = 0.15  # share of the kills that come at any moment from the start, the others after the next checkpoint
+
+
+def options(data: Path, steps: int) -> Config:
+    """Half a second of it goes into networks, the rest into what is to be broken."""
+    return Config.model_validate(
+        {
+            "data": data,
+            "model": {"ladder": "small-16", "width": 4},
+            "train": {
+                "steps": steps,
+                "batch_size": 8,
+                "d_steps": 2,
+                "log_every": 3,
+                "checkpoint_every": 2,
+                "keep_checkpoints": 12,
+                "sample_every": 50,
+                "threads": 1,
+                "device": "cpu",
+            },
+            "ddfn": {"per_class": True, "relative_epsilon": 0.02, "decay": 0.9},
+            "condition": {"descriptor": "gram"},
+            "regularize": {"augment": "colour,translation", "lecam": 0.1, "lecam_start": 10},
+            "health": {"every": 4, "images": 16, "budget": 0.0, "warm_up": 8, "patience": 2},
+        }
+    )
+
+
+def live(config: Config, run: Path, fault_at: int | None, environment: dict[str, str]) -> None:
+    """One life of one process of a run, from its start or its newest checkpoint to the end or the kill."""
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    if fault_at is not None:
+        collapse_at(fault_at)
+    with open(run.with_suffix(".log"), "a") as log, redirect_stderr(log):
+        try:
+            if (run / "config.yaml").exists():
+                resume(run)
+            else:
+                train(config, run)
+        except UserError as error:
+            print(error, file=sys.stderr)
+            raise SystemExit(3) from None
+
+
+def collapse_at(step: int) -> None:
+    """Attempt 0, which the seed tells from the others, looks collapsed at every evaluation from that step on."""
+    evaluate = Watch.evaluate
+
+    def seen(watch: Watch, trainer: Trainer) -> tuple[dict[str, Any], Verdict]:
+        update = watch.monitor.update
+        if trainer.step >= step and trainer.config.train.seed == 0:
+            watch.monitor.update = lambda at, **found: update(at, **found | {"frechet": 1e6})  # type: ignore
+        try:
+            return evaluate(watch, trainer)
+        finally:
+            vars(watch.monitor).pop("update", None)
+
+    Watch.evaluate = seen  # type: ignore[assignment, method-assign]
+
+
+class Life:
+    """The processes of a run between two kills."""
+
+    def __init__(self, config: Config, run: Path, processes: int, fault_at: int | None) -> None:
+        self.processes = []
+        for rank in range(processes):
+            place: dict[str, str] = {}
+            if processes > 1:
+                if not rank:
+                    port = free_port()
+                place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
+                place |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            process = FORK.Process(target=live, args=(config, run, fault_at, place))
+            process.start()
+            self.processes.append(process)
+
+    def wait(self, seconds: float) -> bool:
+        """Whether all ended well in that time."""
+        end = time.monotonic() + seconds
+        for process in self.processes:
+            process.join(max(0.0, end - time.monotonic()))
+        codes = [process.exitcode for process in self.processes]
+        if any(code not in (None, 0) for code in codes):
+            raise RuntimeError(f"a process that nobody had killed ended with {codes}")
+        return None not in codes
+
+    def kill(self, ranks: list[int]) -> None:
+        """SIGKILL to these; the others must end by themselves, with a sentence."""
+        for rank in ranks:
+            self.processes[rank].kill()
+        for rank, process in enumerate(self.processes):
+            process.join(60)
+            if process.exitcode not in ((-signal.SIGKILL, 0) if rank in ranks else (3, 0)):
+                raise RuntimeError(f"process {rank} ended with {process.exitcode}")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def where(run: Path) -> str:
+    """What a kill has just cut off, as far as its files tell."""
+    for left in run.rglob(".*.partial"):
+        return {"checkpoints": "amid a checkpoint", "samples": "amid samples"}.get(left.parts[len(run.parts)], "amid G")
+    if not (run / "config.yaml").exists():
+        return "before the run was there"
+    return "amid steps" if list(run.glob("checkpoints/step-*.pt")) else "before a checkpoint"
+
+
+def outcome(run: Path) -> dict[str, Any]:
+    """All that must be the same: the rate, the time and how often a run was taken up are all that may differ."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = [
+        {key: value for key, value in line.items() if key not in ("steps_per_second", "time")}
+        for line in lines
+        if line.get("event") != "resumed"
+    ]
+    checkpoints = {}
+    for path in Checkpoints(run).paths():
+        record, state = read(path)
+        state["journal"].pop("size")  # lines differ in length by their rates
+        checkpoints[path.name] = record.model_dump(exclude={"identity"}), state
+    files = {
+        str(path.relative_to(run)): path.read_bytes()
+        for path in sorted(run.rglob("*"))
+        if path.is_file() and path.name != "metrics.jsonl" and path.parent.name != "checkpoints"
+    }
+    return {"metrics": lines, "checkpoints": checkpoints, "files": files}
+
+
+def differences(one: Any, other: Any, at: str = "run") -> list[str]:
+    """Paths to whatever is not the same, tensors bit for bit."""
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return [] if one.dtype == other.dtype and torch.equal(one, other) else [at]
+    if isinstance(one, dict) and isinstance(other, dict):
+        keys = [*one, *(key for key in other if key not in one)]
+        inner = [differences(one.get(key, key), other.get(key, (key,)), f"{at}.{key}") for key in keys]
+        return [path for paths in inner for path in paths]
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
+        return [
+            path for i, (a, b) in enumerate(zip(one, other, strict=True)) for path in differences(a, b, f"{at}[{i}]")
+        ]
+    return [] if type(one) is type(other) and one == other else [at]
+
+
+def torment(config: Config, run: Path, kills: int, pace: float, given: argparse.Namespace) -> Counter[str]:
+    """Kill and take up again, then let it end: -> how often a kill came where. `pace`: seconds of a calm step."""
+    found, chance = Counter[str](), random.Random(given.seed)
+    while sum(found.values()) < kills:
+        life = Life(config, run, given.processes, given.fault_at)
+        saved, starting = Checkpoints(run).paths(), chance.random() < STARTING
+        while not starting and Checkpoints(run).paths() == saved and not life.wait(0.02):
+            pass  # it gets on a little, however busy the machine is
+        if life.wait(chance.uniform(0, 10 if starting else 4) * pace):
+            raise SystemExit(f"through after {sum(found.values())} kills: more --steps are needed")
+        ranks = sorted(chance.sample(range(given.processes), chance.randint(1, given.processes)))
+        life.kill(ranks)
+        found[where(run)] += 1
+        newest = Checkpoints(run).paths()[-1:]
+        print(f"kill {sum(found.values())}: {where(run)}, newest {newest[0].name if newest else None}", flush=True)
+    if not Life(config, run, given.processes, given.fault_at).wait(LONGEST):
+        raise RuntimeError("the last life did not end")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--fault-at", type=int, help="step from which attempt 0 looks collapsed")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, help="where to leave both runs; nowhere if not given")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = given.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        os.environ["SCHURGAN_CACHE"] = str(folder / "cache")
+        data = folder / "data"
+        source = open_source("soundscape", per_class=6, seconds=0.5)
+        prepare(source, data, Spectrogram(size=16, channels=1, sample_rate=16000, n_samples=8000), workers=1)
+        config, began = options(data, given.steps), time.monotonic()
+        if not Life(config, folder / "calm", given.processes, given.fault_at).wait(LONGEST):
+            raise RuntimeError("the calm run did not end")
+        calm, calmly = outcome(folder / "calm"), time.monotonic() - began
+        kills = torment(config, folder / "killed", given.kills, calmly / given.steps, given)
+        wrong = differences(calm, outcome(folder / "killed"))
+        summary = {
+            "kills": sum(kills.values()),
+            "processes": given.processes,
+            "where": dict(kills.most_common()),
+            "attempts": 1 + max(line.get("attempt", 0) for line in calm["metrics"]),
+            "seconds": round(time.monotonic() - began),
+            "seconds_calm": round(calmly),
+            "identical": not wrong,
+            "different": wrong[:20],
+        }
+        print(json.dumps(summary))
+        sys.exit(bool(wrong))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,277 @@
+"""Scores of whole runs: an untrained model, or one that makes what a test needs, of a small folded set."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from folded_set import prepared, spectrogram, untrained
+from torch import Tensor
+
+import schurgan.evaluation
+from schurgan import curves
+from schurgan.config import Config
+from schurgan.data import Shards
+from schurgan.errors import UserError
+from schurgan.evaluation import score_run, sound_scores
+from schurgan.evaluation.frechet import frechet_distance
+from schurgan.evaluation.protocol import Evaluation
+from schurgan.evaluation.subject import open_subject
+from schurgan.evaluation.usefulness import score_usefulness
+from schurgan.sampling import Model
+
+OWN = "test_evaluate:looks"
+EVERY = {
+    "inception_score",
+    "fid",
+    "fid_per_class",
+    "kid",
+    "precision",
+    "recall",
+    "density",
+    "coverage",
+    "accuracy",
+    "variety",
+    "kinds_per_batch",
+    "departure_gap",
+    "nearest_training",
+    "memorisation",
+    "near_copies",
+}
+OF_SOUND = {"snr_db", "image_distance_db", "frechet_audio_distance", "louder_lu", "clipped"}
+
+
+def looks(images: Tensor) -> tuple[Tensor, Tensor]:
+    """An extractor: means of the image's quarters and of their squares, and three classes by the first of them."""
+    pooled = torch.nn.functional.adaptive_avg_pool2d(images.mean(1), 2).flatten(1)
+    features = torch.cat((pooled, pooled.square()), 1)
+    return features, (4 * features[:, :3]).softmax(1)
+
+
+def make_run(folder: Path, data: Path, model: Model, *, exclude: tuple[int, ...] = (2,)) -> Path:
+    """A folder as training leaves it."""
+    folder.mkdir(parents=True)
+    options = {"data": data, "model": {"ladder": "small-16", "width": 4}, "train": {"exclude_folds": exclude}}
+    Config.model_validate(options).save(folder / "config.yaml")
+    model.save(folder / "generator.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folded(tmp_path_factory) -> Shards:
+    return prepared(tmp_path_factory.mktemp("folded"))
+
+
+def varied() -> Model:
+    """An untrained model whose images differ."""
+    torch.manual_seed(0)  # `build` draws the weights from the global numbers
+    made = untrained()
+    with torch.no_grad():
+        for name, weight in made.generator.named_parameters():
+            if name.endswith("weight"):
+                weight.mul_(2)
+    return made
+
+
+@pytest.fixture
+def model() -> Model:
+    return varied()
+
+
+@pytest.fixture
+def run(folded, model, tmp_path) -> Path:
+    return make_run(tmp_path / "run", folded.folder, model)
+
+
+@pytest.fixture
+def score(run, monkeypatch) -> Callable[..., Evaluation]:
+    """`score(seed=1)`: 60 images of the run in a second, without its sounds."""
+    monkeypatch.setattr(score_run, "score_sounds", lambda *_: {})
+    return partial(schurgan.evaluation.evaluate, run, extractor=OWN, images=60, runs=2)
+
+
+def test_every_score_is_there_and_what_is_written_is_what_is_returned(score, run):
+    found = score()
+    assert set(found.scores) == EVERY
+    assert all(each.value is not None for each in found.scores.values())
+    assert Evaluation.load(run / "scores.json").as_json() == found.as_json()
+    assert (run / "evaluation" / "nearest.png").stat().st_size > 1000
+
+
+def test_fid_is_that_of_the_model_s_own_images_to_the_training_clips(score, run, folded):
+    fid = score(runs=1).scores["fid"]
+    subject = open_subject(run)
+    made = subject.model.images(subject.labels(60, 0), seed=0)
+    training = folded.select(exclude_folds=[2])
+    real = training.images(range(len(training)))
+    assert (fid.n_real, fid.n_fake, fid.extractor) == (len(training), 60, OWN)
+    truth = frechet_distance(looks(real)[0], looks(made)[0])
+    assert fid.value == pytest.approx(truth, rel=1e-4)  # float32 images, made in batches of another size
+
+
+def test_real_images_reach_less_than_an_untrained_model_does(score):
+    for name in ("fid", "kid", "fid_per_class"):
+        each = score().scores[name]
+        assert each.value > 2 * (each.floor if each.floor is not None else each.held_out), name
+
+
+def test_generated_classes_are_as_frequent_as_those_of_the_training_clips(run):
+    subject = open_subject(run)
+    labels = subject.labels(61, seed=0)
+    counts = torch.bincount(labels, minlength=3).tolist()
+    assert sorted(counts) == [20, 20, 21]
+    assert not torch.equal(labels, labels.sort().values)  # or batches would be of one class
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(score):
+    one, again, other = (
+        {name: each.as_json() for name, each in score(seed=seed, runs=1).scores.items()} for seed in (3, 3, 4)
+    )
+    assert one == again
+    assert one["fid"]["value"] != other["fid"]["value"]
+
+
+def test_the_protocol_says_what_the_numbers_depend_on(score, folded):
+    protocol = score(truncation=0.5, batch_norm="batch", seed=9).protocol
+    assert (protocol.truncation, protocol.batch_norm, protocol.seed) == (0.5, "batch", 9)
+    assert (protocol.n_real, protocol.n_held_out, protocol.n_fake, protocol.runs) == (12, 12, 60, 2)
+    assert protocol.data == folded.select(exclude_folds=[2]).fingerprint
+    assert protocol.held_out_data == folded.select(folds=[2]).fingerprint
+    assert protocol.resize == "its own"
+    assert len(protocol.extractor_digest) == 64
+    assert score().protocol.truncation == 1
+
+
+def test_truncation_and_batch_norm_change_the_images(score):
+    plain, narrow, batch = (score(runs=1, **o).scores for o in ({}, {"truncation": 0.05}, {"batch_norm": "batch"}))
+    assert narrow["variety"].value < plain["variety"].value
+    assert batch["fid"].value != plain["fid"].value
+
+
+def test_batch_statistics_leave_the_model_as_it_was(run):
+    subject = open_subject(run)
+    before = {name: value.clone() for name, value in subject.model.generator.state_dict().items()}
+    _, make = subject.generator(8, None, 0, "batch")
+    make(slice(0, 8))
+    after = subject.model.generator.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert not subject.model.generator.training
+
+
+def test_without_held_out_clips_it_says_so_and_scores_the_rest(folded, model, tmp_path, monkeypatch):
+    monkeypatch.setattr(score_run, "score_sounds", lambda *_: {})
+    run = make_run(tmp_path / "all", folded.folder, model, exclude=())
+    found = schurgan.evaluation.evaluate(run, extractor=OWN, images=60, runs=1)
+    assert any("held out no clips" in note and "--train.exclude-folds" in note for note in found.notes)
+    assert found.protocol.held_out_data is None
+    assert found.scores["memorisation"].value is None
+    assert "no clip was held out" in found.scores["memorisation"].flags[0]
+    known = EVERY - {"memorisation", "near_copies"}
+    assert all(found.scores[name].value is not None for name in known)
+    assert found.scores["fid"].held_out is None
+
+
+def test_a_set_without_folds_is_scored_and_told_apart_from_one_trained_on_all_folds(shards, finished_run, tmp_path):
+    model = schurgan.load(finished_run)
+    run = make_run(tmp_path / "no-folds", shards, model, exclude=())
+    found = schurgan.evaluation.evaluate(run, extractor=OWN, images=60, runs=1, quick=True)
+    assert any("--train.held-out" in note for note in found.notes)
+    assert "accuracy" not in found.scores  # of eight classes, where the extractor knows three
+
+
+def test_usefulness_without_held_out_clips_is_refused_before_any_work(folded, model, tmp_path):
+    run = make_run(tmp_path / "all", folded.folder, model, exclude=())
+    with pytest.raises(UserError, match=r"usefulness: .* held out no clips to test classifiers on"):
+        schurgan.evaluation.evaluate(run, usefulness=True)
+
+
+def test_usefulness_is_a_score_with_all_that_was_measured(score, monkeypatch):
+    monkeypatch.setattr(score_run, "score_usefulness", partial(score_usefulness, steps=2, seeds=2))
+    gain = score(usefulness=True, runs=1).scores["usefulness_gain"]
+    assert gain.details["real"]["n_train"] == gain.n_real == 12
+    assert gain.value == pytest.approx(gain.details["both"]["mean"] - gain.details["real"]["mean"])
+
+
+@pytest.mark.parametrize("exclude", [(2,), ()])
+def test_sounds_are_scored_with_held_out_clips_and_without(folded, model, tmp_path, monkeypatch, exclude):
+    monkeypatch.setattr(sound_scores, "_WANTED", 6)
+    monkeypatch.setattr(sound_scores, "_REFINE", 2)
+    run = make_run(tmp_path / "sound", folded.folder, model, exclude=exclude)
+    found = schurgan.evaluation.evaluate(run, extractor=OWN, images=60, runs=1)
+    assert set(found.scores) == EVERY | OF_SOUND
+    assert all(found.scores[name].value is not None for name in OF_SOUND)
+    distance = found.scores["frechet_audio_distance"]
+    assert distance.value > 0
+    assert distance.floor > 0
+    assert any("for 77 features" in flag for flag in distance.flags)
+    assert (found.scores["snr_db"].held_out is None) == (not exclude)
+
+
+def test_the_command_prints_a_plain_table_and_the_report_shows_the_scores(call, run):
+    said = call("evaluate", run, "--extractor", OWN, "--quick", "--images", "60")
+    assert said.status == 0, said
+    assert "\x1b" not in said.out
+    lines = said.out.splitlines()
+    assert lines[0] == f"{run}, step 0: 1 x 60 images, truncation 1"
+    fid = Evaluation.load(run / "scores.json").scores["fid"]
+    assert any(line.startswith("FID ↓") and f"{fid.value:.4g}" in line for line in lines)
+    assert "fid" in curves.scores(run)
+
+
+def test_the_classifier_is_trained_without_the_held_out_fold_and_its_accuracy_is_in_the_record(
+    run, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("SCHURGAN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("schurgan.evaluation.extractor.QUICK", {"epochs": 1, "least_steps": 4, "most_steps": 4})
+    found = schurgan.evaluation.evaluate(run, images=60, runs=1, quick=True)
+    assert found.protocol.extractor == "classifier"
+    assert found.protocol.extractor_accuracy == found.scores["accuracy"].held_out
+    right = found.protocol.extractor_accuracy * 12  # clips of the held-out fold
+    assert right == pytest.approx(round(right))
+
+
+def _process(rank: int, port: int, run: str, folder: str) -> None:
+    import os
+
+    from schurgan.training.distributed import join
+
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    sound_scores._WANTED, sound_scores._REFINE = 6, 2
+    with join("cpu", timeout=120) as world:
+        found = schurgan.evaluation.evaluate(run, extractor=OWN, images=150, runs=2, world=world)
+    Path(folder, f"{rank}.json").write_text(json.dumps(found.as_json()["scores"]))
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_work_and_find_what_one_does(run, tmp_path, monkeypatch):
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    mp.spawn(_process, (port, str(run), str(tmp_path)), nprocs=2)
+    monkeypatch.setattr(sound_scores, "_WANTED", 6)
+    monkeypatch.setattr(sound_scores, "_REFINE", 2)
+    found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
+    written = Evaluation.load(run / "scores.json").as_json()["scores"]
+    alone = schurgan.evaluation.evaluate(run, extractor=OWN, images=150, runs=2).as_json()["scores"]
+    assert found[0] == found[1] == written
+    assert found[0] == json.loads(json.dumps(alone))
+
+
+def test_images_painted_by_a_run_are_compared_as_the_levels_that_the_shards_hold(folded, model, tmp_path):
+    transform = spectrogram(channels=3, colormap="magma")
+    painted = Model(model.generator, replace(model.card, transform=transform.config))
+    subject = open_subject(make_run(tmp_path / "painted", folded.folder, painted))
+    images = folded.images([0, 5])
+    back = subject.prepared(transform.paint(images))
+    assert back.shape == (2, 1, 16, 16)
+    torch.testing.assert_close(back, images, atol=0.02, rtol=0)  # the colours are a table of 256
