@@ -32,7 +32,7 @@ from schurgan.training import train
 from schurgan.training.checkpoint import Checkpoints
 from schurgan.training.conditions import MomentCondition
 from schurgan.training.journal import Journal
-from schurgan.training.loop import _Run
+from schurgan.training.loop import Run
 from schurgan.training.products import Products
 from schurgan.training.step import Trainer
 from schurgan.training.watch import Watch
@@ -43,7 +43,7 @@ PARTS = {
     "ddfn and condition backward": (Trainer, "_pull"),
     "condition forward": (MomentCondition, "forward"),
     "condition observes": (MomentCondition, "observe"),
-    "loading": (_Run, "_load"),
+    "loading": (Run, "_load"),
     "adding up": (Watch, "add"),
     "journal adds": (Journal, "add"),
     "log line": (Journal, "log"),

@@ -604,3 +604,13 @@ def test_saving_and_verifying_hold_no_copy_of_the_state_outside_of_torch(tmp_pat
     finally:
         tracemalloc.stop()
     assert peak < 4 * len(weights) / 4  # a copy as bytes would be 16 MB; a chunk for hashing is 1 MB
+
+
+def test_the_newest_one_that_is_trusted_stays_whatever_was_found_healthy_after_it(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    for step in range(1, 9):
+        checkpoints.save({"step": step}, step, IDENTITY, trusted=step - 4)
+        known = [record.step for record in checkpoints.records().values()]
+        assert len(known) <= 3
+        assert step < 5 or any(saved <= step - 4 for saved in known)
+    assert known == [4, 7, 8]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from schurgan.audio import Spectrogram
 from schurgan.config import Config
+from schurgan.data import prepare
 from schurgan.data.shards import Shards
+from schurgan.data.sources import open_source
 from schurgan.errors import UserError
 from schurgan.metrics import read_events, read_health
 from schurgan.sampling import load
@@ -214,17 +218,13 @@ def test_labels_that_are_all_equal_are_said_before_the_first_step_and_the_run_go
     assert [event["event"] for event in rest] == ["finished"]
 
 
-def test_data_of_one_class_trains_and_is_watched_without_a_classifier(options, tmp_path, monkeypatch):
-    made = Shards.__init__
-
-    def single(shards: Shards, *given: Any, **named: Any) -> None:
-        made(shards, *given, **named)
-        shards.labels = np.zeros_like(shards.labels)
-        shards.manifest = shards.manifest.model_copy(update={"classes": shards.manifest.classes[:1]})
-
-    monkeypatch.setattr(Shards, "__init__", single)
-    run = train(options({"classifier": True}, steps=4), tmp_path / "run")
-    assert kinds(run) == ["finished"]
+def test_data_of_one_class_trains_and_is_watched_without_a_classifier(options, tmp_path, recordings):
+    shutil.copytree(recordings / "bell", tmp_path / "sounds" / "bell")
+    spectrogram = Spectrogram(size=16, channels=1, sample_rate=16000, n_samples=8000)
+    prepare(open_source("folder", tmp_path / "sounds"), tmp_path / "data", spectrogram, workers=1)
+    config = options({"classifier": True}, steps=4, batch_size=4).model_copy(update={"data": tmp_path / "data"})
+    run = train(config, tmp_path / "run")
+    assert kinds(run)[-1] == "finished"
     lines = [line["health"] for line in read_health(run / "metrics.jsonl")]
     assert len(lines) == 2
     assert all("frechet" not in line and line["variety"] > 0 for line in lines)

@@ -16,8 +16,8 @@ from schurgan.audio import Spectrogram
 from schurgan.config import Config, DDFNOptions, ModelOptions, RegularizeOptions, TrainOptions
 from schurgan.data import prepare
 from schurgan.data.sources import open_source
+from schurgan.training import train
 from schurgan.training.checkpoint import read
-from schurgan.training.loop import train
 from schurgan.training.step import Trainer
 
 RUN = Path(__file__).parents[1] / "fixtures" / "run"

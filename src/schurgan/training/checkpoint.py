@@ -77,7 +77,7 @@ class _Damaged(Exception):
 
 
 class Checkpoints:
-    """The files RUN/checkpoints/step-00000500.pt, of which few stay: the newest `keep`, the best, the last healthy one.
+    """The files RUN/checkpoints/step-00000500.pt, of which few stay: the newest `keep`, the best, the last healthy.
 
     What an attempt after a rollback saved is called step-00000500-a1.pt; the newest file is the one of the highest
     (attempt, step). Only one process may save; any may load.
@@ -111,6 +111,7 @@ class Checkpoints:
         attempt: int = 0,
         score: float | None = None,
         healthy: bool = True,
+        trusted: int | None = None,
     ) -> Path:
         """Write atomically, then drop what has no role any more, and what is later than this state.
 
@@ -118,6 +119,8 @@ class Checkpoints:
 
         state: dicts (keys str or int), lists, tuples, dense tensors, None, bool, int, float, str and bytes.
         score: of the samples, lower is better; one that is not finite counts as none.
+        trusted: the newest healthy one up to this step stays too, and the first after it: the damage comes before its
+            signs, so that a later one may be found ill.
         Raises ValueError naming the key of what cannot be saved, and SaveFailed when the disk refuses.
         """
         size = sum(_storages(state, "state").values())
@@ -131,7 +134,7 @@ class Checkpoints:
             _write(path, record, state)
         except OSError as error:
             raise SaveFailed(error.errno, error.strerror or str(error), str(path)) from error
-        self._rotate(path)
+        self._rotate(path, trusted)
         return path
 
     def load(self) -> Checkpoint | None:
@@ -162,11 +165,14 @@ class Checkpoints:
                 if _age(path)[0] < attempt and _age(path)[1] > step and path not in best:
                     path.unlink(missing_ok=True)
 
-    def _rotate(self, newest: Path) -> None:
+    def _rotate(self, newest: Path, trusted: int | None) -> None:
         with self._removing():
             past = _records(path for path in self.paths() if _age(path) <= _age(newest))
             healthy = [path for path, record in past.items() if record.healthy]
             kept = {*list(past)[-self.keep :], *healthy[-1:], *_by_score(past)[:1]}
+            if trusted is not None:
+                sure = [path for path in healthy if past[path].step <= trusted]
+                kept |= {*sure[-1:], *[path for path in healthy if path not in sure][:1]}
             for path in reversed(self.paths()):  # a given-up future first: a kill now must not leave it the newest
                 if path not in kept:
                     path.unlink(missing_ok=True)

@@ -1,13 +1,9 @@
-"""A run from its first step to its last: a folder that says all about itself and can be taken up where it stopped.
-
-RUN/config.yaml, metrics.jsonl, generator.safetensors, checkpoints/step-*.pt, samples/step-*.png and */CLASS-000.wav
-"""
+"""What a run does from its first step to its last: train, look at itself, go back, save, end."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +21,7 @@ from schurgan.training.build import build_augmentation
 from schurgan.training.changes import Change, Identity, changed_options, check_changes
 from schurgan.training.checkpoint import Checkpoint, Checkpoints, read
 from schurgan.training.diagnosis import first_not_finite
-from schurgan.training.distributed import World, join, restarted
+from schurgan.training.distributed import World
 from schurgan.training.images import choose_transform, kind_of_images
 from schurgan.training.journal import Journal
 from schurgan.training.metrics_file import METRICS, read_events
@@ -52,64 +48,7 @@ _CHANGEABLE = {
 """Options that may be others when a run is taken up again: its states stay what they are."""
 
 
-def train(config: Config, run: str | Path) -> Path:
-    """A new run in folder `run`. Raises UserError when there is one already, or something does not fit.
-
-    Called by every process of torchrun, which train it together. Started again by torchrun after one of them was lost,
-    it goes on from the newest checkpoint.
-    """
-    run = Path(run)
-    with join(config.train.device) as world:
-        if restarted() and (run / CONFIG).exists():
-            return _resume(run, world, None, ())
-        world.check(lambda: _refuse_existing(run))
-        if config.data is not None:  # absolute, so that the run can be taken up from any folder
-            config = config.model_copy(update={"data": config.data.resolve()})
-        job = _Run(config, run, world)
-        job.begin()
-        world.check(lambda: _found(run, config))
-        return job.go()
-
-
-def resume(run: str | Path, data: str | Path | None = None, allow: Collection[str] = ()) -> Path:
-    """Continue the run in folder `run` from its newest checkpoint, exactly as if it had never stopped.
-
-    data: where the shards are now, if they were moved. allow: names of options that may be others in config.yaml than
-    they were, such as "train.lr-g". A finished run is left as it is.
-    """
-    run = Path(run)
-    if not (run / CONFIG).exists():
-        raise UserError(f"{run}: no run here (no {CONFIG}); start one by `schurgan train`")
-    with join(Config.load(run / CONFIG).train.device) as world:
-        return _resume(run, world, data, allow)
-
-
-def _resume(run: Path, world: World, data: str | Path | None, allow: Collection[str]) -> Path:
-    config = Config.load(run / CONFIG)
-    if data is not None:
-        config = config.model_copy(update={"data": Path(data).resolve()})
-    job = _Run(config, run, world)
-    job.take_up(allow)
-    return job.go()
-
-
-def _refuse_existing(run: Path) -> None:
-    if (run / CONFIG).exists():
-        raise UserError(f"{run}: holds a run already; continue it by `schurgan resume {run}`, or choose another --out")
-
-
-def _found(run: Path, config: Config) -> None:
-    with writing(run):
-        run.mkdir(parents=True, exist_ok=True)
-        try:
-            config.save(run / CONFIG)
-        except OSError:
-            with suppress(OSError):
-                run.rmdir()  # unless something is in it
-            raise
-
-
-class _Run:
+class Run:
     """One process's part of a run; the one whose rank is 0 writes what there is to write."""
 
     def __init__(self, config: Config, run: Path, world: World) -> None:
@@ -333,6 +272,7 @@ class _Run:
                 "journal": self.journal.state_dict(),
             }
             about: dict[str, Any] = {"attempt": self.attempt, "score": watch.score(), "healthy": watch.sound()}
+            about["trusted"] = watch.trusted()
             self.checkpoints.save(state, trainer.step, self.identity, **about)
 
         self._write("checkpoint", save)

@@ -115,6 +115,10 @@ class Watch:
         """Whether nothing spoke against the run at its last evaluation."""
         return self.monitor.sound
 
+    def trusted(self) -> int | None:
+        """The last step that is known to be healthy by what came after it, 0 for none yet; None if nobody looks."""
+        return (self.monitor.healthy_step or 0) if self.options.every else None
+
     def state_dict(self) -> dict[str, Any]:
         return {"monitor": self.monitor.state_dict(), "means": self.means.state_dict(), "stretch": self.stretch}
 
