@@ -21,6 +21,7 @@ What the loop owes to the others:
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -40,6 +41,7 @@ from schurgan.errors import UserError
 
 Result = TypeVar("Result")
 _FAILED = "schurgan/failed"
+_MEETINGS = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -280,8 +282,10 @@ def _meet(placement: Placement, world: World, timeout: float) -> dist.Store:
     limit = timedelta(seconds=timeout)
     try:
         store, _, _ = next(dist.rendezvous(placement.meeting, placement.rank, placement.size, timeout=limit))
-        # torchrun keeps its store over restarts, and in it the addresses of dead processes, which would be waited for.
-        store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+        # torchrun keeps its store over restarts, and from one meeting to the next; in it are the addresses of processes
+        # that are gone, which would be waited for.
+        start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = dist.PrefixStore(f"{start}.{next(_MEETINGS)}", store)
         backend = "gloo"
         if world.device.type == "cuda":
             torch.cuda.set_device(world.device)

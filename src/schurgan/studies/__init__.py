@@ -1,0 +1,7 @@
+"""The paper's tables and figures as data: rows of runs at a size that one has, run, scored and laid out."""
+
+from __future__ import annotations
+
+from schurgan.studies.study import Cell, Study, load_study, study_names
+
+__all__ = ["Cell", "Study", "load_study", "study_names"]

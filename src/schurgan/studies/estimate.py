@@ -1,0 +1,139 @@
+"""What a study would cost, before anything is trained: steps, arithmetic, memory, and the time of a few real steps."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from schurgan.config import Config
+from schurgan.errors import UserError
+from schurgan.networks import Generator
+from schurgan.networks.costs import Costs, step_costs
+from schurgan.studies.outcome import read_outcome
+from schurgan.studies.study import Cell
+from schurgan.training.build import build_ladder
+from schurgan.training.distributed import choose_device
+from schurgan.training.step import Trainer
+from schurgan.wording import duration
+
+_TIMED = 3
+_WARM = 1
+_MOST_ON_CPU = 2e11
+"""Operations of a step that is timed on a CPU; a larger batch is cut down, and the time taken in proportion."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of one cell. Evaluations of its health, samples and scores come on top."""
+
+    cell: str
+    steps: int
+    flops: float
+    """Of all steps; networks alone, as `networks.costs` counts them."""
+    memory: int
+    """Bytes that a step holds."""
+    seconds: float
+    """Of all steps."""
+    cut: int
+    """Images of the batch that was timed, where the whole one was too much to try; else 0."""
+    done: bool
+
+    def __str__(self) -> str:
+        about = f" (by batches of {self.cut})" if self.cut else ""
+        time_left = "done" if self.done else f"{duration(self.seconds)}{about}"
+        return f"{self.steps:>7,} {self.flops / 1e12:>11,.1f} {self.memory / 2**30:>8.2f}  {time_left}"
+
+
+def estimate(cells: Sequence[Cell], classes: Sequence[int]) -> Iterator[Estimate]:
+    """An estimate a cell, each as soon as it is known; cells that differ in their seed alone are timed once.
+
+    classes: of each cell's data. The images are noise: what is in them changes no time. Raises UserError for options
+    that do not fit.
+    """
+    known: dict[str, tuple[float, Costs, float, int]] = {}
+    for cell, count in zip(cells, classes, strict=True):
+        config = cell.config
+        key = config.model_copy(update={"data": None, "train": config.train.model_copy(update={"seed": 0})})
+        text = f"{count} {key.model_dump_json()}"
+        try:
+            if text not in known:
+                flops, costs = arithmetic(config, count)
+                known[text] = flops, costs, *_timed(config, count, flops)
+        except ValueError as error:
+            raise UserError(f"{cell.name}: options do not fit: {error}") from None
+        flops, costs, seconds, cut = known[text]
+        steps, outcome = config.train.steps, read_outcome(cell.folder)
+        done = outcome is not None and outcome.state != "failed"
+        yield Estimate(cell.name, steps, flops * steps, costs.memory, seconds * steps, cut, done)
+
+
+def arithmetic(config: Config, classes: int) -> tuple[float, Costs]:
+    """Operations of a step with all its steps of D, and the costs of one with a single step of D, on tensors without
+    numbers.
+
+    A pass of D's phase is G forward on a batch and D forward and back on two: with g and d the operations of one
+    forward pass of a batch, g + 6 d, out of 4 g + 8 d for the pair (whose last D pass leaves out the weights).
+    """
+    ladder, model, batch = build_ladder(config.model), config.model, config.train.batch_size
+    costs = step_costs(
+        ladder,
+        width=model.width,
+        classes=classes,
+        channels=model.channels,
+        batch_size=batch,
+        spectral_norm_g=model.spectral_norm_g,
+        spectral_norm_d=model.spectral_norm_d,
+    )
+    with torch.device("meta"), torch.random.fork_rng(devices=[]), torch.no_grad():
+        generator = Generator(ladder, classes, model.width, model.channels, spectral_norm=False, init="normal")
+        z, labels = torch.empty(batch, generator.latent_dim), torch.zeros(batch, dtype=torch.int64)
+        with FlopCounterMode(display=False) as counter:
+            generator(z, labels)
+    g = counter.get_total_flops()
+    d = max(0.0, (costs.flops - 4 * g) / 8)
+    return costs.flops + (config.train.d_steps - 1) * (g + 6 * d), costs
+
+
+def _timed(config: Config, classes: int, flops: float) -> tuple[float, int]:
+    """Seconds of a step, the median of three, and the batch that was timed if it was a smaller one."""
+    device = choose_device(config.train.device)
+    batch, whole = config.train.batch_size, config.train.batch_size
+    if device.type == "cpu" and flops > _MOST_ON_CPU:
+        batch = min(whole, max(2, int(whole * _MOST_ON_CPU / flops)))
+    train = config.train.model_copy(update={"batch_size": batch, "accumulate": 1, "compile": False})
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(train.threads or threads)
+        with torch.random.fork_rng():
+            seconds = _measure(config.model_copy(update={"train": train}), classes, device)
+    finally:
+        torch.set_num_threads(threads)
+    return seconds * whole / batch, batch if batch < whole else 0
+
+
+def _measure(config: Config, classes: int, device: torch.device) -> float:
+    trainer = Trainer(config, classes, device)
+    chance = torch.Generator().manual_seed(0)
+    shape = (config.train.batch_size, config.model.channels, *build_ladder(config.model).size)
+    images = torch.rand(shape, generator=chance) * 2 - 1
+    labels = torch.arange(len(images)) % classes
+    every = torch.arange(2 * classes) % classes  # two images a class, as conditions want to see a spread
+    for part in (trainer.ddfn, trainer.condition):
+        if part is not None:
+            real = torch.rand(len(every), *shape[1:], generator=chance) * 2 - 1
+            part.fit_real([(real, every)])
+    batches = [(images.to(device), labels.to(device))] * config.train.d_steps
+    taken = []
+    with trainer.precision.switches():
+        for number in range(_WARM + _TIMED):
+            began = time.perf_counter()
+            metrics = trainer.run_step(batches)
+            metrics["loss_g"].item()  # waits for an accelerator
+            if number >= _WARM:
+                taken.append(time.perf_counter() - began)
+    return statistics.median(taken)

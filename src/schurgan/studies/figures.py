@@ -1,0 +1,196 @@
+"""The figures of a study from its finished cells; each is drawn from what the runs themselves have written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from schurgan.data.shards import Shards
+from schurgan.data.split import split
+from schurgan.errors import UserError, writing
+from schurgan.evaluation.sweep import sweep
+from schurgan.evaluation.table import figure as digits
+from schurgan.files import atomic_write
+from schurgan.metrics import METRICS, read_records
+from schurgan.sampling import Model, load
+from schurgan.studies.listening import Borrowed, borrow, choose_clips, phase_picture, save_set
+from schurgan.studies.outcome import read_outcome
+from schurgan.studies.study import Cell, ScaleName, Study
+from schurgan.studies.style import LINES, sheet
+
+_FIRST_MS = 500
+_EXAMPLES = 9
+_LETTERS = "abcdefghij"
+_FIRST_PANELS = 5  # number of the paper's figure that the first signal of the first row is
+
+
+def save_figures(study: Study, scale: ScaleName, cells: Sequence[Cell], out: Path) -> list[Path]:
+    """Draw what the study is for: -> the PNG files (an SVG lies beside each).
+
+    Raises UserError where the cells that are needed have no generator.
+    """
+    draw = {"gap": _gaps, "sweep": _sweep, "waveform": _waveforms, "panels": _panels}[study.kind]
+    return draw(study, scale, cells, out)
+
+
+def _gaps(study: Study, scale: ScaleName, cells: Sequence[Cell], out: Path) -> list[Path]:
+    """Figure 1: a panel a row, the gap of the departure over steps, an arrow at each onset of collapse."""
+    rows = study.rows_at(scale)
+    path = out / f"{study.name}-{scale}"
+    with sheet(path, 2.2 * -(-len(rows) // 2)) as page:
+        axes = page.subplots(-(-len(rows) // 2), 2, squeeze=False).flat
+        for letter, row, ax in zip(_LETTERS, rows, axes, strict=False):
+            for style, variant in zip(LINES, ("", *study.variants), strict=False):
+                label = study.variants[variant].about if variant else "logarithmic wavelet images"
+                for cell in (c for c in cells if (c.row, c.variant) == (row.name, variant)):
+                    _one_gap(ax, cell, style, label)
+                    label = ""
+            ax.axhline(0, color="0.85", linewidth=0.6, zorder=0)
+            ax.set_title(f"({letter}) {row.label}")
+        for ax in list(page.axes)[len(rows) :]:
+            ax.remove()
+        page.axes[0].legend(frameon=False)
+        page.supxlabel("step (arrow: onset of collapse)")
+        page.supylabel("E Δ²(G(z)) − E Δ²(x)")
+    return [path.with_suffix(".png")]
+
+
+def _one_gap(ax: Any, cell: Cell, style: dict[str, Any], label: str) -> None:
+    lines = [line for line in read_records(cell.folder / METRICS).health if line["health"].get("gap") is not None]
+    steps, gaps = [line["step"] for line in lines], [line["health"]["gap"] for line in lines]
+    ax.plot(steps, gaps, alpha=1.0 if cell.seed == 0 else 0.5, label=label or None, **style)
+    outcome = read_outcome(cell.folder)
+    if outcome is not None and outcome.onset in steps:
+        at = gaps[steps.index(outcome.onset)]
+        arrow = {"arrowstyle": "->", "color": style["color"]}
+        ax.annotate("", (outcome.onset, at), (0, 18), textcoords="offset points", arrowprops=arrow)
+
+
+def _sweep(study: Study, scale: ScaleName, cells: Sequence[Cell], out: Path) -> list[Path]:
+    """Figure 2: generated images at each truncation with gap and kinds in a batch; under them both over truncation."""
+    cell = _first(study, cells)
+    at = study.scale(scale)
+    found = sweep(
+        cell.folder, extractor=at.extractor, images=at.images, data=cell.config.data, seed=cell.seed, figures=False
+    )
+    points = dict(zip(found.truncations, found.points, strict=True))
+    if missing := [alpha for alpha in study.alphas if alpha not in points]:
+        raise UserError(f"study {study.name}: truncation {missing[0]:g} is none of a sweep's")
+    model = load(cell.folder)
+    path = out / f"{study.name}-{scale}"
+    labels = torch.arange(_EXAMPLES) % len(model.classes)
+    with sheet(path, 4.2) as page:
+        upper, lower = page.subfigures(2, 1, height_ratios=(1.1, 1), squeeze=False)[:, 0]
+        for alpha, ax in zip(study.alphas, upper.subplots(1, len(study.alphas), squeeze=False).flat, strict=True):
+            images = model.images(labels, alpha, cell.seed).mean(1).numpy()
+            ax.imshow(_tiled(images), cmap="gray", vmin=-1, vmax=1)
+            ax.set_axis_off()
+            gap, kinds = (points[alpha][name].value for name in ("departure_gap", "kinds_per_batch"))
+            ax.set_title(f"α = {alpha:g}, ε = {digits(None if gap is None else abs(gap))}\nk = {digits(kinds)}")
+        curves = (("fid", "FID"), ("inception_score", "Inception Score"), ("variety", "variety, share of real"))
+        x = sorted(points)
+        for (name, title), ax in zip(curves, lower.subplots(1, len(curves)), strict=True):
+            y = [points[alpha][name].value if name in points[alpha] else None for alpha in x]
+            ax.plot(x, [np.nan if value is None else value for value in y], marker="o", **LINES[0])
+            floor = points[x[0]][name].floor if name in points[x[0]] else None
+            if floor is not None:
+                ax.axhline(floor, **LINES[3])
+            ax.set_xscale("log")
+            ax.set_xticks(x, [f"{value:g}" for value in x], rotation=45)
+            ax.minorticks_off()
+            ax.set_title(title)
+        lower.supxlabel("truncation α (dotted: real images)")
+    with writing(out), atomic_write(path.with_suffix(".md"), "w") as file:
+        notes = "".join(f"- {note}\n" for note in study.notes)
+        file.write(f"# {study.title}\n\n{found.cells().markdown()}\n- Scale {scale}: {at.about}\n{notes}")
+    return [path.with_suffix(".png")]
+
+
+def _waveforms(study: Study, scale: ScaleName, cells: Sequence[Cell], out: Path) -> list[Path]:
+    """Figure 3: the first half second of a recording and of generated images with its phase; and sets to hear."""
+    cell = _first(study, cells)
+    model, shards = load(cell.folder), _shards(cell)
+    sets = [borrow(model, shards, clip, study.alphas, cell.seed) for clip in choose_clips(shards, 2, seed=cell.seed)]
+    for number, found in enumerate(sets, 1):
+        save_set(model, found, out / f"{study.name}-{scale}-sounds" / f"set-{number}", cell.seed)
+    path = out / f"{study.name}-{scale}"
+    found, rate = sets[0], model.spectrogram.sample_rate
+    count = min(round(rate * _FIRST_MS / 1000), len(found.original))
+    time = np.arange(count) / rate * 1000
+    with sheet(path, 1.0 * (1 + len(found.alphas))) as page:
+        axes = page.subplots(1 + len(found.alphas), 1, sharex=True, sharey=True)
+        axes[0].plot(time, found.original[:count].numpy(), linewidth=0.5, **LINES[0])
+        axes[0].set_title(f'original, "{found.label}"', loc="left")
+        for number, (alpha, ax) in enumerate(zip(found.alphas, axes[1:], strict=True)):
+            ax.plot(time, found.sounds[number, :count].numpy(), linewidth=0.5, **LINES[0])
+            ax.set_title(f"generated, α = {alpha:g}, its phase (SNR {found.snr(number):.1f} dB)", loc="left")
+        axes[-1].set_xlabel("ms")
+    return [path.with_suffix(".png")]
+
+
+def _panels(study: Study, scale: ScaleName, cells: Sequence[Cell], out: Path) -> list[Path]:
+    """Figures 5 to 10: for each scale of images two signals, the phase, the original and generated images."""
+    paths, clips = [], list[str]()
+    for place, row in enumerate(study.rows_at(scale)):
+        cell = _first(study, [c for c in cells if c.row == row.name])
+        model, shards = load(cell.folder), _shards(cell)
+        if not clips:  # the same two recordings in all sets
+            clips = [shards.origins[clip] for clip in choose_clips(shards, 2, seed=cell.seed)]
+        for number, origin in enumerate(clips):
+            if origin not in shards.origins:
+                raise UserError(f"{shards.folder}: has no {origin}, which the first set has; prepare both alike")
+            # Four generated images of the first signal and two of the second, as the paper has.
+            alphas = study.alphas if number == 0 else study.alphas[:2]
+            found = borrow(model, shards, shards.origins.index(origin), alphas, cell.seed)
+            path = out / f"figure{_FIRST_PANELS + 2 * place + number}-{scale}"
+            _panel(path, f"{row.label}, sig{number + 1}", model, found)
+            paths.append(path.with_suffix(".png"))
+    return paths
+
+
+def _panel(path: Path, name: str, model: Model, found: Borrowed) -> None:
+    count = 2 + len(found.alphas)
+    with sheet(path, 1.5 * -(-count // 3) + 0.4) as page:
+        axes = list(page.subplots(-(-count // 3), 3, squeeze=False).flat)
+        pictures = [("original phase", phase_picture(model, found.original), "twilight", np.pi)]
+        pictures += [("original spectrogram", found.image.mean(0), "gray", 1.0)]
+        pictures += [
+            (f"generated, α = {alpha:g} (SNR {found.snr(n):.1f} dB)", found.images[n].mean(0), "gray", 1.0)
+            for n, alpha in enumerate(found.alphas)
+        ]
+        for letter, (title, values, colours, most), ax in zip(_LETTERS, pictures, axes, strict=False):
+            ax.imshow(values.numpy(), cmap=colours, vmin=-most, vmax=most, origin="lower", aspect="auto")
+            ax.set_title(f"({letter}) {title}")
+            ax.set_xticks([])
+            ax.set_yticks([])
+        for ax in axes[count:]:
+            ax.remove()
+        page.suptitle(f'{name}: "{found.label}"', fontsize=9)
+
+
+def _first(study: Study, cells: Sequence[Cell]) -> Cell:
+    """The cell of the first seed. Raises UserError where it was not scored."""
+    cell = min(cells, key=lambda each: (each.seed, each.variant != ""))
+    outcome = read_outcome(cell.folder)
+    if outcome is None or outcome.scored_step is None:
+        why = outcome.reason if outcome else "it was not run"
+        raise UserError(f"study {study.name}: cell {cell.name} has no generator to draw ({why})")
+    return cell
+
+
+def _shards(cell: Cell) -> Shards:
+    assert cell.config.data is not None
+    train = cell.config.train
+    shards, _ = split(Shards(cell.config.data), train.exclude_folds, train.held_out)
+    return shards
+
+
+def _tiled(images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """(9, R, R) -> three by three, lowest frequencies at the bottom, a line between them."""
+    framed = np.pad(images[:, ::-1], ((0, 0), (1, 1), (1, 1)), constant_values=1.0)
+    rows = [np.concatenate(list(framed[i : i + 3]), axis=1) for i in range(0, len(framed), 3)]
+    return np.concatenate(rows, axis=0)

@@ -1,0 +1,100 @@
+"""What became of a cell, a run of a study: RUN/outcome.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from schurgan.errors import UserError
+from schurgan.files import write_json
+from schurgan.metrics import Records
+
+OUTCOME = "outcome.json"
+_FORMAT = "schurgan-outcome/1"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A collapse is a result like any other. "failed" is a run that something else ended: it is tried again."""
+
+    state: Literal["finished", "collapsed", "failed"]
+    reason: str = ""
+    """Of a collapse or a failure."""
+    onset: int | None = None
+    """Step at which the first collapse began."""
+    extreme: int | None = None
+    """Step from which it was past recovery."""
+    best_step: int | None = None
+    """Step of the best Fréchet distance before it."""
+    scored_step: int | None = None
+    """Step of the generator that was scored; None where none was."""
+    worse: float | None = None
+    """Fréchet distance of the averaged generator at the end over its best: what the collapse cost."""
+    variety: float | None = None
+    """Mean distance of generated images within a class at the end, as a share of the real images'."""
+
+    def save(self, run: Path) -> None:
+        """Atomically."""
+        write_json(run / OUTCOME, {"format": _FORMAT} | asdict(self))
+
+
+def read_outcome(run: Path) -> Outcome | None:
+    """None where there is none yet. Raises UserError for a file of something else."""
+    path = run / OUTCOME
+    try:
+        known = json.loads(path.read_text("utf-8"))
+        if known.pop("format") != _FORMAT:
+            raise ValueError("of another format")
+        return Outcome(**known)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path}: not what became of a run ({error}); remove it, and the run is scored anew") from None
+
+
+def judge(records: Records, monitor: dict[str, Any] | None = None) -> Outcome:
+    """What the lines of a run's metrics say; `monitor` is the state of its monitor at the end, where it has one.
+
+    The first collapse counts, also where the run recovered from it: that is the paper's "initial" one.
+    """
+    collapses = [event for event in records.events if event["event"] == "collapsed"]
+    rows = [line["health"] for line in records.health]
+    known = [value for row in rows if (value := _number(row.get("frechet_ema"))) is not None]
+    end: dict[str, Any] = rows[-1] if rows else {}
+    last = _number(end.get("frechet_ema"))
+    best = min(known, default=None)
+    shared: dict[str, Any] = {
+        "worse": last / best if last is not None and best else None,
+        "variety": _number(end.get("variety")),
+    }
+    if not collapses:
+        return Outcome("finished", best_step=_best_step(records.health), **shared)
+    first = collapses[0]
+    onset = first["step"] if first.get("onset") is None else first["onset"]
+    extremes = [event["extreme"] for event in collapses if event.get("extreme") is not None]
+    at_end = (monitor or {}).get("extreme")
+    return Outcome(
+        "collapsed",
+        reason=str(first.get("reason", "")),
+        onset=onset,
+        extreme=min([*extremes, *([] if at_end is None else [at_end])], default=None),
+        best_step=_best_step([line for line in records.health if line["step"] < onset]),
+        **shared,
+    )
+
+
+def _best_step(lines: Sequence[dict[str, Any]]) -> int | None:
+    scored = [(value, line["step"]) for line in lines if (value := _score(line["health"])) is not None]
+    return min(scored)[1] if scored else None
+
+
+def _score(row: dict[str, Any]) -> float | None:
+    value = _number(row.get("frechet_ema"))
+    return _number(row.get("frechet")) if value is None else value
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -1,0 +1,285 @@
+"""What a study is, read from `studies/NAME.yaml`: rows, the parts they are made of, and what each part is at a scale.
+
+A row names parts ("proposed", "batch-512", "ddfn"); a scale says which options each part stands for. So the same row is
+the paper's network on a large machine and a narrow one on a laptop, and what differs between two rows is to be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from schurgan.config import Config, Count, Options, explain, resolve
+from schurgan.errors import UserError, did_you_mean
+
+ScaleName = Literal["laptop", "gpu", "paper"]
+Kind = Literal["table", "gap", "sweep", "waveform", "panels"]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
+
+
+class Printed(Options):
+    """A number as the paper prints it, and by how much it says that other images differ (in the order of variants)."""
+
+    value: float
+    sd: float | None = None
+    deviations: tuple[float | None, ...] = ()
+
+
+class Row(Options):
+    """One line of a table, one panel or model of a figure."""
+
+    name: Name
+    label: str
+    group: str
+    """Rows of a group are of one data set, and compared with each other."""
+    data: Name
+    parts: tuple[str, ...]
+    """Each on top of those before."""
+    paper: dict[str, Printed] = Field(default_factory=dict)
+    """By column; none of a row that the paper lacks."""
+
+
+class ScaleOptions(Options):
+    """What the study is at a size of machine."""
+
+    about: str
+    seeds: Count
+    """Runs of each row, unless told otherwise."""
+    variant_seeds: Count
+    """The same of each of its variants."""
+    images: Annotated[int, Field(ge=2)]
+    """Generated images that scores are taken of ..."""
+    runs: Count
+    """... and how many times so many."""
+    extractor: str = "classifier"
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Of all rows, on top of the preset."""
+    parts: dict[str, dict[str, Any]]
+    """Options by part. "part@variant" stands in for "part" in that variant."""
+    leave_out: tuple[str, ...] = ()
+    """Parts that are not to be had at this scale: rows with one of them are left out."""
+
+
+class SetAtScale(Options):
+    """A data set at a scale."""
+
+    prepare: str
+    """The command that makes it, without --out; ROOT is where the recordings are."""
+    classes: Count
+    size: Count
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class DataSet(Options):
+    """What `--data NAME=FOLDER` has to be."""
+
+    about: str
+    laptop: SetAtScale
+    gpu: SetAtScale
+    paper: SetAtScale
+
+
+class Variant(Options):
+    """Other images of the same sounds."""
+
+    about: str
+    prepare: str
+    """Options of `schurgan prepare` on top of the data set's own."""
+
+
+class Study(Options):
+    """See `load_study`."""
+
+    name: Name
+    title: str
+    kind: Kind
+    source: str
+    """Where the paper's numbers are from."""
+    columns: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    variants: dict[Name, Variant] = Field(default_factory=dict)
+    """By the ending of their data sets' names; run where that data is given."""
+    alphas: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    """Truncations of a figure."""
+    data: dict[Name, DataSet]
+    rows: tuple[Row, ...] = Field(min_length=1)
+    scales: dict[ScaleName, ScaleOptions]
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Study:
+        names = [row.name for row in self.rows]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f'row "{name}" is there twice')
+        for row in self.rows:
+            if row.data not in self.data:
+                raise ValueError(f'row "{row.name}": no data set "{row.data}"')
+            if odd := set(row.paper) - set(self.columns):
+                raise ValueError(f'row "{row.name}": no column "{min(odd)}"')
+            for scale, options in self.scales.items():
+                if odd := set(row.parts) - set(options.parts) - set(options.leave_out):
+                    raise ValueError(f'row "{row.name}": scale {scale} does not know the part "{min(odd)}"')
+        return self
+
+    def scale(self, name: ScaleName) -> ScaleOptions:
+        """Raises UserError for a scale that the study has not."""
+        if name not in self.scales:
+            raise UserError(f"--scale: {name} given, study {self.name} has {', '.join(self.scales)}")
+        return self.scales[name]
+
+    def rows_at(self, scale: ScaleName) -> tuple[Row, ...]:
+        """Those that can be had at the scale."""
+        out = set(self.scale(scale).leave_out)
+        return tuple(row for row in self.rows if not out & set(row.parts))
+
+    def data_at(self, scale: ScaleName, name: str) -> SetAtScale:
+        """Of the data set, or of a variant of one."""
+        known: SetAtScale = getattr(self.data[self._split(name)[0]], scale)
+        return known
+
+    def about_data(self, scale: ScaleName, name: str) -> str:
+        """What a data set or a variant of one is, and the command that makes it."""
+        base, variant = self._split(name)
+        about, command = self.data[base].about, self.data_at(scale, name).prepare
+        if variant:
+            about, command = f"{about}, {self.variants[variant].about}", f"{command} {self.variants[variant].prepare}"
+        return f"{about}: `{command} --out DIR`"
+
+    def needed(self, scale: ScaleName) -> tuple[str, ...]:
+        """Names of the data sets that must be given, in the order of the rows."""
+        return tuple(dict.fromkeys(row.data for row in self.rows_at(scale)))
+
+    def known_data(self, scale: ScaleName) -> tuple[str, ...]:
+        """Names of all that may be given."""
+        needed = self.needed(scale)
+        return (*needed, *(f"{name}-{variant}" for name in needed for variant in self.variants))
+
+    def config(self, row: Row, scale: ScaleName, seed: int, data: Path | None, variant: str = "") -> Config:
+        """Options of a run of the row. Raises UserError naming study and row where they do not fit."""
+        at, merged = self.scale(scale), dict[str, Any]()
+        for options in (at.options, self.data_at(scale, row.data).options, *self._parts(row, at, variant)):
+            merged = _merge(merged, options)
+        preset = merged.pop("preset", None)
+        options = _merge(resolve(preset).model_dump(), merged)
+        options = _merge(options, {"data": data, "train": {"seed": seed}})
+        try:
+            return Config.model_validate(options)
+        except ValidationError as error:
+            raise UserError(f"study {self.name}, row {row.name}, scale {scale}: {explain(error)}") from None
+
+    def cells(self, scale: ScaleName, seeds: int | None, data: Mapping[str, Path], out: Path) -> tuple[Cell, ...]:
+        """Every run: all rows of the first seed, then all of the next, variants last, so that a study that is stopped
+        early has something to say of all rows.
+
+        data: folders by name; variants without one are left out.
+        """
+        at = self.scale(scale)
+        found = []
+        for variant in ("", *self.variants):
+            count = seeds or at.seeds
+            for seed in range(min(count, at.variant_seeds) if variant else count):
+                for row in self.rows_at(scale):
+                    name = f"{row.data}-{variant}" if variant else row.data
+                    if variant and (name not in data or not row.paper):
+                        continue
+                    config = self.config(row, scale, seed, data.get(name), variant)
+                    cell = f"{row.name}{'.' + variant if variant else ''}-{scale}-{seed}"
+                    found.append(Cell(cell, row.name, variant, seed, config, _scoring(at), out / "cells" / cell))
+        return tuple(found)
+
+    def _parts(self, row: Row, at: ScaleOptions, variant: str) -> Iterator[dict[str, Any]]:
+        for part in row.parts:
+            yield at.parts.get(f"{part}@{variant}", at.parts[part])
+
+    def _split(self, name: str) -> tuple[str, str]:
+        """The data set that `name` is, or is a variant of, and the variant."""
+        for variant in self.variants:
+            if name not in self.data and name.endswith(f"-{variant}"):
+                return name.removesuffix(f"-{variant}"), variant
+        return name, ""
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How runs of a study are evaluated."""
+
+    images: int
+    runs: int
+    extractor: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a study: an ordinary run folder."""
+
+    name: str
+    row: str
+    variant: str
+    seed: int
+    config: Config
+    scoring: Scoring
+    folder: Path
+
+
+def study_names() -> list[str]:
+    """Names of the shipped studies."""
+    return sorted(file.name.removesuffix(".yaml") for file in _folder().iterdir() if file.name.endswith(".yaml"))
+
+
+def load_study(name: str) -> Study:
+    """The shipped study of that name. Raises UserError, with the nearest name, where there is none."""
+    if name not in study_names():
+        near = did_you_mean(name, study_names()) or f"; there are {', '.join(study_names())}"
+        raise UserError(f'study "{name}": no such study{near}')
+    return read_study(name, _raw(name))
+
+
+def read_study(name: str, content: Mapping[str, Any]) -> Study:
+    """A study from what a YAML file holds. Raises UserError naming what is wrong.
+
+    `like: OTHER` takes all that is not given from another study, with the same cells, and `only: [ROW, ...]` some of
+    its rows.
+    """
+    content = dict(content)
+    only, like = content.pop("only", None), content.pop("like", None)
+    if like is not None:
+        content = _raw(like) | content
+    if only is not None:
+        rows = {row["name"]: row for row in content["rows"]}
+        if missing := [row for row in only if row not in rows]:
+            raise UserError(f'study {name}: "{missing[0]}" is no row of {like}')
+        content["rows"] = [rows[row] for row in only]
+    try:
+        return Study.model_validate(content | {"name": name})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        said = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"study {name}: {f'{where}: ' if where else ''}{said}") from None
+
+
+def _raw(name: str) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load((_folder() / f"{name}.yaml").read_text("utf-8"))
+    return content
+
+
+def _folder() -> Any:
+    return resources.files("schurgan") / "studies"
+
+
+def _scoring(at: ScaleOptions) -> Scoring:
+    return Scoring(at.images, at.runs, at.extractor)
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        inner = merged.get(key)
+        merged[key] = _merge(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
+    return merged

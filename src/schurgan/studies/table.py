@@ -1,0 +1,292 @@
+"""The table of a study: means over seeds beside the paper's numbers, as Markdown, as a picture and as JSON."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from schurgan.errors import UserError, writing
+from schurgan.evaluation.intervals import Interval
+from schurgan.evaluation.protocol import SCORES, Evaluation, difference
+from schurgan.evaluation.table import NAMES, Cells, figure, title
+from schurgan.files import atomic_write, write_json
+from schurgan.studies.outcome import Outcome, read_outcome
+from schurgan.studies.study import Cell, Printed, Row, ScaleName, Study
+
+FORMAT = "schurgan-table/1"
+_STEPS = {"best_step": "best before onset", "onset": "onset", "extreme": "extreme onset"}
+_ENDS = {"worse": "FID at the end / best", "end_variety": "variety at the end"}
+_LOWER = {"fid", "kid", "worse"}
+_THOUSANDS = set(_STEPS)
+"""Columns of steps, which the paper prints in thousands."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a cell gave: scores where it was scored."""
+
+    cell: Cell
+    outcome: Outcome
+    evaluation: Evaluation | None
+
+    def value(self, column: str) -> float | None:
+        """Of a column, None where it is not known."""
+        if column in _STEPS:
+            return _float(getattr(self.outcome, column))
+        if column == "worse":
+            return self.outcome.worse
+        if column == "end_variety":
+            return self.outcome.variety
+        score = self.evaluation.scores.get(column) if self.evaluation else None
+        return score.value if score else None
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A cell of the table: values over seeds, or one value and its spread over sets of generated images."""
+
+    values: tuple[float, ...]
+    sd: float | None
+    deviations: tuple[float | None, ...]
+    """By how much the means of variants differ from this one's."""
+    count: int
+    """Runs, of which `values` may be fewer."""
+    paper: Printed | None
+
+    @property
+    def mean(self) -> float | None:
+        return statistics.fmean(self.values) if self.values else None
+
+    def as_json(self) -> dict[str, Any]:
+        interval = Interval.of(torch.tensor(self.values, dtype=torch.float64)) if len(self.values) > 1 else None
+        return {
+            "values": list(self.values),
+            "mean": self.mean,
+            "sd": self.sd,
+            "interval_95": [interval.low, interval.high] if interval else None,
+            "deviations": list(self.deviations),
+            "paper": self.paper.model_dump(mode="json") if self.paper else None,
+        }
+
+
+def read_results(cells: Sequence[Cell]) -> list[Result]:
+    """Of the cells that have an outcome. Raises UserError for damaged files."""
+    results = []
+    for cell in cells:
+        outcome = read_outcome(cell.folder)
+        if outcome is not None:
+            scored = outcome.scored_step is not None
+            results.append(Result(cell, outcome, Evaluation.load(cell.folder / SCORES) if scored else None))
+    return results
+
+
+def save_table(study: Study, scale: ScaleName, cells: Sequence[Cell], out: Path) -> str:
+    """Write OUT/NAME-SCALE.md, .png and .json: -> the Markdown. The same results give the same bytes.
+
+    Raises UserError where rows of a group were evaluated in different ways.
+    """
+    results = read_results(cells)
+    _check_comparable(study, results)
+    rows = study.rows_at(scale)
+    figures = {row.name: {column: _figure(study, row, column, results) for column in study.columns} for row in rows}
+    table = _cells(study, rows, figures)
+    below = legend(study, scale, results)
+    text = f"# {study.title}\n\n{table.markdown()}\n{below}"
+    stem = f"{study.name}-{scale}"
+    known = {
+        "format": FORMAT,
+        "study": study.name,
+        "scale": scale,
+        "rows": [
+            {
+                "name": row.name,
+                "states": [r.outcome.state for r in results if r.cell.row == row.name and not r.cell.variant],
+                "figures": {column: each.as_json() for column, each in figures[row.name].items()},
+            }
+            for row in rows
+        ],
+        "cells": {r.cell.name: vars(r.outcome) for r in results},
+    }
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        with atomic_write(out / f"{stem}.md", "w") as file:
+            file.write(text)
+        write_json(out / f"{stem}.json", known)
+        table.save_png(out / f"{stem}.png")
+    return text
+
+
+def _figure(study: Study, row: Row, column: str, results: Sequence[Result]) -> Figure:
+    own = [r for r in results if r.cell.row == row.name and not r.cell.variant]
+    values = [value for r in own if (value := r.value(column)) is not None]
+    sd = statistics.stdev(values) if len(values) > 1 else None
+    if len(own) == 1 and own[0].evaluation and column in own[0].evaluation.scores:
+        sd = own[0].evaluation.scores[column].sd
+    deviations = []
+    for variant in study.variants:
+        others = [r for r in results if r.cell.row == row.name and r.cell.variant == variant]
+        known = [value for r in others if (value := r.value(column)) is not None]
+        deviations.append(statistics.fmean(known) - statistics.fmean(values) if known and values else None)
+    return Figure(tuple(values), sd, tuple(deviations), len(own), row.paper.get(column))
+
+
+def _cells(study: Study, rows: Sequence[Row], figures: dict[str, dict[str, Figure]]) -> Cells:
+    printed = {column for column in study.columns if any(column in row.paper for row in study.rows)}
+    _shown = {"best_step": _at_best, "onset": _counted, "extreme": _counted}
+    head, of = ["row"], list[tuple[str, Callable[[Figure], str]]]()
+    for column in study.columns:
+        head.append(_title(column))
+        of.append((column, _shown.get(column, _ours)))
+        if column in printed:
+            head.append("paper")
+            of.append((column, _theirs_in_thousands if column in _THOUSANDS else _theirs))
+    lines, bold, group = [], set[tuple[int, int]](), ""
+    for row in rows:
+        if row.group != group:
+            group = row.group
+            lines.append((group, *[""] * (len(head) - 1)))
+        lines.append((row.label, *(show(figures[row.name][column]) for column, show in of)))
+    for place, (column, show) in enumerate(of, 1):
+        if show is _ours:
+            bold |= {(line, place) for line in _best(rows, column, figures)}
+    return Cells(tuple(head), tuple(lines), frozenset(bold))
+
+
+def _best(rows: Sequence[Row], column: str, figures: dict[str, dict[str, Figure]]) -> list[int]:
+    """Lines of the best mean of each group, headings counted."""
+    better = min if column in _LOWER else max
+    if column not in (*_LOWER, "inception_score"):
+        return []
+    line, groups = -1, dict[str, list[tuple[float, int]]]()
+    for row in rows:
+        line += 1 if row.group in groups else 2
+        mean = figures[row.name][column].mean
+        groups.setdefault(row.group, [])
+        if mean is not None:
+            groups[row.group].append((mean, line))
+    return [better(means)[1] for means in groups.values() if len({mean for mean, _ in means}) > 1]
+
+
+def _ours(found: Figure) -> str:
+    if found.mean is None:
+        return "–"
+    spread = "" if found.sd is None else f" ± {figure(found.sd)}"
+    few = f" ({len(found.values)} of {found.count})" if len(found.values) < found.count else ""
+    return f"{figure(found.mean)}{spread}{few}{_arrows(found.deviations)}"
+
+
+def _counted(found: Figure, never: str = "none") -> str:
+    """Steps: the median of the runs that have one, and how many these are."""
+    if not found.count:
+        return "–"
+    if not found.values:
+        return never
+    few = f" ({len(found.values)} of {found.count})" if len(found.values) < found.count else ""
+    return f"{statistics.median(found.values):,.0f}{few}"
+
+
+def _at_best(found: Figure) -> str:
+    """As `_counted`; a run without a best step was not measured."""
+    return _counted(found, "–")
+
+
+def _theirs(found: Figure) -> str:
+    if found.paper is None:
+        return ""
+    spread = "" if found.paper.sd is None else f" ± {found.paper.sd:.2f}"
+    return f"{found.paper.value:.2f}{spread}{_arrows(found.paper.deviations)}"
+
+
+def _theirs_in_thousands(found: Figure) -> str:
+    return "" if found.paper is None else f"{found.paper.value:,.0f}"
+
+
+def _arrows(deviations: Sequence[float | None]) -> str:
+    """As the paper prints them: (↓ 3.50, ↑ 1.14, –)."""
+    if all(value is None for value in deviations):
+        return ""
+    said = ("–" if value is None else f"{'↓' if value < 0 else '↑'} {abs(value):.2f}" for value in deviations)
+    return f" ({', '.join(said)})"
+
+
+def _title(column: str) -> str:
+    mark = "" if column in _STEPS else " ↓" if column in _LOWER else " ↑" if column == "inception_score" else ""
+    return f"{_STEPS.get(column) or _ENDS.get(column) or title(column)}{mark}"
+
+
+def legend(study: Study, scale: ScaleName, results: Sequence[Result]) -> str:
+    """What stands under the table: how it came about, what real images reach, what ended badly, and the readings."""
+    at = study.scale(scale)
+    seeds = len({r.cell.seed for r in results if not r.cell.variant})
+    spread = f"means ± deviations over {seeds} seeds" if seeds > 1 else "one seed, ± over sets of generated images"
+    lines = [
+        f"Scale {scale}: {at.about} Ours are {spread}; scores are of the best checkpoint before a collapse (steps are "
+        f"medians over the runs that have one), {at.images} generated images × {at.runs}, extractor {at.extractor}.",
+    ]
+    if any(row.paper for row in study.rows):
+        lines.append(f"The paper's numbers: {study.source}. Iterations of the paper are printed in full.")
+    if study.variants:
+        others = ", ".join(variant.about for variant in study.variants.values())
+        lines.append(f"In brackets, the difference of {others}; – where it was not run.")
+    if out := [row.label for row in study.rows if row not in study.rows_at(scale)]:
+        lines.append(f"Not at this scale: {'; '.join(dict.fromkeys(out))}.")
+    lines += [*study.notes, *_real_images(study, results), *_extractors(results)]
+    ended = [r for r in results if r.outcome.state == "failed"]
+    lines += [f"{r.cell.name} failed: {r.outcome.reason}" for r in ended]
+    unscored = [r for r in results if r.outcome.state == "collapsed" and r.evaluation is None]
+    lines += [f"{r.cell.name} has no scores: {r.outcome.reason}" for r in unscored]
+    return "".join(f"- {line}\n" for line in lines)
+
+
+def _real_images(study: Study, results: Sequence[Result]) -> list[str]:
+    said = []
+    for group in dict.fromkeys(row.group for row in study.rows):
+        names = {row.name for row in study.rows if row.group == group}
+        first = next((r for r in results if r.cell.row in names and r.evaluation and not r.cell.variant), None)
+        if first is None or first.evaluation is None:
+            continue
+        scores = first.evaluation.scores
+        parts = [
+            f"{title(name)} {figure(scores[name].floor)}"
+            + ("" if scores[name].held_out is None else f", held-out {figure(scores[name].held_out)}")
+            for name in study.columns
+            if name in NAMES and name in scores and scores[name].floor is not None
+        ]
+        said.append(f"Real images, {group}: {'; '.join(parts)}.") if parts else None
+    return said
+
+
+def _extractors(results: Sequence[Result]) -> list[str]:
+    seen = dict.fromkeys(
+        f"{r.cell.config.data.name if r.cell.config.data else ''}: {p.extractor} {p.extractor_digest[:12]}"
+        + ("" if p.extractor_accuracy is None else f", right on {p.extractor_accuracy:.1%} of unseen real images")
+        for r in results
+        if r.evaluation
+        for p in (r.evaluation.protocol,)
+    )
+    return [f"Extractors: {'; '.join(seen)}."] if seen else []
+
+
+def _check_comparable(study: Study, results: Sequence[Result]) -> None:
+    groups = {row.name: row.group for row in study.rows}
+    first: dict[tuple[str, str], Result] = {}
+    for result in results:
+        if result.evaluation is None:
+            continue
+        other = first.setdefault((groups[result.cell.row], result.cell.variant), result)
+        assert other.evaluation is not None
+        if differs := difference(other.evaluation.protocol, result.evaluation.protocol):
+            what, ours, theirs = differs
+            raise UserError(
+                f"{other.cell.name} and {result.cell.name} cannot be compared: {what} is {ours} in the one and "
+                f"{theirs} in the other; remove {result.cell.folder / 'outcome.json'} and start the study again"
+            )
+
+
+def _float(value: int | None) -> float | None:
+    return None if value is None else float(value)

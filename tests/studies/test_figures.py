@@ -1,0 +1,166 @@
+"""Figures of a cell that was trained for seconds: what is drawn and written, and that it is the same each time."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from small_study import small_study
+
+from schurgan.audio import STFT, Spectrogram, read_audio
+from schurgan.data.shards import Shards
+from schurgan.errors import UserError
+from schurgan.evaluation import sound_scores
+from schurgan.evaluation.sweep import Sweep
+from schurgan.files import sha256
+from schurgan.sampling import Model, load
+from schurgan.studies import figures
+from schurgan.studies.figures import save_figures
+from schurgan.studies.listening import borrow, choose_clips, phase_picture
+from schurgan.studies.outcome import Outcome
+from schurgan.studies.runner import run_cells
+from schurgan.studies.study import Cell, Study, read_study
+
+pytest.importorskip("matplotlib")
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("figures")
+
+
+@pytest.fixture(scope="module")
+def cells(shards: Path, out: Path) -> tuple[Cell, ...]:
+    """Two cells on recordings, whose sounds nobody scores. Not to be changed."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("schurgan.evaluation.score_run.score_sounds", lambda *_: {})
+        found = read_study("small", small_study()).cells("laptop", 1, {"set": shards}, out)
+        run_cells(found)
+    assert sound_scores.score_sounds is not None
+    return found
+
+
+def drawn(kind: str, **more: object) -> Study:
+    return read_study("small", small_study() | {"kind": kind, "alphas": [0.5, 1.0]} | more)
+
+
+@pytest.fixture
+def model(cells: tuple[Cell, ...]) -> Model:
+    return load(cells[0].folder)
+
+
+def test_gaps_are_drawn_with_an_arrow_at_the_onset(cells, tmp_path):
+    study = drawn("gap")
+    calm, _ = save_figures(study, "laptop", cells, tmp_path)[0], sha256(tmp_path / "small-laptop.svg")
+    text = calm.with_suffix(".svg").read_text()
+    for words in ("(a) with", "(b) without", "step (arrow: onset of collapse)"):
+        assert words in text
+    patches = text.count('id="patch_')
+    outcome = Outcome("collapsed", "why", onset=4, scored_step=4)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(figures, "read_outcome", lambda _: outcome)
+        save_figures(study, "laptop", cells, tmp_path)
+    assert calm.with_suffix(".svg").read_text().count('id="patch_') > patches
+
+
+def test_the_same_runs_give_the_same_figure(cells, tmp_path):
+    for name in ("one", "two"):
+        save_figures(drawn("gap"), "laptop", cells, tmp_path / name)
+    first, second = (sorted((tmp_path / name).iterdir()) for name in ("one", "two"))
+    assert [path.name for path in first] == ["small-laptop.png", "small-laptop.svg"]
+    assert [sha256(path) for path in first] == [sha256(path) for path in second]
+
+
+def test_truncations_are_shown_with_gap_and_kinds_of_the_sweep(cells, tmp_path, monkeypatch):
+    found: list[Sweep] = []
+    sweep = figures.sweep
+
+    def kept(*arguments: object, **options: object) -> Sweep:
+        found.append(sweep(*arguments, **options))  # type: ignore[arg-type]
+        return found[0]
+
+    monkeypatch.setattr(figures, "sweep", kept)
+    save_figures(drawn("sweep"), "laptop", cells, tmp_path)
+    text = (tmp_path / "small-laptop.svg").read_text()
+    at = found[0].points[found[0].truncations.index(0.5)]
+    assert f"k = {at['kinds_per_batch'].value:.4g}" in text
+    assert "truncation α" in (tmp_path / "small-laptop.md").read_text()
+
+
+def test_a_truncation_that_was_not_swept_is_refused(cells, tmp_path):
+    with pytest.raises(UserError, match=r"truncation 0\.33 is none of a sweep's"):
+        save_figures(drawn("sweep", alphas=[0.33]), "laptop", cells, tmp_path)
+
+
+def test_waveforms_come_with_two_sets_to_hear_and_their_pictures(cells, tmp_path):
+    save_figures(drawn("waveform"), "laptop", cells, tmp_path)
+    assert "original, " in (tmp_path / "small-laptop.svg").read_text()
+    names = {"original", "synthesized-1", "synthesized-2", "approximated-noise", "approximated-griffin-lim"}
+    for folder in (tmp_path / "small-laptop-sounds").iterdir():
+        assert {path.stem for path in folder.glob("*.wav")} == names
+        assert {path.stem for path in folder.glob("*.png")} == names
+        about = json.loads((folder / "about.json").read_text())
+        assert [each["truncation"] for each in about["synthesized"]] == [0.5, 1.0]
+        assert len(read_audio(folder / "original.wav", 16000)) == 8000
+
+
+def test_panels_show_two_signals_for_each_row(cells, tmp_path):
+    study = drawn("panels", alphas=[0.25, 0.5, 1.0, 2.0])
+    paths = save_figures(study, "laptop", cells, tmp_path)
+    assert [path.name for path in paths] == [f"figure{n}-laptop.png" for n in (5, 6, 7, 8)]
+    first, second = (path.with_suffix(".svg").read_text() for path in paths[:2])
+    assert first.count("generated, α") == 4
+    assert second.count("generated, α") == 2
+    assert "original phase" in first
+
+
+def test_a_cell_without_a_generator_cannot_be_drawn(cells, tmp_path):
+    missing = read_study("small", small_study()).cells("laptop", 1, {}, tmp_path)
+    with pytest.raises(UserError, match=r"cell a-laptop-0 has no generator to draw \(it was not run\)"):
+        save_figures(drawn("waveform"), "laptop", missing, tmp_path)
+
+
+def test_clips_are_recordings_of_different_classes(shards):
+    everything = Shards(shards)
+    clips = choose_clips(everything, 2, seed=0)
+    assert clips == choose_clips(everything, 2, seed=0)
+    assert len({int(everything.labels[clip]) for clip in clips}) == 2
+    assert len(set(choose_clips(everything, 20, seed=0))) == 20
+    with pytest.raises(UserError, match="48 recordings, 49 are needed"):
+        choose_clips(everything, 49, seed=0)
+
+
+def test_a_borrowed_phase_is_the_recordings(model, shards):
+    everything = Shards(shards)
+    found = borrow(model, everything, 3, (0.5, 1.0), seed=0)
+    assert found.sounds.shape == (2, 8000)
+    transform = model.spectrogram.transform
+    own, theirs = (transform.analyze(sound[None]) for sound in (found.original, found.sounds[1]))
+    # Image times phase is no consistent set of coefficients: the phase comes back on the whole.
+    along = sum(float((a.conj() * b).real.sum()) for a, b in zip(own, theirs, strict=True))
+    across = sum(float((a.conj() * b).abs().sum()) for a, b in zip(own, theirs, strict=True))
+    assert along > 0.5 * across
+
+
+def test_the_phase_of_a_tone_advances_by_its_frequency(model):
+    """At the scale nearest to a tone the phase is 2π f t, t the middle of the column."""
+    size, rate = 16, 16000
+    frequency = 500.0
+    tone = torch.cos(2 * math.pi * frequency * torch.arange(8000) / rate)
+    picture = phase_picture(model, tone)
+    row = int((model.spectrogram.transform.full_rate(tone[None])[0].abs().mean(1)).argmax())
+    middles = ((torch.arange(size) + 0.5) * (8000 / size)).long()
+    expected = 2 * math.pi * frequency * middles / rate
+    off = torch.remainder(picture[row] - expected + math.pi, 2 * math.pi) - math.pi
+    assert off[2:-2].abs().max() < 0.05  # the ends see the edge of the clip
+
+
+def test_phases_are_of_wavelets(model, monkeypatch):
+    other = Spectrogram(transform="stft", size=16, channels=1, n_samples=8000)
+    assert isinstance(other.transform, STFT)
+    monkeypatch.setattr(model, "transform", other)
+    with pytest.raises(UserError, match="needs images of wavelets"):
+        phase_picture(model, torch.zeros(8000))

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import json
+from itertools import product
+from pathlib import Path
+
+import pytest
+from small_study import small_study
+
+from schurgan.errors import UserError
+from schurgan.studies.study import Study, load_study, read_study, study_names
+
+SHIPPED = [(name, scale) for name in study_names() for scale in load_study(name).scales]
+
+
+def test_tables_and_figures_of_the_paper_are_there():
+    figures = ["figure1", "figure2", "figure3", "figures5-10"]
+    assert study_names() == [*figures, "table1", "table2", "table3", "table4"]
+
+
+@pytest.mark.parametrize(("name", "scale"), SHIPPED)
+def test_options_of_every_cell_are_valid_at_every_scale(name, scale):
+    study = load_study(name)
+    folders = {each: Path(each) for each in study.known_data(scale)}
+    cells = study.cells(scale, 1, folders, Path("out"))
+    assert len({cell.name for cell in cells}) == len(cells)
+    for cell in cells:
+        assert cell.config.health.reaction == "warn"  # a rollback would hide the extreme onset
+        assert cell.config.health.budget == 0  # by the clock, evaluations would come at other steps each time
+        assert cell.config.train.steps % cell.config.train.checkpoint_every == 0
+
+
+def test_cells_of_the_same_name_are_the_same_in_all_studies():
+    known = {}
+    for name, scale in SHIPPED:
+        for cell in load_study(name).cells(scale, 1, {}, Path("out")):
+            assert known.setdefault(cell.name, cell) == cell
+
+
+def test_every_study_has_the_three_scales():
+    assert list(product(study_names(), ("laptop", "gpu", "paper"))) == SHIPPED
+
+
+def test_rows_of_the_papers_first_table_have_its_batches_widths_and_constraints():
+    cells = {c.name: c.config for c in load_study("table1").cells("paper", 1, {}, Path("out"))}
+    config = cells["us8k-512-96-orthogonal-paper-0"]
+    assert (config.train.batch_size, config.model.width, config.ddfn.weight) == (512, 96, 0)
+    assert config.regularize.orthogonal_d == 5e-5
+    config = cells["esc50-256-64-ddfn-paper-0"]
+    assert (config.train.batch_size, config.model.width, config.ddfn.weight) == (256, 64, 1)
+    assert (config.ddfn.epsilon, config.ddfn.relative_epsilon) == (37.16, None)
+    assert config.model.spectral_norm_d
+    assert not config.model.spectral_norm_g
+    assert (config.train.lr_g, config.train.lr_d, config.train.betas) == (3e-5, 2e-4, (0.0, 0.9))
+
+
+def test_a_variant_may_have_another_option_for_a_part():
+    study = load_study("table1")
+    row = next(row for row in study.rows if row.name == "us8k-256-96-orthogonal")
+    assert study.config(row, "paper", 0, None).regularize.orthogonal_d == 5e-5
+    assert study.config(row, "paper", 0, None, "log-real").regularize.orthogonal_d == 1e-4
+
+
+def test_sa_gan_alone_has_a_normalised_generator():
+    for cell in load_study("table4").cells("paper", 1, {}, Path("out")):
+        assert cell.config.model.spectral_norm_g == ("sagan" in cell.row)
+
+
+def test_later_parts_override_scale_and_preset():
+    content = small_study()
+    content["rows"][0]["parts"] = ["with", "without"]
+    study = read_study("small", content)
+    config = study.config(study.rows[0], "laptop", 3, None)
+    assert (config.ddfn.weight, config.train.seed, config.model.ladder, config.train.lr_g) == (0, 3, "small-16", 1e-3)
+
+
+def test_variants_are_cells_only_where_their_data_is_given_and_for_rows_of_the_paper(tmp_path):
+    study = read_study("small", small_study())
+    names = [cell.name for cell in study.cells("laptop", 2, {"set": tmp_path}, tmp_path)]
+    assert names == ["a-laptop-0", "b-laptop-0", "a-laptop-1", "b-laptop-1"]
+    both = {"set": tmp_path, "set-linear": tmp_path / "linear"}
+    cells = study.cells("laptop", 2, both, tmp_path)
+    assert [cell.name for cell in cells[4:]] == ["a.linear-laptop-0"]
+    assert cells[4].config.data == tmp_path / "linear"
+
+
+def test_rows_with_a_part_that_is_left_out_are_not_there():
+    content = small_study()
+    content["rows"][1]["parts"] = ["without", "huge"]
+    content["scales"]["laptop"]["leave_out"] = ["huge"]
+    study = read_study("small", content)
+    assert [row.name for row in study.rows_at("laptop")] == ["a"]
+
+
+def _with(content: dict, change: str, value: object) -> dict:
+    copied = json.loads(json.dumps(content))
+    place = copied
+    *path, last = change.split("/")
+    for key in path:
+        place = place[int(key)] if key.isdigit() else place[key]
+    place[last] = value
+    return copied
+
+
+@pytest.mark.parametrize(
+    ("change", "value", "said"),
+    [
+        ("rows/1/name", "a", 'row "a" is there twice'),
+        ("rows/1/data", "nothing", 'row "b": no data set "nothing"'),
+        ("rows/1/parts", ["withh"], 'row "b": scale laptop does not know the part "withh"'),
+        ("rows/0/paper", {"is": {"value": 1}}, 'row "a": no column "is"'),
+        ("rows/0/colour", "red", "rows.0.colour"),
+    ],
+)
+def test_a_mistake_in_a_study_is_named(change, value, said):
+    with pytest.raises(UserError, match="study small: ") as caught:
+        read_study("small", _with(small_study(), change, value))
+    assert said in str(caught.value)
+
+
+def test_an_option_that_cannot_be_is_named_with_study_row_and_scale():
+    study = read_study("small", _with(small_study(), "scales/laptop/parts/with", {"ddfn": {"weight": -1}}))
+    with pytest.raises(UserError, match=r"study small, row a, scale laptop: ddfn\.weight: -1 given"):
+        study.config(study.rows[0], "laptop", 0, None)
+
+
+def test_the_nearest_name_is_offered_for_an_unknown_study():
+    with pytest.raises(UserError, match='study "tabel1": no such study; did you mean "table1"'):
+        load_study("tabel1")
+
+
+def test_a_scale_that_a_study_has_not_is_refused():
+    with pytest.raises(UserError, match="--scale: gpu given, study small has laptop"):
+        read_study("small", small_study()).scale("gpu")
+
+
+def test_a_study_like_another_has_its_rows_and_may_choose_some():
+    four, two = load_study("table4"), load_study("table2")
+    assert isinstance(two, Study)
+    assert two.scales == four.scales
+    assert all(row in four.rows for row in two.rows)
+    with pytest.raises(UserError, match='"nothing" is no row of table4'):
+        read_study("two", {"like": "table4", "only": ["nothing"]})

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from small_study import small_study
+
+from schurgan.errors import UserError
+from schurgan.evaluation.protocol import SCORES, Evaluation, Protocol, Score
+from schurgan.studies.outcome import Outcome
+from schurgan.studies.study import Cell, Study, read_study
+from schurgan.studies.table import save_table
+
+PROTOCOL = Protocol(
+    run="run",
+    step=8,
+    data="d" * 64,
+    held_out_data=None,
+    excluded_folds=(),
+    classes=8,
+    extractor="own",
+    extractor_digest="e" * 64,
+    extractor_accuracy=0.9,
+    resize="none",
+    n_real=48,
+    n_held_out=0,
+    n_fake=48,
+    runs=2,
+    truncation=1.0,
+    batch_norm="standing",
+    weights="moving average",
+    seed=0,
+    version="0",
+    torch="0",
+    device="cpu",
+    date="2026-01-01T00:00:00Z",
+)
+
+
+def score(cell: Cell, fid: float, inception: float = 2.0, protocol: Protocol = PROTOCOL, **outcome: object) -> None:
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    scores = {
+        "fid": Score(fid, sd=0.5, floor=1.25, held_out=1.5),
+        "inception_score": Score(inception, sd=0.25, floor=7.0),
+    }
+    Evaluation(protocol, scores).save(cell.folder / SCORES)
+    Outcome(**{"state": "finished", "scored_step": 8} | outcome).save(cell.folder)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def study() -> Study:
+    return read_study("small", small_study())
+
+
+@pytest.fixture
+def cells(study: Study, tmp_path: Path) -> dict[str, Cell]:
+    folders = {"set": tmp_path, "set-linear": tmp_path}
+    return {cell.name: cell for cell in study.cells("laptop", 3, folders, tmp_path / "out")}
+
+
+def columns(text: str, label: str) -> dict[str, str]:
+    lines = [[part.strip() for part in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    row = next(line for line in lines if line[0] == label)
+    names = [f"{name} after {lines[0][i - 1]}" if name == "paper" else name for i, name in enumerate(lines[0])]
+    return dict(zip(names, row, strict=True))
+
+
+def test_means_and_deviations_are_over_seeds_and_the_papers_numbers_stand_beside(study, cells, tmp_path):
+    for seed, fid in enumerate((10.0, 12.0, 14.0)):
+        score(cells[f"a-laptop-{seed}"], fid, best_step=100 * (seed + 1))
+        score(cells[f"b-laptop-{seed}"], 20.0 + seed)
+    score(cells["a.linear-laptop-0"], 15.5)
+    text = save_table(study, "laptop", list(cells.values()), tmp_path)
+    a = columns(text, "with")
+    assert a["FID ↓"] == "**12 ± 2 (↑ 3.50)**"
+    assert a["paper after FID ↓"] == "44.57 ± 2.93 (↓ 1.67)"
+    assert (a["best before onset"], a["paper after best before onset"]) == ("200", "132,000")
+    assert columns(text, "without")["FID ↓"] == "21 ± 1"
+    assert "Real images, sounds: Inception Score 7; FID 1.25, held-out 1.5." in text
+    assert "means ± deviations over 3 seeds" in text
+    known = json.loads((tmp_path / "small-laptop.json").read_text())
+    fid = known["rows"][0]["figures"]["fid"]
+    assert fid["values"] == [10.0, 12.0, 14.0]
+    # Student's t with two degrees of freedom: 4.3027 · 2 / √3
+    assert fid["interval_95"] == pytest.approx([12 - 4.96828, 12 + 4.96828], abs=1e-4)
+    assert (tmp_path / "small-laptop.png").stat().st_size > 0
+
+
+def test_steps_of_collapse_are_medians_with_how_many_collapsed(study, cells, tmp_path):
+    for seed, onset in enumerate((300, 500, None)):
+        state = "finished" if onset is None else "collapsed"
+        score(cells[f"a-laptop-{seed}"], 10.0, state=state, onset=onset)
+        score(cells[f"b-laptop-{seed}"], 10.0)
+    text = save_table(study, "laptop", list(cells.values()), tmp_path)
+    assert columns(text, "with")["onset"] == "400 (2 of 3)"
+    assert columns(text, "without")["onset"] == "none"
+
+
+def test_of_one_seed_the_deviation_is_over_generated_images(study, cells, tmp_path):
+    score(cells["a-laptop-0"], 10.0)
+    text = save_table(study, "laptop", list(cells.values()), tmp_path)
+    assert columns(text, "with")["FID ↓"] == "10 ± 0.5"
+    assert "one seed, ± over sets of generated images" in text
+    assert columns(text, "without")["FID ↓"] == "–"
+
+
+def test_failures_and_collapses_without_scores_are_said_below(study, cells, tmp_path):
+    score(cells["a-laptop-0"], 10.0)
+    for name, outcome in (
+        ("a-laptop-1", Outcome("failed", "out of memory")),
+        ("b-laptop-0", Outcome("collapsed", "not finite: loss_d", onset=3)),
+    ):
+        cells[name].folder.mkdir(parents=True)
+        outcome.save(cells[name].folder)
+    text = save_table(study, "laptop", list(cells.values()), tmp_path)
+    assert "a-laptop-1 failed: out of memory" in text
+    assert "b-laptop-0 has no scores: not finite: loss_d" in text
+    assert columns(text, "with")["FID ↓"] == "10 (1 of 2)"
+    assert columns(text, "without")["onset"] == "3"
+
+
+def test_rows_that_were_evaluated_in_different_ways_are_refused(study, cells, tmp_path):
+    score(cells["a-laptop-0"], 10.0)
+    score(cells["b-laptop-0"], 10.0, protocol=replace(PROTOCOL, n_fake=99))
+    with pytest.raises(UserError, match="cannot be compared: the number of generated images is 48 in the one and 99"):
+        save_table(study, "laptop", list(cells.values()), tmp_path)
