@@ -101,7 +101,11 @@ class Watch:
         if verdict.state == before:
             return []
         kind = "recovered" if verdict.state == "healthy" else verdict.state
-        event: dict[str, Any] = {"step": verdict.step, "event": kind, "reason": ". ".join(verdict.reasons)}
+        event: dict[str, Any] = {
+            "step": verdict.step,
+            "event": kind,
+            "reason": ". ".join(each[:1].upper() + each[1:] for each in verdict.reasons),
+        }
         if kind == "collapsed":
             event |= {"onset": verdict.onset, "extreme": verdict.extreme, "best_step": verdict.best_step}
         return [event]
