@@ -280,6 +280,7 @@ def rule_names(line: str) -> list[str]:
     return names if names and set(names) <= set(RULES) else []
 
 
+@pytest.mark.slow
 def test_the_memory_of_the_large_batch_is_what_was_computed():
     """The lines that the advice rests on: the fewest parts that fit, and one part less, which does not."""
     rows = re.findall(r"^\| (64|96) \| (bf16|fp32, tf32) \| (\d) \|(.*)\|$", TRAINING, re.MULTILINE)

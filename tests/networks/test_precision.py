@@ -176,6 +176,7 @@ def check_compiled(name: str, backend: str) -> None:
             torch.testing.assert_close(there, here, rtol=1e-4, atol=1e-5, msg=key)
 
 
+@pytest.mark.slow
 def test_a_traced_graph_without_breaks_gives_what_eager_networks_give():
     check_compiled("small-16", "aot_eager")
 

@@ -226,7 +226,7 @@ def test_a_collapse_before_any_checkpoint_with_stop_says_that_there_is_none(opti
     assert "There is no checkpoint of a step before it" in events(run)[-1]["reason"]
 
 
-@pytest.mark.parametrize("step", [11, 18, 22])
+@pytest.mark.parametrize("step", [11, *(pytest.param(step, marks=pytest.mark.slow) for step in (18, 22))])
 def test_a_run_stopped_in_attempt_1_ends_as_one_never_stopped(options, ill, tmp_path, monkeypatch, step):
     ill(attempts=1)
     config = options(steps=24)

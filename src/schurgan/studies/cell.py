@@ -85,7 +85,7 @@ def _train(cell: Cell, started: bool) -> Outcome:
     except UserError as error:
         outcome = judge(read_records(cell.folder / METRICS))
         # A number that is not finite ends a run as a collapse, and its files say so.
-        return outcome if outcome.state == "collapsed" and "not finite" in outcome.reason else _failed(error)
+        return outcome if outcome.state == "collapsed" and "not finite" in outcome.reason.lower() else _failed(error)
     except (OSError, RuntimeError, ValueError, MemoryError) as error:
         return _failed(error)
     return judge(read_records(cell.folder / METRICS), _monitor(cell.folder))
