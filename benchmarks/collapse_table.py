@@ -131,8 +131,8 @@ def show_variants(runs: list[Run]) -> None:
 
 
 def interval(values: list[float]) -> str:
-    if len(values) < 2:
-        return f"{values[0]:.2f}"
+    if len(values) < 4:  # an interval of so few says nothing
+        return " / ".join(f"{value:.2f}" for value in values)
     found = Interval.of(torch.tensor(values))
     return f"{found.mean:.2f} ± {found.high - found.mean:.2f}"
 
@@ -187,7 +187,7 @@ def draw(found: dict[str, tuple[float, float, list[int]]], path: Path) -> None:
         if ahead:
             right.plot([statistics.median(ahead)] * 2, [y - 0.35, y + 0.35], color="black", lw=2)
     right.axvline(0, color="0.6", lw=0.8)
-    right.set(xlabel="steps before the onset (a dot a collapse, the bar their median; left of 0: after it)")
+    right.set(xlabel="steps before the onset, left of 0 after it\n(a dot a collapse, the bar their median)")
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
