@@ -61,7 +61,7 @@ def decoded(source: str) -> io.BytesIO:
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch):
     """A classifier that hardly learns: what it says is another file's business."""
-    monkeypatch.setattr(extractor, "FULL", {"epochs": 1, "least_steps": 0, "most_steps": 10})
+    monkeypatch.setattr(extractor, "QUICK", {"epochs": 1, "least_steps": 0, "most_steps": 10})
 
 
 @pytest.fixture(scope="session")

@@ -110,7 +110,8 @@ def _heard(run: Path, shown: int, judged: int, truncation: float, seed: int) -> 
     config = Config.load(run / CONFIG) if (run / CONFIG).exists() else Config()
     folds = config.train.exclude_folds
     learned, _ = split(shards, folds, config.train.held_out)
-    trained = cached_classifier(shards if folds else learned, exclude_folds=folds)
+    # The one that watched the run, where it is the same: a page should not take longer than to be read.
+    trained = cached_classifier(shards if folds else learned, exclude_folds=folds, quick=True)
     shards = learned
     generated = [model.sample(name, judged, truncation, seed) for name in model.classes]
     real, made = ("pictures", "pictures") if model.pictures else ("recordings", "sounds")
