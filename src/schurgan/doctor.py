@@ -22,7 +22,8 @@ def diagnosis() -> list[str]:
     for requirement in importlib.metadata.requires("schurgan") or []:
         name = re.split(r"[^A-Za-z0-9_.-]", requirement, maxsplit=1)[0]
         try:
-            found = importlib.metadata.version(name)
+            # Of torch also which build: one for a CPU and one for GPUs may have the same number.
+            found = torch.__version__ if name == "torch" else importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             found = "missing"
         extra = re.search(r"extra == ['\"](\w+)['\"]", requirement)
