@@ -13,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from schurgan.errors import UserError, did_you_mean
 from schurgan.files import atomic_write
 
+CONFIG = "config.yaml"
+"""Name of the file in a run's folder that holds its options."""
+
 Count = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, lt=10, allow_inf_nan=False)]
@@ -260,7 +263,7 @@ def resolve(preset: str | None = None, file: str | Path | None = None) -> Config
     config = _validated(options | {"preset": preset}, f"preset {preset}")
     if file is None:
         return config
-    return _validated(_merge(config.model_dump(), given | {"preset": preset}), str(file))
+    return _validated(merge_options(config.model_dump(), given | {"preset": preset}), str(file))
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -287,11 +290,14 @@ def _presets() -> Any:
     return resources.files("schurgan") / "presets"
 
 
-def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def merge_options(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `over`, group by group."""
     merged = dict(base)
     for key, value in over.items():
         inner = merged.get(key)
-        merged[key] = _merge(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
+        merged[key] = (
+            merge_options(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
+        )
     return merged
 
 

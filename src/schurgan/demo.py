@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from schurgan.audio import Spectrogram
-from schurgan.config import resolve
+from schurgan.config import CONFIG, resolve
 from schurgan.data import Shards, prepare
 from schurgan.data.sources import open_source
 from schurgan.progress import Bar
@@ -31,7 +31,7 @@ def run_demo(out: str | Path) -> None:
             bar.update(done, f"{heard:.0f} s of sound")
 
         prepare(source, out / "data", spectrogram, progress=progress)
-    if (out / "config.yaml").exists():
+    if (out / CONFIG).exists():
         resume(out)
     else:
         train(resolve("demo").model_copy(update={"data": out / "data"}), out)

@@ -12,12 +12,12 @@ from typing import Any, Literal
 
 import yaml
 
+from schurgan.config import CONFIG
 from schurgan.errors import UserError
 from schurgan.metrics import METRICS, Record, Records, read_records
 from schurgan.wording import duration, event_sentence, figures, file_size, health_sentence, number, rate, tone_of
 
 State = Literal["starting", "running", "finished", "stopped", "interrupted", "silent"]
-CONFIG = "config.yaml"
 _RATE_ROWS = 10
 """Rows that the rate is the mean of."""
 _SHOWN_EVENTS = 5

@@ -13,7 +13,7 @@ from schurgan.audio import Spectrogram
 from schurgan.data import Shards, prepare
 from schurgan.data.sources import open_source
 from schurgan.errors import UserError
-from schurgan.evaluation.classifier import Classifier, _augment, _draws, _held_out, judge, train_classifier
+from schurgan.evaluation.classifier import Classifier, _held_out, augment, draws, judge, train_classifier
 
 
 @dataclass
@@ -152,8 +152,8 @@ def test_the_fewest_clips_still_leave_some_to_train_and_some_to_test():
 
 def test_every_clip_is_drawn_once_before_any_comes_again():
     clips = torch.arange(100, 150)
-    draws = _draws(clips, torch.Generator().manual_seed(0))
-    drawn = torch.cat([next(draws) for _ in range(25)])  # 800, sixteen rounds
+    rounds = draws(clips, torch.Generator().manual_seed(0))
+    drawn = torch.cat([next(rounds) for _ in range(25)])  # 800, sixteen rounds
     assert all(part.sort().values.equal(clips) for part in torch.split(drawn, 50))
 
 
@@ -171,7 +171,7 @@ def test_training_is_as_long_as_said_and_says_how_far_it_is():
 def test_augmentation_of_sound_keeps_the_level_to_4_db_and_the_rows_to_a_24th():
     images = torch.full((64, 1, 48, 48), -0.5)
     images[:, :, 20] = 0.5
-    moved = _augment(images, torch.Generator().manual_seed(1))
+    moved = augment(images, torch.Generator().manual_seed(1))
     assert moved.shape == images.shape
     loudest = moved[:, 0].amax(2)  # over time, a sixth of which may be silent
     kept = loudest.amax(1) > 0  # else the row itself was silenced
@@ -187,9 +187,9 @@ def test_augmentation_of_sound_keeps_the_level_to_4_db_and_the_rows_to_a_24th():
 def test_augmentation_moves_sounds_round_in_time_and_photos_not():
     images = torch.full((64, 1, 16, 16), -1.0)
     images[..., 3:5] = 0.5
-    moved = _augment(images, torch.Generator().manual_seed(0)).amax((1, 2)) > 0
+    moved = augment(images, torch.Generator().manual_seed(0)).amax((1, 2)) > 0
     assert moved[:, 10].any()
-    photos = _augment(images, torch.Generator().manual_seed(0), photo=True).amax((1, 2)) > 0
+    photos = augment(images, torch.Generator().manual_seed(0), photo=True).amax((1, 2)) > 0
     assert set(photos.nonzero()[:, 1].tolist()) == {1, 2, 3, 4, 5, 6, 9, 10, 11, 12, 13, 14}  # mirrored, moved by 2
 
 

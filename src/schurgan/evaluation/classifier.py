@@ -155,8 +155,8 @@ def train_classifier(
     steps = min(most_steps, max(least_steps, epochs * -(-len(train) // _BATCH)))
     optimizer = torch.optim.AdamW(network.parameters(), 3e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
-    for step, part in zip(range(steps), _draws(train, chance), strict=False):
-        images = _augment(shards.images(part.numpy())[:, :channels], chance, photo)
+    for step, part in zip(range(steps), draws(train, chance), strict=False):
+        images = augment(shards.images(part.numpy())[:, :channels], chance, photo)
         loss = F.cross_entropy(network(images.to(device)), labels[part].to(device), label_smoothing=0.05)
         optimizer.zero_grad()
         loss.backward()
@@ -181,7 +181,7 @@ def _shares(taken: Tensor, labels: Tensor, classes: int) -> tuple[float, tuple[f
     return right.mean().item(), tuple(right[labels == c].mean().nan_to_num(0).item() for c in range(classes))
 
 
-def _draws(clips: Tensor, chance: torch.Generator) -> Iterator[Tensor]:
+def draws(clips: Tensor, chance: torch.Generator) -> Iterator[Tensor]:
     """Batches of `clips`, each clip once before any comes again; a batch may go over the end of a round."""
     waiting = clips[:0]
     while True:
@@ -205,7 +205,7 @@ def _held_out(shards: Shards, exclude_folds: Collection[int] = ()) -> Tensor:
     return test
 
 
-def _augment(images: Tensor, chance: torch.Generator, photo: bool = False) -> Tensor:
+def augment(images: Tensor, chance: torch.Generator, photo: bool = False) -> Tensor:
     """Each image (B, C, R, R) changed in ways that leave its class alone, by its own draw.
 
     Sounds are moved round in time by any amount, by up to R/24 rows in frequency and by up to 4 dB of 80 in level, and

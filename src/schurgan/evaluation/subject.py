@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from schurgan.audio import Spectrogram
-from schurgan.config import Config
+from schurgan.config import CONFIG, Config
 from schurgan.data.images import ImageCodec, open_transform
 from schurgan.data.shards import Shards
 from schurgan.data.split import split
@@ -21,7 +21,6 @@ from schurgan.errors import UserError
 from schurgan.sampling import Model, load
 
 BatchNorm = Literal["standing", "batch"]
-CONFIG = "config.yaml"
 
 
 @dataclass(frozen=True)

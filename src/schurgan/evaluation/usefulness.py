@@ -22,7 +22,7 @@ from schurgan.audio import Spectrogram
 from schurgan.data.images import ImageCodec, open_transform
 from schurgan.data.shards import Shards
 from schurgan.errors import UserError
-from schurgan.evaluation.classifier import Classifier, _augment, _draws
+from schurgan.evaluation.classifier import Classifier, augment, draws
 from schurgan.evaluation.intervals import Interval, wilson
 from schurgan.evaluation.sound import check_apart
 from schurgan.sampling import Model
@@ -67,8 +67,8 @@ class ClassifierTrainer:
         chance = torch.Generator().manual_seed(seed)
         optimizer = torch.optim.AdamW(network.parameters(), 3e-3, weight_decay=1e-2)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=self.steps)
-        for _, part in zip(range(self.steps), _draws(torch.arange(len(images)), chance), strict=False):
-            batch = _augment(images[part], chance, self.photo).to(self.device)
+        for _, part in zip(range(self.steps), draws(torch.arange(len(images)), chance), strict=False):
+            batch = augment(images[part], chance, self.photo).to(self.device)
             loss = F.cross_entropy(network(batch), labels[part].to(self.device), label_smoothing=0.05)
             optimizer.zero_grad()
             loss.backward()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from schurgan.config import Config
+from schurgan.config import CONFIG, Config
 from schurgan.data.shards import Shards
 from schurgan.data.split import split
 from schurgan.errors import Interrupted, UserError, writing
@@ -22,7 +22,6 @@ from schurgan.training import resume, train
 from schurgan.training.checkpoint import Checkpoints, Record, read
 from schurgan.training.distributed import World, find_placement, join
 from schurgan.training.images import choose_transform
-from schurgan.training.loop import CONFIG
 from schurgan.training.products import Products
 from schurgan.training.step import Trainer
 

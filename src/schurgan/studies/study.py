@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from schurgan.config import Config, Count, Options, explain, resolve
+from schurgan.config import Config, Count, Options, explain, merge_options, resolve
 from schurgan.errors import UserError, did_you_mean
 
 ScaleName = Literal["laptop", "gpu", "paper"]
@@ -164,10 +164,10 @@ class Study(Options):
         """Options of a run of the row. Raises UserError naming study and row where they do not fit."""
         at, merged = self.scale(scale), dict[str, Any]()
         for options in (at.options, self.data_at(scale, row.data).options, *self._parts(row, at, variant)):
-            merged = _merge(merged, options)
+            merged = merge_options(merged, options)
         preset = merged.pop("preset", None)
-        options = _merge(resolve(preset).model_dump(), merged)
-        options = _merge(options, {"data": data, "train": {"seed": seed}})
+        options = merge_options(resolve(preset).model_dump(), merged)
+        options = merge_options(options, {"data": data, "train": {"seed": seed}})
         try:
             return Config.model_validate(options)
         except ValidationError as error:
@@ -275,11 +275,3 @@ def _folder() -> Any:
 
 def _scoring(at: ScaleOptions) -> Scoring:
     return Scoring(at.images, at.runs, at.extractor)
-
-
-def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in over.items():
-        inner = merged.get(key)
-        merged[key] = _merge(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
-    return merged

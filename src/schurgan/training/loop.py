@@ -31,7 +31,6 @@ from schurgan.training.signals import stop_requests
 from schurgan.training.step import Trainer
 from schurgan.training.watch import Watch
 
-CONFIG = "config.yaml"
 _CHANGEABLE = {
     "train.steps",
     "train.log_every",

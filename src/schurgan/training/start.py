@@ -9,10 +9,10 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
-from schurgan.config import Config
+from schurgan.config import CONFIG, Config
 from schurgan.errors import UserError, writing
 from schurgan.training.distributed import World, join, restarted
-from schurgan.training.loop import CONFIG, Run
+from schurgan.training.loop import Run
 
 
 def train(config: Config, run: str | Path) -> Path:
