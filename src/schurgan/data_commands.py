@@ -63,7 +63,7 @@ def prepare(
         seconds: length of a clip, longer ones are cut and shorter ones padded; 5, for soundscape 2
         sample_rate: Hz
         subset: of esc50: esc10
-        per_class: clips a class, of soundscape
+        per_class: clips a class, of soundscape; of cifar10 the first so many images a class of each batch
         kind: of folder: images where both are there, or audio
         table: of folder: a CSV file with the columns path, label and, where wanted, fold, instead of a folder a class
         by: of common_voice: classes by locale (the default), sentence, gender, age or accents

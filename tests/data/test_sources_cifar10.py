@@ -52,6 +52,17 @@ def test_both_layouts_are_found_where_they_were_unpacked_and_are_one_data_set(tm
     assert source.items() == other.items()
 
 
+def test_per_class_takes_the_first_so_many_of_every_class_of_each_batch(tmp_path):
+    root = cifar10(tmp_path / "x", count=20)
+    everything, some = open_source("cifar10", root), open_source("cifar10", root, per_class=1)
+    first = {(item.fold, item.label): item for item in reversed(everything.items())}
+    assert some.items() == sorted(first.values(), key=lambda item: item.origin.replace("test", "z"))
+    assert 2 * len(some.items()) == 2 * some.describe()["items"] == len(everything.items())
+    assert some.describe() != everything.describe()
+    with pytest.raises(UserError, match="per_class 0: a whole number"):
+        open_source("cifar10", root, per_class=0)
+
+
 def python2_batch(number: int) -> bytes:
     """A batch as Python 2's pickler wrote the official ones: texts are its str, which protocol 2 has codes for."""
 

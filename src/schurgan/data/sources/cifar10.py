@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -24,13 +25,17 @@ MAX_BYTES = 2**28  # of a batch; the official ones have 31 MB
 
 @dataclass(frozen=True)
 class CIFAR10:
-    """The images of the batches, in their order; `labels` are the bytes of each batch's class numbers."""
+    """The images of the batches, in their order; `labels` are the bytes of each batch's class numbers.
+
+    per_class: of each batch the first so many of every class, all where None.
+    """
 
     root: Path
     suffix: str
     labels: tuple[tuple[str, bytes], ...]
     digest: str
     skipped: tuple[Skipped, ...]
+    per_class: int | None = None
     name: str = "cifar10"
     kind: str = "images"
 
@@ -38,11 +43,14 @@ class CIFAR10:
         return CLASSES
 
     def items(self) -> list[Item]:
-        return [
-            Item(f"{batch}/{number:05d}", CLASSES[label], FOLDS[batch])
-            for batch, labels in self.labels
-            for number, label in enumerate(labels)
-        ]
+        listing = []
+        for batch, labels in self.labels:
+            seen = Counter[int]()
+            for number, label in enumerate(labels):
+                seen[label] += 1
+                if self.per_class is None or seen[label] <= self.per_class:
+                    listing.append(Item(f"{batch}/{number:05d}", CLASSES[label], FOLDS[batch]))
+        return listing
 
     def load_image(self, item: Item) -> Tensor:
         """Pixels (3, 32, 32) uint8, as they are in the batch."""
@@ -54,16 +62,21 @@ class CIFAR10:
             raise UserError(f"{self.root / batch}{self.suffix}: changed since it was listed ({error})") from None
 
     def describe(self) -> dict[str, object]:
-        return {"source": self.name, "items": sum(len(labels) for _, labels in self.labels), "images": self.digest}
+        drawn = {} if self.per_class is None else {"per_class": self.per_class}
+        return {"source": self.name, "items": len(self.items()), "images": self.digest, **drawn}
 
 
-def open_cifar10(root: Path) -> CIFAR10:
+def open_cifar10(root: Path, per_class: int | None = None) -> CIFAR10:
     """CIFAR-10 at `root`: cifar-10-batches-py or cifar-10-batches-bin, or the folder it was unpacked in.
+
+    per_class: of each batch the first so many images of every class, for trials; all by default.
 
     Folds 1 to 5 are the training batches, fold 6 is the test batch. The pickles of the Python layout are read as data:
     nothing in them is called (`pickles.py`). Both layouts give the same images, items and description. Batches that are
-    missing or damaged are skipped with the reason. Raises UserError when none can be read.
+    missing or damaged are skipped with the reason. Raises UserError when none can be read, and for a per_class under 1.
     """
+    if per_class is not None and not (isinstance(per_class, int) and per_class >= 1):
+        raise UserError(f"per_class {per_class}: a whole number of images of 1 or more is needed")
     places = (root, root / "cifar-10-batches-py", root / "cifar-10-batches-bin")
     found = [
         (place, end) for place in places for end in ("", ".bin") if any((place / f"{b}{end}").is_file() for b in FOLDS)
@@ -85,7 +98,7 @@ def open_cifar10(root: Path) -> CIFAR10:
         digest.update(images.tobytes())
     if not labels:
         raise UserError(f"{home}: no batch can be read; the first, {skipped[0][0]}: {skipped[0][1]}")
-    return CIFAR10(home, suffix, tuple(labels), digest.hexdigest(), tuple(skipped))
+    return CIFAR10(home, suffix, tuple(labels), digest.hexdigest(), tuple(skipped), per_class)
 
 
 @lru_cache(maxsize=2)  # items are loaded in order: workers at the seam of two batches need both
