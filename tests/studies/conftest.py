@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from small_study import small_study
 
 from schurgan.audio import Spectrogram
 from schurgan.data import prepare
 from schurgan.data.sources import open_source
+from schurgan.studies.study import Cell, Study, read_study
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +21,14 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     transform = Spectrogram(size=16, channels=1, sample_rate=16000, n_samples=8000)
     prepare(source, out, transform, workers=1, keep_audio=False)
     return out
+
+
+@pytest.fixture
+def study() -> Study:
+    return read_study("small", small_study())
+
+
+@pytest.fixture
+def cells(study: Study, tmp_path: Path) -> dict[str, Cell]:
+    folders = {"set": tmp_path, "set-linear": tmp_path}
+    return {cell.name: cell for cell in study.cells("laptop", 3, folders, tmp_path / "out")}

@@ -7,6 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from schurgan.evaluation.protocol import SCORES, Evaluation, Protocol, Score
+from schurgan.studies.outcome import Outcome
+from schurgan.studies.study import Cell
+
 EXTRACTOR = "small_study:looks"
 
 
@@ -73,3 +77,39 @@ def small_study(steps: int = 8, **changes: Any) -> dict[str, Any]:
             {"name": "b", "label": "without", "group": "sounds", "data": "set", "parts": ["without"]},
         ],
     } | changes
+
+
+PROTOCOL = Protocol(
+    run="run",
+    step=8,
+    data="d" * 64,
+    held_out_data=None,
+    excluded_folds=(),
+    classes=8,
+    extractor="own",
+    extractor_digest="e" * 64,
+    extractor_accuracy=0.9,
+    resize="none",
+    n_real=48,
+    n_held_out=0,
+    n_fake=48,
+    runs=2,
+    truncation=1.0,
+    batch_norm="standing",
+    weights="moving average",
+    seed=0,
+    version="0",
+    torch="0",
+    device="cpu",
+    date="2026-01-01T00:00:00Z",
+)
+
+
+def score(cell: Cell, fid: float, inception: float = 2.0, protocol: Protocol = PROTOCOL, **outcome: object) -> None:
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    scores = {
+        "fid": Score(fid, sd=0.5, floor=1.25, held_out=1.5),
+        "inception_score": Score(inception, sd=0.25, floor=7.0),
+    }
+    Evaluation(protocol, scores).save(cell.folder / SCORES)
+    Outcome(**{"state": "finished", "scored_step": 8} | outcome).save(cell.folder)  # type: ignore[arg-type]

@@ -2,62 +2,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-from small_study import small_study
+from small_study import PROTOCOL, score
 
 from schurgan.errors import UserError
-from schurgan.evaluation.protocol import SCORES, Evaluation, Protocol, Score
 from schurgan.studies.outcome import Outcome
-from schurgan.studies.study import Cell, Study, read_study
 from schurgan.studies.table import save_table
-
-PROTOCOL = Protocol(
-    run="run",
-    step=8,
-    data="d" * 64,
-    held_out_data=None,
-    excluded_folds=(),
-    classes=8,
-    extractor="own",
-    extractor_digest="e" * 64,
-    extractor_accuracy=0.9,
-    resize="none",
-    n_real=48,
-    n_held_out=0,
-    n_fake=48,
-    runs=2,
-    truncation=1.0,
-    batch_norm="standing",
-    weights="moving average",
-    seed=0,
-    version="0",
-    torch="0",
-    device="cpu",
-    date="2026-01-01T00:00:00Z",
-)
-
-
-def score(cell: Cell, fid: float, inception: float = 2.0, protocol: Protocol = PROTOCOL, **outcome: object) -> None:
-    cell.folder.mkdir(parents=True, exist_ok=True)
-    scores = {
-        "fid": Score(fid, sd=0.5, floor=1.25, held_out=1.5),
-        "inception_score": Score(inception, sd=0.25, floor=7.0),
-    }
-    Evaluation(protocol, scores).save(cell.folder / SCORES)
-    Outcome(**{"state": "finished", "scored_step": 8} | outcome).save(cell.folder)  # type: ignore[arg-type]
-
-
-@pytest.fixture
-def study() -> Study:
-    return read_study("small", small_study())
-
-
-@pytest.fixture
-def cells(study: Study, tmp_path: Path) -> dict[str, Cell]:
-    folders = {"set": tmp_path, "set-linear": tmp_path}
-    return {cell.name: cell for cell in study.cells("laptop", 3, folders, tmp_path / "out")}
 
 
 def columns(text: str, label: str) -> dict[str, str]:
@@ -74,10 +25,10 @@ def test_means_and_deviations_are_over_seeds_and_the_papers_numbers_stand_beside
     score(cells["a.linear-laptop-0"], 15.5)
     text = save_table(study, "laptop", list(cells.values()), tmp_path)
     a = columns(text, "with")
-    assert a["FID ↓"] == "**12 ± 2 (↑ 3.50)**"
+    assert a["FID ↓"] == "**12.0 ± 2.0 (↑ 3.50)**"
     assert a["paper after FID ↓"] == "44.57 ± 2.93 (↓ 1.67)"
     assert (a["best before onset"], a["paper after best before onset"]) == ("200", "132,000")
-    assert columns(text, "without")["FID ↓"] == "21 ± 1"
+    assert columns(text, "without")["FID ↓"] == "21.0 ± 1.0"
     assert "Real images, sounds: Inception Score 7; FID 1.25, held-out 1.5." in text
     assert "means ± deviations over 3 seeds" in text
     known = json.loads((tmp_path / "small-laptop.json").read_text())
@@ -101,7 +52,7 @@ def test_steps_of_collapse_are_medians_with_how_many_collapsed(study, cells, tmp
 def test_of_one_seed_the_deviation_is_over_generated_images(study, cells, tmp_path):
     score(cells["a-laptop-0"], 10.0)
     text = save_table(study, "laptop", list(cells.values()), tmp_path)
-    assert columns(text, "with")["FID ↓"] == "10 ± 0.5"
+    assert columns(text, "with")["FID ↓"] == "10.00 ± 0.50"
     assert "one seed, ± over sets of generated images" in text
     assert columns(text, "without")["FID ↓"] == "–"
 

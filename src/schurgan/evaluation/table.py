@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,8 +39,8 @@ NAMES = {
     "classification_accuracy_score": "accuracy when trained on it alone",
 }
 """What scores are called, in the order of tables."""
-_DRAWN = str.maketrans({"Δ": "D", "²": "2", "↑": "(max)", "↓": "(min)"})
-"""For what the font that comes with Pillow lacks."""
+_DRAWN = {"↑ (?=[0-9])": "+", "↓ (?=[0-9])": "-", "↑": "(max)", "↓": "(min)", "–": "-", "Δ": "D", "²": "2"}
+"""For what the font that comes with Pillow lacks; an arrow before a number is a sign."""
 MARK = {True: " ↑", False: " ↓", None: ""}
 
 
@@ -68,6 +70,13 @@ def figure(value: float | None, digits: int = 4) -> str:
     if value is None:
         return "–"
     return f"{value:.{digits}g}" if abs(value) >= 1e-3 or value == 0 else f"{value:.2g}"
+
+
+def figure_and_spread(value: float, spread: float) -> str:
+    """ "value ± spread" to two digits of the spread that count, but no more than four decimals."""
+    size = math.floor(math.log10(spread)) if 0 < spread < math.inf else 0
+    decimals = min(4, max(0, 1 - size)) if spread else 4
+    return f"{value:.{decimals}f} ± {spread:.{decimals}f}"
 
 
 def real_figure(name: str, score: Score) -> str:
@@ -114,6 +123,13 @@ def print_evaluation(evaluation: Evaluation) -> None:
         print(f"note: {note}")
 
 
+def drawable(text: str) -> str:
+    """What a picture shows of a text: signs and words where its font lacks a letter."""
+    for lacking, instead in _DRAWN.items():
+        text = re.sub(lacking, instead, text)
+    return text
+
+
 def ordered(scores: dict[str, Score]) -> list[tuple[str, Score]]:
     """Known names in their order, then others."""
     order = {name: place for place, name in enumerate(NAMES)}
@@ -127,7 +143,7 @@ def title(name: str) -> str:
 def _drawn(cells: Cells) -> Image.Image:
     font = ImageFont.load_default(26)
     pad, high = 22, 52
-    lines = [tuple(text.translate(_DRAWN) for text in line) for line in (cells.head, *cells.rows)]
+    lines = [tuple(drawable(text) for text in line) for line in (cells.head, *cells.rows)]
     widths = [max(font.getlength(line[c]) for line in lines) + 2 * pad for c in range(len(cells.head))]
     sheet = Image.new("RGB", (round(sum(widths)) + 2, high * len(lines) + 2), "white")
     pen = ImageDraw.Draw(sheet)

@@ -105,6 +105,8 @@ class Study(Options):
     notes: tuple[str, ...] = ()
     variants: dict[Name, Variant] = Field(default_factory=dict)
     """By the ending of their data sets' names; run where that data is given."""
+    contrasts: tuple[tuple[str, str | None], ...] = ()
+    """Parts, and what stands in their place, of which pairs of rows are compared; see `studies.contrast`."""
     alphas: tuple[Annotated[float, Field(gt=0)], ...] = ()
     """Truncations of a figure."""
     data: dict[Name, DataSet]
@@ -125,6 +127,10 @@ class Study(Options):
             for scale, options in self.scales.items():
                 if odd := set(row.parts) - set(options.parts) - set(options.leave_out):
                     raise ValueError(f'row "{row.name}": scale {scale} does not know the part "{min(odd)}"')
+        known = {part for row in self.rows for part in row.parts}
+        for contrast in self.contrasts:
+            if odd := set(filter(None, contrast)) - known:
+                raise ValueError(f'contrasts: no row has the part "{min(odd)}"')
         return self
 
     def scale(self, name: ScaleName) -> ScaleOptions:

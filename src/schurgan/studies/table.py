@@ -12,38 +12,15 @@ import torch
 
 from schurgan.errors import UserError, writing
 from schurgan.evaluation.intervals import Interval
-from schurgan.evaluation.protocol import SCORES, Evaluation, difference
-from schurgan.evaluation.table import NAMES, Cells, figure, title
+from schurgan.evaluation.protocol import difference
+from schurgan.evaluation.table import NAMES, Cells, figure, figure_and_spread, title
 from schurgan.files import atomic_write, write_json
-from schurgan.studies.outcome import Outcome, read_outcome
+from schurgan.studies.contrast import compare_parts
+from schurgan.studies.result import STEPS, Result, name_column, read_results
 from schurgan.studies.study import Cell, Printed, Row, ScaleName, Study
 
 FORMAT = "schurgan-table/1"
-_STEPS = {"best_step": "best before onset", "onset": "onset", "extreme": "extreme onset"}
-_ENDS = {"worse": "FID at the end / best", "end_variety": "variety at the end"}
 _LOWER = {"fid", "kid", "worse"}
-_THOUSANDS = set(_STEPS)
-"""Columns of steps, which the paper prints in thousands."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a cell gave: scores where it was scored."""
-
-    cell: Cell
-    outcome: Outcome
-    evaluation: Evaluation | None
-
-    def value(self, column: str) -> float | None:
-        """Of a column, None where it is not known."""
-        if column in _STEPS:
-            return _float(getattr(self.outcome, column))
-        if column == "worse":
-            return self.outcome.worse
-        if column == "end_variety":
-            return self.outcome.variety
-        score = self.evaluation.scores.get(column) if self.evaluation else None
-        return score.value if score else None
 
 
 @dataclass(frozen=True)
@@ -74,17 +51,6 @@ class Figure:
         }
 
 
-def read_results(cells: Sequence[Cell]) -> list[Result]:
-    """Of the cells that have an outcome. Raises UserError for damaged files."""
-    results = []
-    for cell in cells:
-        outcome = read_outcome(cell.folder)
-        if outcome is not None:
-            scored = outcome.scored_step is not None
-            results.append(Result(cell, outcome, Evaluation.load(cell.folder / SCORES) if scored else None))
-    return results
-
-
 def save_table(study: Study, scale: ScaleName, cells: Sequence[Cell], out: Path) -> str:
     """Write OUT/NAME-SCALE.md, .png and .json: -> the Markdown. The same results give the same bytes.
 
@@ -96,7 +62,9 @@ def save_table(study: Study, scale: ScaleName, cells: Sequence[Cell], out: Path)
     figures = {row.name: {column: _figure(study, row, column, results) for column in study.columns} for row in rows}
     table = _cells(study, rows, figures)
     below = legend(study, scale, results)
-    text = f"# {study.title}\n\n{table.markdown()}\n{below}"
+    contrasts = compare_parts(study, scale, results)
+    beside = f"\n{contrasts.markdown()}" if contrasts else ""
+    text = f"# {study.title}\n\n{table.markdown()}{beside}\n{below}"
     stem = f"{study.name}-{scale}"
     known = {
         "format": FORMAT,
@@ -144,7 +112,7 @@ def _cells(study: Study, rows: Sequence[Row], figures: dict[str, dict[str, Figur
         of.append((column, _shown.get(column, _ours)))
         if column in printed:
             head.append("paper")
-            of.append((column, _theirs_in_thousands if column in _THOUSANDS else _theirs))
+            of.append((column, _theirs_in_thousands if column in STEPS else _theirs))
     lines, bold, group = [], set[tuple[int, int]](), ""
     for row in rows:
         if row.group != group:
@@ -175,9 +143,9 @@ def _best(rows: Sequence[Row], column: str, figures: dict[str, dict[str, Figure]
 def _ours(found: Figure) -> str:
     if found.mean is None:
         return "–"
-    spread = "" if found.sd is None else f" ± {figure(found.sd)}"
+    said = figure(found.mean) if found.sd is None else figure_and_spread(found.mean, found.sd)
     few = f" ({len(found.values)} of {found.count})" if len(found.values) < found.count else ""
-    return f"{figure(found.mean)}{spread}{few}{_arrows(found.deviations)}"
+    return f"{said}{few}{_arrows(found.deviations)}"
 
 
 def _counted(found: Figure, never: str = "none") -> str:
@@ -215,8 +183,8 @@ def _arrows(deviations: Sequence[float | None]) -> str:
 
 
 def _title(column: str) -> str:
-    mark = "" if column in _STEPS else " ↓" if column in _LOWER else " ↑" if column == "inception_score" else ""
-    return f"{_STEPS.get(column) or _ENDS.get(column) or title(column)}{mark}"
+    mark = "" if column in STEPS else " ↓" if column in _LOWER else " ↑" if column == "inception_score" else ""
+    return f"{name_column(column)}{mark}"
 
 
 def legend(study: Study, scale: ScaleName, results: Sequence[Result]) -> str:
@@ -286,7 +254,3 @@ def _check_comparable(study: Study, results: Sequence[Result]) -> None:
                 f"{other.cell.name} and {result.cell.name} cannot be compared: {what} is {ours} in the one and "
                 f"{theirs} in the other; remove {result.cell.folder / 'outcome.json'} and start the study again"
             )
-
-
-def _float(value: int | None) -> float | None:
-    return None if value is None else float(value)
