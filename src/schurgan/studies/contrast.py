@@ -27,7 +27,10 @@ class Contrast:
     pairs: tuple[tuple[Result, Result], ...]
 
     def effect(self, column: str) -> Interval | None:
-        """Mean difference of a column over the pairs, or the geometric mean of its ratio. None of under two pairs."""
+        """Mean difference of a column over the pairs, or the geometric mean of its ratio. None of under two pairs.
+
+        Pairs of which one run has no value, as no onset, take no part.
+        """
         values = []
         for with_part, without in self.pairs:
             ours, theirs = with_part.value(column), without.value(column)
@@ -68,7 +71,7 @@ def compare_parts(study: Study, scale: ScaleName, results: Sequence[Result]) -> 
     contrasts = find_contrasts(study, scale, results)
     if not contrasts:
         return None
-    columns = [column for column in study.columns if column not in STEPS]
+    columns = [column for column in study.columns if column not in STEPS or column == "onset"]
     head = ["pairs of runs, 95 % intervals", "group", "pairs"]
     head += [f"{name_column(column)}, {'ratio' if column in _RATIOS else 'difference'}" for column in columns]
     head += ["collapsed with it", "collapsed without"]
@@ -90,4 +93,7 @@ def _pairs(rows: Sequence[Row], part: str, instead: str | None) -> Iterator[tupl
 
 
 def _said(effect: Interval | None) -> str:
-    return "–" if effect is None else f"{effect.mean:.2f} [{effect.low:.2f}, {effect.high:.2f}]"
+    if effect is None:
+        return "–"
+    decimals = 0 if max(abs(effect.low), abs(effect.high)) >= 100 else 2
+    return f"{effect.mean:.{decimals}f} [{effect.low:.{decimals}f}, {effect.high:.{decimals}f}]"

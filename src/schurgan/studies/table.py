@@ -201,6 +201,11 @@ def legend(study: Study, scale: ScaleName, results: Sequence[Result]) -> str:
     if study.variants:
         others = ", ".join(variant.about for variant in study.variants.values())
         lines.append(f"In brackets, the difference of {others}; – where it was not run.")
+    if study.contrasts:
+        lines.append(
+            "Pairs of runs have the same seed, and rows that differ in that part alone; the difference of onsets is over "
+            "pairs of which both collapsed."
+        )
     if out := [row.label for row in study.rows if row not in study.rows_at(scale)]:
         lines.append(f"Not at this scale: {'; '.join(dict.fromkeys(out))}.")
     lines += [*study.notes, *_real_images(study, results), *_extractors(results)]
