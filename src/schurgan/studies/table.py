@@ -203,8 +203,8 @@ def legend(study: Study, scale: ScaleName, results: Sequence[Result]) -> str:
         lines.append(f"In brackets, the difference of {others}; – where it was not run.")
     if study.contrasts:
         lines.append(
-            "Pairs of runs have the same seed, and rows that differ in that part alone; the difference of onsets is over "
-            "pairs of which both collapsed."
+            "Pairs of runs have the same seed, and rows that differ in that part alone; onsets are compared where both "
+            "collapsed."
         )
     if out := [row.label for row in study.rows if row not in study.rows_at(scale)]:
         lines.append(f"Not at this scale: {'; '.join(dict.fromkeys(out))}.")
