@@ -203,6 +203,19 @@ def test_an_untrained_generator_without_variety_is_not_collapsed_until_it_has_be
     assert monitor.verdict().onset == 2100
 
 
+def test_a_discriminator_that_scores_everything_alike_is_a_collapse_whatever_its_distances_are():
+    monitor = Monitor(warm_up=100)
+    states = [
+        monitor.update(step, frechet=8.0, variety=0.9, gradient_g=size).state
+        for step, size in ((100, 0.4), (150, 1e-3), (200, 0.0), (250, 0.0), (300, 0.0))
+    ]
+    assert states == ["healthy"] * 4 + ["collapsed"]
+    verdict = monitor.verdict()
+    assert verdict.onset == 200
+    assert "scores all images alike" in verdict.reasons[0]
+    assert "lower learning rate of the discriminator" in verdict.reasons[0]
+
+
 def test_a_run_that_never_becomes_varied_is_collapsed_after_the_grace():
     monitor = only("variety", "variety_extreme", "never_varied", grace=1000)
     states = {step: monitor.update(step, variety=0.1).state for step in range(100, 1400, 100)}

@@ -183,6 +183,21 @@ class OverEarly(Rule):
 
 
 @dataclass(frozen=True)
+class Gone(Rule):
+    """A number that is 0, or all but: seen where all units of D had gone dead, with healthy distances left behind."""
+
+    line: float = 1e-12
+
+    def says(self, seen: Signals, memory: Mapping[str, Any]) -> str | None:
+        for name, value in self.measured(seen).items():
+            if value <= self.line:
+                return (
+                    f"{_words(name)} was {value:.2g}: the discriminator scores all images alike, and nothing is learned"
+                )
+        return None
+
+
+@dataclass(frozen=True)
 class Exploding(Rule):
     """|x| over `factor` times its median m in the run's healthy past, and over m by `deviations` robust deviations.
 
@@ -236,6 +251,7 @@ _DATA = "look at the data first (labels, silent or repeated clips), then try low
 _D_WINS = "often comes before a collapse: lower the discriminator's learning rate or its steps, or use DiffAugment"
 _FEW = "usual with little data and no collapse by itself: DiffAugment, or more recordings"
 _RATES = "often comes before a collapse: lower learning rates, or spectral normalisation in a new run"
+_DEAD = "go back to before it with a lower learning rate of the discriminator"
 _LOST = "go back to a checkpoint before it; if it comes again, lower the learning rates or use more precise arithmetic"
 
 RULES: dict[str, Rule] = {
@@ -245,6 +261,7 @@ RULES: dict[str, Rule] = {
         OverBest("frechet", "collapsed", ("frechet",), _BACK),
         Under("variety", "collapsed", ("variety",), _MODES),
         NeverOver("never_varied", "collapsed", ("variety",), _DATA, line=0.25),
+        Gone("dead", "collapsed", ("gradient_g",), _DEAD),
         # The measured collapses ended at 2.1 to 3 times their best and a variety of 0.29 to 0.40, so this lies beyond.
         OverBest("frechet_extreme", "extreme", ("frechet",), _BACK, factor=4.0),
         Under("variety_extreme", "extreme", ("variety",), _MODES, line=0.25),
