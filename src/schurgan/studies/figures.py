@@ -53,7 +53,9 @@ def _gaps(study: Study, scale: ScaleName, cells: Sequence[Cell], out: Path) -> l
             ax.set_title(f"({letter}) {row.label}")
         for ax in list(page.axes)[len(rows) :]:
             ax.remove()
-        page.axes[0].legend(frameon=False)
+        curves, labels = page.axes[0].get_legend_handles_labels()
+        if len(labels) > 1:
+            page.legend(curves, labels, loc="outside upper center", ncols=len(labels), frameon=False)
         page.supxlabel("step (arrow: onset of collapse)")
         page.supylabel("E Δ²(G(z)) − E Δ²(x)")
     return [path.with_suffix(".png")]
