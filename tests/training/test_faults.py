@@ -160,14 +160,15 @@ def nan_everywhere(trainer: Trainer) -> None:
         value.fill_(float("nan"))
 
 
-def test_a_learning_rate_of_5_is_a_failed_run_halfway_through(options, tmp_path):
-    """G gives one image for ever. Nothing was lost, so only that it was never varied tells, from half the steps on."""
+def test_a_learning_rate_of_5_is_a_failed_run_at_the_latest_halfway_through(options, tmp_path):
+    """G gives one image for ever. Nothing was lost: that D is dead tells, or that nothing was ever varied."""
     steps = 24
     run = train(options({"rollbacks": 0}, steps=steps, lr_g=5.0, lr_d=5.0), tmp_path / "run")
     assert kinds(run)[-1] == "stopped"
     (collapsed,) = (event for event in events(run) if event["event"] == "collapsed")
     assert collapsed["step"] <= steps // 2 + PATIENCE * EVERY
-    assert "has never been over" in collapsed["reason"] or "not finite" in collapsed["reason"].lower()
+    said = collapsed["reason"].lower()
+    assert any(sign in said for sign in ("has never been over", "scores all images alike", "not finite"))
 
 
 def test_a_learning_rate_that_explodes_later_is_seen_in_two_evaluations_and_rolled_back(options, tmp_path, before_step):
