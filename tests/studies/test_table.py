@@ -57,6 +57,13 @@ def test_of_one_seed_the_deviation_is_over_generated_images(study, cells, tmp_pa
     assert columns(text, "without")["FID ↓"] == "–"
 
 
+def test_rows_of_which_some_runs_are_missing_are_told_of(study, cells, tmp_path):
+    for seed in range(3):
+        score(cells[f"a-laptop-{seed}"], 10.0)
+    score(cells["b-laptop-0"], 10.0)
+    assert "means ± deviations over 1 to 3 seeds" in save_table(study, "laptop", list(cells.values()), tmp_path)
+
+
 def test_failures_and_collapses_without_scores_are_said_below(study, cells, tmp_path):
     score(cells["a-laptop-0"], 10.0)
     for name, outcome in (

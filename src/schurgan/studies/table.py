@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,8 +191,10 @@ def _title(column: str) -> str:
 def legend(study: Study, scale: ScaleName, results: Sequence[Result]) -> str:
     """What stands under the table: how it came about, what real images reach, what ended badly, and the readings."""
     at = study.scale(scale)
-    seeds = len({r.cell.seed for r in results if not r.cell.variant})
-    spread = f"means ± deviations over {seeds} seeds" if seeds > 1 else "one seed, ± over sets of generated images"
+    runs = Counter(r.cell.row for r in results if not r.cell.variant)
+    fewest, seeds = (min(runs.values()), max(runs.values())) if runs else (0, 0)
+    count = f"{seeds}" if fewest == seeds else f"{fewest} to {seeds}"
+    spread = f"means ± deviations over {count} seeds" if seeds > 1 else "one seed, ± over sets of generated images"
     lines = [
         f"Scale {scale}: {at.about} Ours are {spread}; scores are of the best checkpoint before a collapse (steps are "
         f"medians over the runs that have one), {at.images} generated images × {at.runs}, extractor {at.extractor}.",
