@@ -95,5 +95,5 @@ def _pairs(rows: Sequence[Row], part: str, instead: str | None) -> Iterator[tupl
 def _said(effect: Interval | None) -> str:
     if effect is None:
         return "–"
-    decimals = 0 if max(abs(effect.low), abs(effect.high)) >= 100 else 2
-    return f"{effect.mean:.{decimals}f} [{effect.low:.{decimals}f}, {effect.high:.{decimals}f}]"
+    mean, low, high = (f"{value:.{0 if abs(value) >= 100 else 2}f}" for value in (effect.mean, effect.low, effect.high))
+    return f"{mean} [{low}, {high}]"
