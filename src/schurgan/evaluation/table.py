@@ -73,7 +73,7 @@ def figure(value: float | None, digits: int = 4) -> str:
 
 
 def figure_and_spread(value: float, spread: float) -> str:
-    """ "value ± spread" to two digits of the spread that count, but no more than four decimals."""
+    """Both, with ± between: to two digits of the spread that count, but no more than four decimals."""
     size = math.floor(math.log10(spread)) if 0 < spread < math.inf else 0
     decimals = min(4, max(0, 1 - size)) if spread else 4
     return f"{value:.{decimals}f} ± {spread:.{decimals}f}"
