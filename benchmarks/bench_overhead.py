@@ -26,16 +26,16 @@ from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from schurgan.config import resolve
 from schurgan.normality import DDFN
+from schurgan.normality.moments import MomentCondition
+from schurgan.runs.config import resolve
 from schurgan.training import train
+from schurgan.training.artifacts import Products
 from schurgan.training.checkpoint import Checkpoints
-from schurgan.training.conditions import MomentCondition
 from schurgan.training.journal import Journal
-from schurgan.training.loop import Run
-from schurgan.training.products import Products
-from schurgan.training.step import Trainer
-from schurgan.training.watch import Watch
+from schurgan.training.run import Run
+from schurgan.training.trainer import Trainer
+from schurgan.training.watcher import Watch
 
 PARTS = {
     "step": (Trainer, "run_step"),

@@ -36,12 +36,12 @@ import damage
 from ladders import LADDERS, SCORES, Course, Judge, Ladder, climb
 from schurgan.audio import Spectrogram
 from schurgan.data import Shards, prepare
-from schurgan.data.images import open_transform
+from schurgan.data.codec import open_transform
 from schurgan.data.sources import open_source
-from schurgan.evaluation.embedding import open_embedding
-from schurgan.evaluation.extractor import Extracted, Extractor, cached_classifier, open_extractor
-from schurgan.evaluation.frechet import frechet_distance
-from schurgan.evaluation.kernel import squared_discrepancy
+from schurgan.evaluation.features.embedding import open_embedding
+from schurgan.evaluation.features.extractor import Extracted, Extractor, cached_classifier, open_extractor
+from schurgan.evaluation.metrics.frechet import frechet_distance
+from schurgan.evaluation.metrics.kernel import squared_discrepancy
 from tables import head, row
 
 HELD_OUT = 5

@@ -26,16 +26,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from schurgan.config import Config
+from schurgan.core.files import atomic_write
 from schurgan.data.loader import Shuffled
 from schurgan.data.shards import Shards
-from schurgan.evaluation.extractor import Extractor, open_extractor
-from schurgan.evaluation.frechet import frechet_distance
-from schurgan.evaluation.inception_score import class_accuracy, inception_score
-from schurgan.evaluation.quick import QuickScores
-from schurgan.files import atomic_write
+from schurgan.evaluation.features.extractor import Extractor, open_extractor
+from schurgan.evaluation.metrics.frechet import frechet_distance
+from schurgan.evaluation.metrics.inception_score import class_accuracy, inception_score
+from schurgan.runs.config import Config
+from schurgan.training.health_scores import QuickScores
 from schurgan.training.means import Means
-from schurgan.training.step import Trainer
+from schurgan.training.trainer import Trainer
 
 EVERY, WATCHED, JUDGED = 50, 400, 1000
 OFF = {"ddfn": {"weight": 0.0, "relative_epsilon": 0.02, "decay": 0.9, "estimator": "hybrid"}}

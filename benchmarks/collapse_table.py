@@ -5,7 +5,7 @@
 A folder is a regime. A run counts as collapsed when the averaged generator, which is what a user gets, ends at more
 than 1.5 times the best Fréchet distance that it had (medians of three evaluations); its onset is the evaluation from
 which that never changes again. So the truth is taken from the end of a run, which nobody has while it trains. Every
-rule of `schurgan.training.health` is then replayed over what was measured, alone and together, and the gap of the
+rule of `schurgan.health.monitor` is then replayed over what was measured, alone and together, and the gap of the
 departure from normality in three ways. Intervals: Student's t of 95 % over seeds, Wilson's for shares.
 """
 
@@ -23,9 +23,9 @@ from typing import Any
 
 import torch
 
-from schurgan.evaluation.intervals import Interval, wilson
-from schurgan.training.health import RULES, Monitor, Rule, Signals
-from schurgan.training.health_rules import Over, OverEarly
+from schurgan.evaluation.metrics.intervals import Interval, wilson
+from schurgan.health.monitor import RULES, Monitor, Rule, Signals
+from schurgan.health.rules import Over, OverEarly
 
 BROKEN, EARLIEST = 1.5, 300
 

@@ -37,15 +37,15 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import torch
 
 from schurgan.audio import Spectrogram
-from schurgan.config import Config
+from schurgan.core.errors import UserError
 from schurgan.data import prepare
 from schurgan.data.sources import open_source
-from schurgan.errors import UserError
+from schurgan.health.monitor import Verdict
+from schurgan.runs.config import Config
 from schurgan.training import resume, train
 from schurgan.training.checkpoint import Checkpoints, read
-from schurgan.training.health import Verdict
-from schurgan.training.step import Trainer
-from schurgan.training.watch import Watch
+from schurgan.training.trainer import Trainer
+from schurgan.training.watcher import Watch
 
 FORK = multiprocessing.get_context("fork")
 LONGEST = 1800.0  # seconds that one life may take at most

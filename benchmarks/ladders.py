@@ -18,12 +18,12 @@ from torch import Tensor
 
 import damage
 from damage import Clips, Damage
-from schurgan.evaluation.extractor import Extractor
-from schurgan.evaluation.frechet import frechet_distance
-from schurgan.evaluation.inception_score import class_accuracy, inception_score_of_runs
-from schurgan.evaluation.kernel import squared_discrepancy
-from schurgan.evaluation.neighbours import memorisation, prdc
-from schurgan.evaluation.variety import kinds_per_batch, variety
+from schurgan.evaluation.features.extractor import Extractor
+from schurgan.evaluation.metrics.frechet import frechet_distance
+from schurgan.evaluation.metrics.inception_score import class_accuracy, inception_score_of_runs
+from schurgan.evaluation.metrics.kernel import squared_discrepancy
+from schurgan.evaluation.metrics.neighbours import memorisation, prdc
+from schurgan.evaluation.metrics.variety import kinds_per_batch, variety
 from schurgan.normality import departure_from_normality
 
 SCORES = {

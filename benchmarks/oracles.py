@@ -21,11 +21,11 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.inception import InceptionScore
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from schurgan.evaluation.extractor import Extracted
-from schurgan.evaluation.frechet import frechet_distance
-from schurgan.evaluation.inception_score import inception_score
-from schurgan.evaluation.kernel import kernel_distance
-from schurgan.evaluation.neighbours import prdc
+from schurgan.evaluation.features.extractor import Extracted
+from schurgan.evaluation.metrics.frechet import frechet_distance
+from schurgan.evaluation.metrics.inception_score import inception_score
+from schurgan.evaluation.metrics.kernel import kernel_distance
+from schurgan.evaluation.metrics.neighbours import prdc
 from tables import head, row
 
 NEIGHBOURHOODS = ("precision", "recall", "density", "coverage")

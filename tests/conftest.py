@@ -19,10 +19,10 @@ import soundfile
 import torch
 
 from schurgan.audio import Spectrogram
-from schurgan.cli import main
-from schurgan.config import Config
+from schurgan.commands.main import main
 from schurgan.data import prepare
 from schurgan.data.sources import open_source
+from schurgan.runs.config import Config
 from schurgan.training import train
 
 SIZE, RATE, N_SAMPLES = 16, 16000, 8000

@@ -14,10 +14,10 @@ import pytest
 import torch
 import yaml
 
-from schurgan import cli
-from schurgan.config import Config, preset_names, resolve
+from schurgan.commands import main as cli
+from schurgan.commands.parsing import parse, value_of
 from schurgan.networks import LADDERS, Discriminator, Generator
-from schurgan.parsing import parse, value_of
+from schurgan.runs.config import Config, preset_names, resolve
 
 ROOT = Path(__file__).parents[1]
 PAPER = (ROOT / "docs" / "paper.md").read_text("utf-8")
@@ -87,7 +87,7 @@ def test_every_file_class_function_and_test_named_is_there():
 
 def test_a_name_that_is_not_there_is_noticed():
     assert is_there("tests/test_docs.py::test_a_name_that_is_not_there_is_noticed")
-    assert is_there("networks/ladders.py::Ladder.latent_dim")
+    assert is_there("networks/architectures.py::Ladder.latent_dim")
     assert not is_there("tests/test_docs.py::test_that_was_renamed")
     assert not is_there("networks/no_such_file.py")
     assert len([named for named in named_code() if "::test_" in named]) >= 75  # or the parser has gone blind

@@ -1,3 +1,3 @@
-from schurgan.cli import main
+from schurgan.commands.main import main
 
 main()

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from schurgan.audio import MorletCWT, Spectrogram, snr_db
-from schurgan.audio.coefficients import Coefficients
 from schurgan.audio.phase import Columns, from_noise, griffin_lim, project_envelope, white_noise, with_carrier
+from schurgan.audio.transform import Coefficients
 
 N = 16_000
 

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from schurgan.audio import Spectrogram
+from schurgan.core.errors import UserError
 from schurgan.data import prepare
 from schurgan.data.sources.base import Item
 from schurgan.data.sources.soundscape import Soundscape
-from schurgan.errors import UserError
 
 distributed = pytest.importorskip("distributed")
 

@@ -21,10 +21,10 @@ from urllib.request import Request
 import pytest
 from layouts import cifar10, common_voice, esc50, urbansound8k
 
+from schurgan.core.errors import UserError
 from schurgan.data import download as module
 from schurgan.data.download import REMOTES, Remote, download
 from schurgan.data.transfer import Patience, _Redirects
-from schurgan.errors import UserError
 
 QUICK = Patience(stall=0.4, tries=3, pause=0.01)
 

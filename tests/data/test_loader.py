@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from schurgan.audio import Spectrogram
+from schurgan.core.errors import UserError
 from schurgan.data import Batches, Shards, prepare
 from schurgan.data.loader import Prefetch
 from schurgan.data.sources.base import Item
-from schurgan.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -23,13 +23,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from schurgan.audio import Spectrogram, read_audio
+from schurgan.core.errors import UserError
 from schurgan.data import Manifest, Shards, prepare, summary
 from schurgan.data.shards import dequantise, quantise
 from schurgan.data.sources.base import Item
 from schurgan.data.sources.folder import open_folder
 from schurgan.data.verify import verify
 from schurgan.data.work import PITCHES
-from schurgan.errors import UserError
 
 RATE, N_SAMPLES, SIZE = 16000, 8000, 32
 SMALL = Spectrogram(size=SIZE, n_samples=N_SAMPLES, channels=1)

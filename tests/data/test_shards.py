@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from schurgan.audio import Spectrogram
+from schurgan.core.errors import UserError
 from schurgan.data import Manifest, Shards, prepare
 from schurgan.data.sources.base import Item
 from schurgan.data.verify import verify
-from schurgan.errors import UserError
 
 SMALL = Spectrogram(size=32, n_samples=8000, channels=1)
 

@@ -21,8 +21,8 @@ from layouts import (
 )
 
 from schurgan.audio.files import AudioError
+from schurgan.core.errors import UserError
 from schurgan.data.sources import SOURCES, Item, open_source
-from schurgan.errors import UserError
 
 
 def sentence(name: str, *args: object, **options: object) -> str:

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from layouts import CIFAR10_CLASSES, cifar10, cifar10_batch, cifar10_binary
 
+from schurgan.core.errors import UserError
 from schurgan.data.sources import open_source
 from schurgan.data.sources.pickles import PickleError, load_pickle
-from schurgan.errors import UserError
 
 
 def expected(number: int, count: int = 4) -> tuple[np.ndarray, list[str]]:

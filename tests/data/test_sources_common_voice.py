@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from layouts import common_voice, mp3, table
 
+from schurgan.core.errors import UserError
 from schurgan.data.sources import common_voice as module
 from schurgan.data.sources import open_source
-from schurgan.errors import UserError
 
 
 def opened(root: Path, **options: object):

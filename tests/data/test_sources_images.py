@@ -15,9 +15,9 @@ import torch
 from layouts import clip
 from PIL import Image
 
+from schurgan.core.errors import UserError
 from schurgan.data.sources import Item, open_source
-from schurgan.data.sources.images import MAX_PIXELS, read_image
-from schurgan.errors import UserError
+from schurgan.data.sources.image_files import MAX_PIXELS, read_image
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
 GREY = RGB[..., 0]

@@ -14,9 +14,9 @@ import pytest
 import soundfile
 from layouts import ESC50_ROWS, US8K_HEADER, US8K_ROWS, clip, common_voice, esc50, table, urbansound8k
 
+from schurgan.core.errors import UserError
 from schurgan.data.sources import Item, open_source
 from schurgan.data.sources.tables import MAX_LINE, read_table
-from schurgan.errors import UserError
 
 OFFICIAL = [
     *("air_conditioner", "car_horn", "children_playing", "dog_bark", "drilling"),

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from schurgan.core.errors import UserError
 from schurgan.data import Shards
 from schurgan.data.split import split
-from schurgan.errors import UserError
 
 
 def test_a_share_of_every_class_is_held_out_and_nothing_is_on_both_sides(shards):

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from schurgan.audio import Spectrogram
+from schurgan.core.errors import UserError
 from schurgan.data import Manifest, prepare
-from schurgan.data.images import ImageCodec
+from schurgan.data.codec import ImageCodec
 from schurgan.data.sources import open_source
 from schurgan.data.sources.base import Item
 from schurgan.data.verify import verify
-from schurgan.errors import UserError
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from schurgan.audio import Spectrogram
+from schurgan.core.errors import UserError
 from schurgan.data import Shards, prepare
 from schurgan.data.export import export_webdataset
 from schurgan.data.sources import open_source
-from schurgan.errors import UserError
 
 
 @pytest.fixture(scope="module")

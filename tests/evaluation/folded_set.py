@@ -9,8 +9,8 @@ from schurgan.audio import Spectrogram
 from schurgan.data import Shards, prepare
 from schurgan.data.sources.base import Item
 from schurgan.data.sources.soundscape import Soundscape
-from schurgan.networks.ladders import find_ladder
-from schurgan.sampling import Card, Model, build
+from schurgan.model import Card, Model, build
+from schurgan.networks.architectures import find_ladder
 
 SIZE, LENGTH, RATE = 16, 8000, 16_000
 CLASSES = ("bell", "rain", "bark")

@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 from test_protocol import PROTOCOL
 
-from schurgan.errors import UserError
+from schurgan.core.errors import UserError
 from schurgan.evaluation.compare import compare
-from schurgan.evaluation.protocol import Evaluation, Score
+from schurgan.evaluation.scores import Evaluation, Score
 
 
 def scores(fid: float, recall: float, gap: float, **more: Score) -> dict[str, Score]:

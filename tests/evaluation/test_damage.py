@@ -12,8 +12,8 @@ from schurgan.audio import Spectrogram
 from schurgan.data import Shards, prepare
 from schurgan.data.sources.base import Item
 from schurgan.data.sources.soundscape import Soundscape
-from schurgan.evaluation.classifier import train_classifier
-from schurgan.evaluation.extractor import ClassifierExtractor
+from schurgan.evaluation.features.classifier import train_classifier
+from schurgan.evaluation.features.extractor import ClassifierExtractor
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import damage

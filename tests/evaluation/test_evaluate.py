@@ -15,16 +15,17 @@ from folded_set import prepared, spectrogram, untrained
 from torch import Tensor
 
 import schurgan.evaluation
-from schurgan import curves
-from schurgan.config import Config
+from schurgan.core.errors import UserError
 from schurgan.data import Shards
-from schurgan.errors import UserError
-from schurgan.evaluation import score_run, sound_scores
-from schurgan.evaluation.frechet import frechet_distance
-from schurgan.evaluation.protocol import Evaluation
-from schurgan.evaluation.subject import open_subject
+from schurgan.evaluation import evaluate as score_run
+from schurgan.evaluation import score_sounds as sound_scores
+from schurgan.evaluation.metrics.frechet import frechet_distance
+from schurgan.evaluation.scores import Evaluation
+from schurgan.evaluation.target import open_subject
 from schurgan.evaluation.usefulness import score_usefulness
-from schurgan.sampling import Model
+from schurgan.model import Model
+from schurgan.report import curves
+from schurgan.runs.config import Config
 
 OWN = "test_evaluate:looks"
 EVERY = {
@@ -228,7 +229,9 @@ def test_the_classifier_is_trained_without_the_held_out_fold_and_its_accuracy_is
     run, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("SCHURGAN_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("schurgan.evaluation.extractor.QUICK", {"epochs": 1, "least_steps": 4, "most_steps": 4})
+    monkeypatch.setattr(
+        "schurgan.evaluation.features.extractor.QUICK", {"epochs": 1, "least_steps": 4, "most_steps": 4}
+    )
     found = schurgan.evaluation.evaluate(run, images=60, runs=1, quick=True)
     assert found.protocol.extractor == "classifier"
     assert found.protocol.extractor_accuracy == found.scores["accuracy"].held_out
@@ -239,7 +242,7 @@ def test_the_classifier_is_trained_without_the_held_out_fold_and_its_accuracy_is
 def _process(rank: int, port: int, run: str, folder: str) -> None:
     import os
 
-    from schurgan.training.distributed import join
+    from schurgan.core.distributed import join
 
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}

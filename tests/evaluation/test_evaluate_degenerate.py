@@ -15,14 +15,14 @@ from test_evaluate import OWN, make_run, varied
 from torch import Tensor
 
 import schurgan.evaluation
+from schurgan.core.errors import UserError
 from schurgan.data import Shards, prepare
 from schurgan.data.sources.base import Item
-from schurgan.errors import UserError
-from schurgan.evaluation import score_run
-from schurgan.evaluation.protocol import Evaluation
-from schurgan.evaluation.subject import open_subject
-from schurgan.networks.ladders import find_ladder
-from schurgan.sampling import Card, Model, build
+from schurgan.evaluation import evaluate as score_run
+from schurgan.evaluation.scores import Evaluation
+from schurgan.evaluation.target import open_subject
+from schurgan.model import Card, Model, build
+from schurgan.networks.architectures import find_ladder
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def broken(model: Model, share: float) -> Model:
 
 
 def test_images_that_are_not_finite_are_left_out_and_counted(score, model, monkeypatch):
-    monkeypatch.setattr("schurgan.evaluation.subject.load", lambda *_: broken(model, 0.3))
+    monkeypatch.setattr("schurgan.evaluation.target.load", lambda *_: broken(model, 0.3))
     found = score(runs=1)
     left = found.scores["fid"].n_fake
     assert 20 < left < 60
@@ -69,7 +69,7 @@ def test_images_that_are_not_finite_are_left_out_and_counted(score, model, monke
 
 
 def test_a_generator_of_nothing_but_nan_is_one_sentence(score, model, run, monkeypatch):
-    monkeypatch.setattr("schurgan.evaluation.subject.load", lambda *_: broken(model, 1.1))
+    monkeypatch.setattr("schurgan.evaluation.target.load", lambda *_: broken(model, 1.1))
     with pytest.raises(UserError, match=r"60 of 60 generated images hold NaN or infinite values"):
         score()
     assert not (run / "scores.json").exists()
@@ -77,7 +77,7 @@ def test_a_generator_of_nothing_but_nan_is_one_sentence(score, model, run, monke
 
 def test_a_constant_generator_has_no_variety_no_recall_and_a_finite_fid(score, model, monkeypatch):
     model.generator.forward = lambda z, labels: torch.zeros(len(z), 3, 16, 16)
-    monkeypatch.setattr("schurgan.evaluation.subject.load", lambda *_: model)
+    monkeypatch.setattr("schurgan.evaluation.target.load", lambda *_: model)
     found = score().scores
     assert found["inception_score"].value == pytest.approx(1)
     assert found["variety"].value == 0
@@ -97,7 +97,7 @@ def test_a_generator_of_training_images_is_found_out(score, model, folded, monke
             for c, draw in zip(labels.tolist(), z[:, 0], strict=True)
         ]
     )
-    monkeypatch.setattr("schurgan.evaluation.subject.load", lambda *_: model)
+    monkeypatch.setattr("schurgan.evaluation.target.load", lambda *_: model)
     found = score().scores
     assert found["near_copies"].value == 1
     assert found["near_copies"].held_out < 0.5
@@ -113,7 +113,9 @@ def test_one_class_has_scores_and_a_flag_where_one_says_nothing(tmp_path, monkey
     ladder = find_ladder("small-16")
     card = Card(asdict(ladder), 4, 3, "normal", 1.0, ("bell",), spectrogram(channels=3).config, (0.2,), None, 0)
     run = make_run(tmp_path / "run", tmp_path / "data", Model(build(card), card))
-    monkeypatch.setattr("schurgan.evaluation.extractor.QUICK", {"epochs": 1, "least_steps": 4, "most_steps": 4})
+    monkeypatch.setattr(
+        "schurgan.evaluation.features.extractor.QUICK", {"epochs": 1, "least_steps": 4, "most_steps": 4}
+    )
     monkeypatch.setenv("SCHURGAN_CACHE", str(tmp_path / "cache"))
     found = schurgan.evaluation.evaluate(run, images=60, runs=1, quick=True).scores
     assert found["inception_score"].value == 1

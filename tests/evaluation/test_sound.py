@@ -9,10 +9,10 @@ import torch
 from folded_set import CLASSES, LENGTH, RATE, SIZE, Folded, prepared, spectrogram, untrained
 from torch import Tensor
 
+from schurgan.core.errors import UserError
 from schurgan.data import Shards, prepare
-from schurgan.errors import UserError
-from schurgan.evaluation.extractor import Extracted
-from schurgan.evaluation.levels import levels
+from schurgan.evaluation.features.extractor import Extracted
+from schurgan.evaluation.metrics.loudness import levels
 from schurgan.evaluation.sound import (
     ClassLevels,
     Donors,
@@ -22,7 +22,7 @@ from schurgan.evaluation.sound import (
     frechet_audio_distance,
     score_sound,
 )
-from schurgan.sampling import Model
+from schurgan.model import Model
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,12 @@ from PIL import Image
 from test_evaluate import OWN, make_run, varied
 
 import schurgan.evaluation
+from schurgan.core.errors import UserError
 from schurgan.data import Shards
-from schurgan.errors import UserError
-from schurgan.evaluation import score_run
-from schurgan.evaluation.protocol import Score
+from schurgan.evaluation import evaluate as score_run
+from schurgan.evaluation.figures import save_figure
+from schurgan.evaluation.scores import Score
 from schurgan.evaluation.sweep import COLUMNS, TRUNCATIONS, sweep
-from schurgan.evaluation.sweep_figure import save_figure
 
 
 @pytest.fixture(scope="module")

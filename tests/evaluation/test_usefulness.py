@@ -7,10 +7,10 @@ import torch
 from folded_set import prepared, untrained
 from torch import Tensor
 
+from schurgan.core.errors import UserError
 from schurgan.data import Shards
-from schurgan.errors import UserError
 from schurgan.evaluation.usefulness import ClassifierTrainer, score_usefulness, usefulness
-from schurgan.sampling import Model
+from schurgan.model import Model
 
 CLASSES = ("left", "right")
 CENTRES = torch.tensor([[-0.3, 0.0], [0.3, 0.0]])

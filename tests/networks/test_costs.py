@@ -222,8 +222,8 @@ def test_the_peak_is_what_a_process_grows_by():
     """In a process of its own, whose growth is what the system says; glibc rounds, so within a fifth."""
     script = """
 import resource, torch
-from schurgan.config import resolve
-from schurgan.training.step import Trainer
+from schurgan.runs.config import resolve
+from schurgan.training.trainer import Trainer
 from schurgan.networks import find_ladder
 from schurgan.networks.costs import step_peak
 torch.set_num_threads(1)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from schurgan.errors import UserError
+from schurgan.core.errors import UserError
 from schurgan.networks import Generator, SelfAttention, export_generator
 from schurgan.networks import export as module
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from schurgan.evaluation.protocol import SCORES, Evaluation, Protocol, Score
+from schurgan.evaluation.scores import SCORES, Evaluation, Protocol, Score
 from schurgan.studies.outcome import Outcome
 from schurgan.studies.study import Cell
 

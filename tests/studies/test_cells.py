@@ -14,17 +14,17 @@ import pytest
 import torch
 from small_study import small_study
 
-from schurgan.config import Config
-from schurgan.errors import UserError
-from schurgan.files import sha256
-from schurgan.metrics import METRICS, read_records
-from schurgan.sampling import load
+from schurgan.core.errors import UserError
+from schurgan.core.files import sha256
+from schurgan.model import load
+from schurgan.runs.config import Config
+from schurgan.runs.records import METRICS, read_records
 from schurgan.studies import cell as cells_module
 from schurgan.studies.outcome import Outcome, read_outcome
 from schurgan.studies.runner import run_cells
 from schurgan.studies.study import Cell, Study, read_study
 from schurgan.studies.table import save_table
-from schurgan.training.step import Trainer
+from schurgan.training.trainer import Trainer
 
 HERE = Path(__file__).parent
 

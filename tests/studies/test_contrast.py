@@ -5,7 +5,7 @@ import math
 import pytest
 from small_study import score, small_study
 
-from schurgan.errors import UserError
+from schurgan.core.errors import UserError
 from schurgan.studies.contrast import compare_parts, find_contrasts
 from schurgan.studies.result import read_results
 from schurgan.studies.study import read_study

@@ -7,14 +7,14 @@ import pytest
 import torch
 from small_study import small_study
 
-from schurgan.config import Config
 from schurgan.networks.costs import step_costs
+from schurgan.runs.config import Config
 from schurgan.studies import estimate as module
 from schurgan.studies.estimate import arithmetic, estimate
 from schurgan.studies.outcome import Outcome
 from schurgan.studies.study import load_study, read_study, study_names
 from schurgan.training.build import build_ladder
-from schurgan.training.step import Trainer
+from schurgan.training.trainer import Trainer
 
 
 def paper_configs(*, losses: bool) -> dict[str, tuple[Config, int]]:

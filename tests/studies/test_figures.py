@@ -11,12 +11,12 @@ import torch
 from small_study import small_study
 
 from schurgan.audio import STFT, Spectrogram, read_audio
+from schurgan.core.errors import UserError
+from schurgan.core.files import sha256
 from schurgan.data.shards import Shards
-from schurgan.errors import UserError
-from schurgan.evaluation import sound_scores
+from schurgan.evaluation import score_sounds as sound_scores
 from schurgan.evaluation.sweep import Sweep
-from schurgan.files import sha256
-from schurgan.sampling import Model, load
+from schurgan.model import Model, load
 from schurgan.studies import figures
 from schurgan.studies.figures import save_figures
 from schurgan.studies.listening import borrow, choose_clips, phase_picture
@@ -36,7 +36,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cells(shards: Path, out: Path) -> tuple[Cell, ...]:
     """Two cells on recordings, whose sounds nobody scores. Not to be changed."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("schurgan.evaluation.score_run.score_sounds", lambda *_: {})
+        patched.setattr("schurgan.evaluation.evaluate.score_sounds", lambda *_: {})
         found = read_study("small", small_study()).cells("laptop", 1, {"set": shards}, out)
         run_cells(found)
     assert sound_scores.score_sounds is not None

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from schurgan.errors import UserError
-from schurgan.metrics import Records
+from schurgan.core.errors import UserError
+from schurgan.runs.records import Records
 from schurgan.studies.outcome import OUTCOME, Outcome, judge, read_outcome
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from small_study import small_study
 
-from schurgan.errors import UserError
+from schurgan.core.errors import UserError
 from schurgan.studies.study import Study, load_study, read_study, study_names
 
 SHIPPED = [(name, scale) for name in study_names() for scale in load_study(name).scales]

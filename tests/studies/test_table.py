@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from small_study import PROTOCOL, score
 
-from schurgan.errors import UserError
+from schurgan.core.errors import UserError
 from schurgan.studies.outcome import Outcome
 from schurgan.studies.table import save_table
 

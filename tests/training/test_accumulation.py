@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from schurgan.config import Config
 from schurgan.data import Shards
 from schurgan.networks import SpectralNorm
-from schurgan.training.step import Trainer
+from schurgan.runs.config import Config
+from schurgan.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 FULL: dict[str, Any] = {

@@ -9,12 +9,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from schurgan.config import Config, DDFNOptions, ModelOptions, RegularizeOptions, TrainOptions
 from schurgan.networks import LADDERS, SpectralClamp, leading_singular_values
+from schurgan.runs.config import Config, DDFNOptions, ModelOptions, RegularizeOptions, TrainOptions
 from schurgan.training.augment import POLICIES
 from schurgan.training.build import build_generator, build_ladder, build_latent
 from schurgan.training.losses import LOSSES
-from schurgan.training.step import Trainer
+from schurgan.training.trainer import Trainer
 
 DEVICE = torch.device("cpu")
 SMALL = [name for name, ladder in LADDERS.items() if ladder.size[0] <= 32]

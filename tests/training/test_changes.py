@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from schurgan.config import Config
-from schurgan.errors import UserError
+from schurgan.core.errors import UserError
+from schurgan.runs.config import Config
 from schurgan.training.changes import Absent, Change, Identity, changed_options, check_changes
 
 FREE = {"preset", "train.steps", "train.log_every"}

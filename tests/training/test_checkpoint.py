@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import torch
 
-from schurgan.errors import UserError
+from schurgan.core.errors import UserError
 from schurgan.training import checkpoint
 from schurgan.training.changes import Identity
 from schurgan.training.checkpoint import FORMAT, Checkpoints, Record, SaveFailed, read

@@ -15,17 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from schurgan.audio import Spectrogram
-from schurgan.config import Config
+from schurgan.core.errors import UserError
 from schurgan.data import prepare
 from schurgan.data.shards import Shards
 from schurgan.data.sources import open_source
-from schurgan.errors import UserError
-from schurgan.metrics import read_events, read_health
-from schurgan.sampling import load
+from schurgan.model import load
+from schurgan.runs.config import Config
+from schurgan.runs.records import read_events, read_health
 from schurgan.training import resume, train
 from schurgan.training.checkpoint import Checkpoints
 from schurgan.training.losses import Hinge
-from schurgan.training.step import Trainer
+from schurgan.training.trainer import Trainer
 
 EVERY, PATIENCE = 2, 2
 HEALTH = {"every": EVERY, "images": 16, "classifier": False, "budget": 0.0, "warm_up": 0, "patience": PATIENCE}
@@ -261,7 +261,7 @@ def test_a_disk_that_is_full_for_a_while_pauses_saving_and_costs_nothing_else(op
 
 
 def test_lines_that_a_full_disk_refused_are_written_when_there_is_room_again(options, tmp_path, monkeypatch):
-    from schurgan.training import metrics_file
+    from schurgan.runs import metrics_file
 
     calm = train(options(steps=8), tmp_path / "calm")
     append, refused = metrics_file.MetricsFile.append, []

@@ -13,12 +13,12 @@ import torch
 
 import schurgan
 from schurgan.audio import Spectrogram
-from schurgan.config import Config, DDFNOptions, ModelOptions, RegularizeOptions, TrainOptions
 from schurgan.data import prepare
 from schurgan.data.sources import open_source
+from schurgan.runs.config import Config, DDFNOptions, ModelOptions, RegularizeOptions, TrainOptions
 from schurgan.training import train
 from schurgan.training.checkpoint import read
-from schurgan.training.step import Trainer
+from schurgan.training.trainer import Trainer
 
 RUN = Path(__file__).parents[1] / "fixtures" / "run"
 

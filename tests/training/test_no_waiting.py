@@ -14,10 +14,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from schurgan.config import Config
 from schurgan.data import Shards
+from schurgan.runs.config import Config
 from schurgan.training.means import Means
-from schurgan.training.step import Trainer
+from schurgan.training.trainer import Trainer
 
 EVERYTHING: dict[str, Any] = {
     "model": {"ladder": "small-16", "width": 4, "spectral_norm_g": True, "spectral_norm_d": True, "attention_g": (8,)},

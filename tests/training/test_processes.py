@@ -16,13 +16,13 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
-from schurgan.config import Config
+from schurgan.core.distributed import World, join
 from schurgan.data import Shards
-from schurgan.metrics import read_events, read_metrics
+from schurgan.runs.config import Config
+from schurgan.runs.records import read_events, read_metrics
 from schurgan.training import resume, train
 from schurgan.training.checkpoint import Checkpoints, read
-from schurgan.training.distributed import World, join
-from schurgan.training.step import Trainer
+from schurgan.training.trainer import Trainer
 
 OPTIONS: dict[str, Any] = {
     "model": {"ladder": "small-16", "width": 4, "spectral_norm_g": True, "spectral_norm_d": True},

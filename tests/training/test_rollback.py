@@ -12,17 +12,18 @@ from typing import Any
 import pytest
 import torch
 
-from schurgan.config import Config
+from schurgan.core.errors import Interrupted, UserError
 from schurgan.data import Shards
-from schurgan.errors import Interrupted, UserError
-from schurgan.metrics import read_events
-from schurgan.sampling import load
-from schurgan.training import loop, resume, train
+from schurgan.health.monitor import Verdict
+from schurgan.model import load
+from schurgan.runs.config import Config
+from schurgan.runs.records import read_events
+from schurgan.training import resume, train
+from schurgan.training import run as loop
 from schurgan.training.checkpoint import Checkpoints, read
-from schurgan.training.health import Verdict
-from schurgan.training.reaction import gentler
-from schurgan.training.step import Trainer
-from schurgan.training.watch import Watch
+from schurgan.training.recovery import gentler
+from schurgan.training.trainer import Trainer
+from schurgan.training.watcher import Watch
 
 HEALTH = {"every": 2, "images": 16, "classifier": False, "budget": 0.0, "warm_up": 0, "patience": 2}
 # Evaluations at 2 and 4 settle, those at 6, 8 and 10 give a level; ill at 16 and 18 is a verdict at 18. Step 10 is the

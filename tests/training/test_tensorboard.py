@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from schurgan.errors import UserError
+from schurgan.core.errors import UserError
 from schurgan.training.tensorboard import TensorBoard
 
 ROW = {"step": 25, "attempt": 0, "loss_d": 0.5, "loss_g": None, "singular_values": {"generator.stem": 1.2}}

@@ -1,10 +1,10 @@
 """Sound to image and back; no learning in here."""
 
-from schurgan.audio.coefficients import Coefficients
 from schurgan.audio.files import AudioError, AudioWarning, fit_clip, read_audio, write_audio
-from schurgan.audio.measures import power_ratio_db, snr_db, snr_paper_db
+from schurgan.audio.snr import power_ratio_db, snr_db, snr_paper_db
 from schurgan.audio.spectrogram import Aux, Spectrogram
 from schurgan.audio.stft import STFT
+from schurgan.audio.transform import Coefficients
 from schurgan.audio.wavelet import MorletCWT
 
 __all__ = [

@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from schurgan.files import atomic_write
+from schurgan.core.files import atomic_write
 
 SILENCE = 1e-4  # peak, full scale 1, under which a clip is taken as silent: 3 steps of 16 bits
 CANCELLED = 0.05  # share of the channels' energy under which their mean is a residue, not the sound

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from schurgan.audio.coefficients import Coefficients, Transform
+from schurgan.audio.transform import Coefficients, Transform
 
 # Where less than this of a unit phase is seen in a cell, the cell says too little of the modulus to divide by it.
 _LEAST_SHARE = 0.05

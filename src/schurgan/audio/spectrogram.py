@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from schurgan.audio import colormap as colours
-from schurgan.audio.coefficients import Coefficients, Transform
-from schurgan.audio.grid import cubic_weights, resize_weights
+from schurgan.audio.interpolation import cubic_weights, resize_weights
 from schurgan.audio.phase import PHASES, Columns, from_noise, griffin_lim, with_carrier
 from schurgan.audio.stft import STFT
+from schurgan.audio.transform import Coefficients, Transform
 from schurgan.audio.wavelet import MorletCWT
 
 TRANSFORMS = ("wavelet", "stft")

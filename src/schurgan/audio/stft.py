@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from schurgan.audio.coefficients import Coefficients, check_clips, squared_modulus
-from schurgan.audio.grid import Cubic, reflect
+from schurgan.audio.interpolation import Cubic, reflect
+from schurgan.audio.transform import Coefficients, check_clips, squared_modulus
 
 
 class STFT:

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from schurgan.audio.coefficients import Coefficients, check_clips
-from schurgan.audio.grid import Cubic, reflect
+from schurgan.audio.interpolation import Cubic, reflect
+from schurgan.audio.transform import Coefficients, check_clips
 
 
 def default_w0(n_scales: int) -> float:

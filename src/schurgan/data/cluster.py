@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any
 
+from schurgan.core.errors import UserError
 from schurgan.data.sources.base import Item
 from schurgan.data.work import Chunk, Job
-from schurgan.errors import UserError
 
 if TYPE_CHECKING:
     from schurgan.data.workers import Submit

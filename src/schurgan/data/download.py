@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from schurgan.core.errors import UserError, did_you_mean, writing
+from schurgan.core.files import sync_folder
 from schurgan.data.sources import Source, open_source
 from schurgan.data.transfer import MB, Meter, Patience, Silent, empty, one_line, transfer
 from schurgan.data.unpack import unpack
-from schurgan.errors import UserError, did_you_mean, writing
-from schurgan.files import sync_folder
 
 
 @dataclass(frozen=True)

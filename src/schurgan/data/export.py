@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from schurgan.core.errors import UserError, writing
+from schurgan.core.files import atomic_write, sync_folder, write_json
 from schurgan.data.shards import Rows, Shards
-from schurgan.errors import UserError, writing
-from schurgan.files import atomic_write, sync_folder, write_json
 
 INDEX = "dataset.json"
 

@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from schurgan.core.errors import UserError
 from schurgan.data.shards import Shards
-from schurgan.errors import UserError
 
 Indices = NDArray[np.int64]
 Batch = tuple[Tensor, Tensor]

@@ -24,8 +24,8 @@ from pydantic import (
     model_validator,
 )
 
-from schurgan.errors import UserError
-from schurgan.files import atomic_write
+from schurgan.core.errors import UserError
+from schurgan.core.files import atomic_write
 
 FORMAT: Literal["schurgan-shards"] = "schurgan-shards"
 FORMAT_VERSION = 1

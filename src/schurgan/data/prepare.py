@@ -20,14 +20,14 @@ import torch
 from pydantic import JsonValue
 
 from schurgan.audio import Spectrogram
-from schurgan.data.images import ImageCodec
+from schurgan.core.errors import UserError
+from schurgan.data.codec import ImageCodec
 from schurgan.data.manifest import Clip, DType, Manifest, Part, Skipped
-from schurgan.data.output import OutputFolder, Rows
 from schurgan.data.sources.base import Item, Source
 from schurgan.data.summary import assemble
 from schurgan.data.work import CHUNK, Chunk, Job
 from schurgan.data.workers import hired, in_order
-from schurgan.errors import UserError
+from schurgan.data.writer import OutputFolder, Rows
 
 Progress = Callable[[int, int, float], None]
 

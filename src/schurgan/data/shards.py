@@ -22,8 +22,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from schurgan.core.errors import UserError, did_you_mean
 from schurgan.data.manifest import Clip, DType, Manifest, ShardFile, wrong_size
-from schurgan.errors import UserError, did_you_mean
 
 Rows = NDArray[Any]
 

@@ -8,8 +8,8 @@ from collections.abc import Collection
 
 import numpy as np
 
+from schurgan.core.errors import UserError
 from schurgan.data.shards import Shards
-from schurgan.errors import UserError
 
 
 def split(shards: Shards, exclude_folds: Collection[int] = (), held_out: float = 0.0) -> tuple[Shards, Shards | None]:

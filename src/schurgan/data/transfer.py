@@ -13,7 +13,7 @@ from typing import IO, Any, Protocol
 from urllib.error import HTTPError, URLError
 from urllib.request import HTTPRedirectHandler, OpenerDirector, Request, build_opener
 
-from schurgan.errors import UserError
+from schurgan.core.errors import UserError
 from schurgan.version import __version__
 
 MB = 1_000_000

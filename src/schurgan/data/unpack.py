@@ -14,9 +14,9 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from schurgan.core.errors import UserError
+from schurgan.core.files import sync_folder
 from schurgan.data.transfer import BLOCK, MB, Meter, one_line
-from schurgan.errors import UserError
-from schurgan.files import sync_folder
 
 
 def unpack(archive: Path, final: Path, inside: str | None, check: Callable[[Path], object], meter: Meter) -> None:

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from schurgan.audio import AudioError, AudioWarning, Spectrogram, fit_clip
 from schurgan.audio.pitch import pitch_shift
-from schurgan.data.images import ImageCodec, open_transform
+from schurgan.data.codec import ImageCodec, open_transform
 from schurgan.data.manifest import FORMAT_VERSION, Clip, DType, Skipped, printable
-from schurgan.data.output import Rows
 from schurgan.data.shards import quantise
 from schurgan.data.sources.base import Item, Source
+from schurgan.data.writer import Rows
 
 CHUNK = 16
 """Items a worker takes at once: enough to be worth sending, few enough that all cores end together."""

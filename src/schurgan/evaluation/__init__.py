@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from schurgan.evaluation.score_run import evaluate
+    from schurgan.evaluation.evaluate import evaluate
 
 __all__ = ["evaluate"]
 
@@ -13,7 +13,7 @@ __all__ = ["evaluate"]
 def __getattr__(name: str) -> Any:
     # Training needs single scores alone, and evaluate all of them.
     if name == "evaluate":
-        from schurgan.evaluation.score_run import evaluate
+        from schurgan.evaluation.evaluate import evaluate
 
         return evaluate
     raise AttributeError(f"module 'schurgan.evaluation' has no attribute {name!r}")

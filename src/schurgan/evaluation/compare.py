@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from schurgan.errors import UserError
-from schurgan.evaluation.protocol import SCORES, Evaluation, Score, difference
+from schurgan.core.errors import UserError
+from schurgan.evaluation.scores import SCORES, Evaluation, Score, difference
 from schurgan.evaluation.table import MARK, NAMES, Cells, figure, real_figure, title
 
 _SHOWN = (

@@ -8,10 +8,10 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from schurgan.evaluation.neighbours import nearest
+from schurgan.audio.pictures import picture, save_png
+from schurgan.evaluation.metrics.neighbours import nearest
 from schurgan.evaluation.seen import Seen
-from schurgan.evaluation.subject import Subject
-from schurgan.pictures import picture, save_png
+from schurgan.evaluation.target import Subject
 
 _MOST = 12
 _HEAD, _CELL, _GAP, _LINE = 124, 128, 12, 18

@@ -10,11 +10,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from schurgan.evaluation.measure import attempt
-from schurgan.evaluation.neighbours import Memorisation, memorisation, nearest
-from schurgan.evaluation.protocol import Counts, Score
+from schurgan.evaluation.metrics.neighbours import Memorisation, memorisation, nearest
+from schurgan.evaluation.metrics.variety import kinds_per_batch, variety
+from schurgan.evaluation.score_images import attempt
+from schurgan.evaluation.scores import Counts, Score
 from schurgan.evaluation.seen import CHUNK, Seen
-from schurgan.evaluation.variety import kinds_per_batch, variety
 
 _HALVINGS = 5
 _PAIRS, _LEAST_LOOKED_AT = 5_000_000, 100

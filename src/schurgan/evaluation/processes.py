@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from schurgan.progress import Bar
+from schurgan.core.progress import Bar
 
 Result = TypeVar("Result")
 

@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from schurgan.core.errors import UserError
 from schurgan.data.shards import Shards
-from schurgan.errors import UserError
-from schurgan.evaluation.extractor import Extractor
+from schurgan.evaluation.features.extractor import Extractor
 from schurgan.evaluation.processes import Meter, Processes, shared
-from schurgan.evaluation.subject import BatchNorm, Subject
+from schurgan.evaluation.target import BatchNorm, Subject
 from schurgan.normality import departure_from_normality
 
 CHUNK = 64

@@ -21,14 +21,14 @@ from torch import Tensor
 
 from schurgan.audio import Aux, Spectrogram, power_ratio_db, snr_db, snr_paper_db
 from schurgan.audio.files import SILENCE
-from schurgan.data.images import open_transform
+from schurgan.core.errors import UserError
+from schurgan.data.codec import open_transform
 from schurgan.data.shards import Shards
-from schurgan.errors import UserError
-from schurgan.evaluation.extractor import Extractor
-from schurgan.evaluation.frechet import frechet_distance
-from schurgan.evaluation.intervals import Spread
-from schurgan.evaluation.levels import Levels, levels
-from schurgan.sampling import Model
+from schurgan.evaluation.features.extractor import Extractor
+from schurgan.evaluation.metrics.frechet import frechet_distance
+from schurgan.evaluation.metrics.intervals import Spread
+from schurgan.evaluation.metrics.loudness import Levels, levels
+from schurgan.model import Model
 
 _BATCH = 32
 _SPLITS = 10

@@ -8,17 +8,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from schurgan.errors import UserError, writing
-from schurgan.evaluation.measure import Measure
+from schurgan.core.errors import UserError, writing
+from schurgan.core.files import atomic_write, write_json
+from schurgan.evaluation.evaluate import FOLDER, check_numbers, describe, known_accuracy, open_judge
+from schurgan.evaluation.figures import need_matplotlib, save_figure
 from schurgan.evaluation.pixels import score_departure, score_variety
 from schurgan.evaluation.processes import Alone, Processes
-from schurgan.evaluation.protocol import Evaluation, Protocol, Score
-from schurgan.evaluation.score_run import FOLDER, check_numbers, describe, known_accuracy, open_judge
+from schurgan.evaluation.score_images import Measure
+from schurgan.evaluation.scores import Evaluation, Protocol, Score
 from schurgan.evaluation.seen import see_generated, see_real
-from schurgan.evaluation.subject import BatchNorm, Subject, open_subject
-from schurgan.evaluation.sweep_figure import need_matplotlib, save_figure
 from schurgan.evaluation.table import Cells, figure, real_figure, title
-from schurgan.files import atomic_write, write_json
+from schurgan.evaluation.target import BatchNorm, Subject, open_subject
 
 FORMAT = "schurgan-sweep/1"
 TRUNCATIONS = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)

@@ -11,8 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.table import Table
 
-from schurgan.evaluation.protocol import Evaluation, Score
-from schurgan.pictures import save_png
+from schurgan.audio.pictures import save_png
+from schurgan.evaluation.scores import Evaluation, Score
 
 NAMES = {
     "inception_score": "Inception Score",

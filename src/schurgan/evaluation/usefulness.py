@@ -19,13 +19,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from schurgan.audio import Spectrogram
-from schurgan.data.images import ImageCodec, open_transform
+from schurgan.core.errors import UserError
+from schurgan.data.codec import ImageCodec, open_transform
 from schurgan.data.shards import Shards
-from schurgan.errors import UserError
-from schurgan.evaluation.classifier import Classifier, augment, draws
-from schurgan.evaluation.intervals import Interval, wilson
+from schurgan.evaluation.features.classifier import Classifier, augment, draws
+from schurgan.evaluation.metrics.intervals import Interval, wilson
 from schurgan.evaluation.sound import check_apart
-from schurgan.sampling import Model
+from schurgan.model import Model
 
 _MOST_SEEDS = 100
 

@@ -18,10 +18,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from schurgan.networks.architectures import LADDERS, Ladder, check_sizes
 from schurgan.networks.discriminator import Discriminator
 from schurgan.networks.generator import Generator
-from schurgan.networks.ladders import LADDERS, Ladder, check_sizes
-from schurgan.networks.spectral_norm import SpectralNorm, constrain_layers
+from schurgan.networks.spectral import SpectralNorm, constrain_layers
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import Self
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from schurgan.networks.ladders import IMAGE, Ladder, Resample, check_sizes, customise, find_ladder
+from schurgan.networks.architectures import IMAGE, Ladder, Resample, check_sizes, customise, find_ladder
 from schurgan.networks.layers import DBlock, Init, initialise
-from schurgan.networks.spectral_norm import apply_spectral_norm
+from schurgan.networks.spectral import apply_spectral_norm
 
 
 class Discriminator(nn.Module):

@@ -11,8 +11,8 @@ from typing import Literal, get_args
 import torch
 from torch import nn
 
-from schurgan.errors import UserError, did_you_mean
-from schurgan.files import atomic_write
+from schurgan.core.errors import UserError, did_you_mean
+from schurgan.core.files import atomic_write
 from schurgan.networks.generator import Generator
 from schurgan.networks.layers import TransposedConv2d, UpConv2d
 from schurgan.networks.weights import unconstrained_state

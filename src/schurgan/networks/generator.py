@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from schurgan.networks.ladders import Ladder, Resample, SkipZ, check_sizes, customise, find_ladder
+from schurgan.networks.architectures import Ladder, Resample, SkipZ, check_sizes, customise, find_ladder
 from schurgan.networks.latent import Latent
 from schurgan.networks.layers import BATCH_NORM_EPS, Condition, GBlock, Init, initialise
-from schurgan.networks.spectral_norm import apply_spectral_norm
+from schurgan.networks.spectral import apply_spectral_norm
 
 
 class Generator(nn.Module):

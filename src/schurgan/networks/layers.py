@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from schurgan.networks.architectures import Resample
 from schurgan.networks.attention import SelfAttention
-from schurgan.networks.ladders import Resample
 
 Condition = Tensor | tuple[Tensor, Tensor]
 """Of a block: a vector (B, condition); or, where the block embeds the classes, labels (B,) and noise (B, condition)."""

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from schurgan.networks.ladders import check_sizes
+from schurgan.networks.architectures import check_sizes
 from schurgan.networks.weights import as_matrix, effective_weight, raw_weight, weighted_layers
 
 _GUARD = 2

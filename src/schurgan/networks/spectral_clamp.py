@@ -8,9 +8,9 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
-from schurgan.networks.ladders import check_sizes
+from schurgan.networks.architectures import check_sizes
 from schurgan.networks.singular_values import at_least_single, exact_pairs, leading_pairs, singular_values
-from schurgan.networks.spectral_norm import SpectralConstraint, constrain_layers
+from schurgan.networks.spectral import SpectralConstraint, constrain_layers
 from schurgan.networks.weights import as_matrix
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .decompose import decompose
-from .matrix_function import as_matrices, as_result, norm, normalised, or_one
+from .matrices import as_matrices, as_result, norm, normalised, or_one
 
 ROUNDING = 8.0  # bounds are widened by this many times n·ε·‖x‖²; the largest error seen is a tenth of it
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .counters import counters
 from .decompose import decompose
-from .matrix_function import apply, as_matrices, clipped, in_double, in_parallel, norm, normalised, pool
+from .matrices import apply, as_matrices, clipped, in_double, in_parallel, norm, normalised, pool
 
 REAL = 1e-7  # an eigenvalue with |Im λ| ≤ REAL·‖x‖_F counts as real in the gradient
 TAU = 1e-7  # regularises 1/(yᵀv) for unit left and right eigenvectors y and v

@@ -18,7 +18,7 @@ from .counters import counters
 from .decompose import decompose
 from .departure import begin as begin_departure
 from .departure import departure
-from .matrix_function import apply, clipped, in_double, in_parallel, norm, normalised, or_one, pool
+from .matrices import apply, clipped, in_double, in_parallel, norm, normalised, or_one, pool
 
 Constant = Literal["gamma", "minkowski"]
 Channels = Literal["mean", "sum", "luminance"]

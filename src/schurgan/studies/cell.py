@@ -10,20 +10,20 @@ from pathlib import Path
 
 import torch
 
-from schurgan.config import CONFIG, Config
+from schurgan.core.distributed import World, find_placement, join
+from schurgan.core.errors import Interrupted, UserError, writing
 from schurgan.data.shards import Shards
 from schurgan.data.split import split
-from schurgan.errors import Interrupted, UserError, writing
-from schurgan.evaluation.score_run import evaluate
-from schurgan.metrics import METRICS, read_records
+from schurgan.evaluation.evaluate import evaluate
+from schurgan.runs.config import CONFIG, Config
+from schurgan.runs.records import METRICS, read_records
 from schurgan.studies.outcome import Outcome, judge, read_outcome
 from schurgan.studies.study import Cell
 from schurgan.training import resume, train
+from schurgan.training.artifacts import Products
 from schurgan.training.checkpoint import Checkpoints, Record, read
-from schurgan.training.distributed import World, find_placement, join
 from schurgan.training.images import choose_transform
-from schurgan.training.products import Products
-from schurgan.training.step import Trainer
+from schurgan.training.trainer import Trainer
 
 _FREE = {"data", "preset"}
 _FREE_TRAIN = {"threads", "device", "prefetch", "tensorboard", "compile"}

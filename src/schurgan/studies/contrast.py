@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from schurgan.evaluation.intervals import Interval
+from schurgan.evaluation.metrics.intervals import Interval
 from schurgan.evaluation.table import Cells
 from schurgan.studies.result import STEPS, Result, name_column
 from schurgan.studies.study import Row, ScaleName, Study

@@ -10,16 +10,16 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from schurgan.config import Config
-from schurgan.errors import UserError
+from schurgan.core.distributed import choose_device
+from schurgan.core.errors import UserError
 from schurgan.networks import Generator
 from schurgan.networks.costs import Costs, step_costs
+from schurgan.runs.config import Config
+from schurgan.runs.messages import duration
 from schurgan.studies.outcome import read_outcome
 from schurgan.studies.study import Cell
 from schurgan.training.build import build_ladder
-from schurgan.training.distributed import choose_device
-from schurgan.training.step import Trainer
-from schurgan.wording import duration
+from schurgan.training.trainer import Trainer
 
 _TIMED = 3
 _WARM = 1

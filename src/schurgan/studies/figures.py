@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from schurgan.core.errors import UserError, writing
+from schurgan.core.files import atomic_write
 from schurgan.data.shards import Shards
 from schurgan.data.split import split
-from schurgan.errors import UserError, writing
 from schurgan.evaluation.sweep import sweep
 from schurgan.evaluation.table import figure as digits
-from schurgan.files import atomic_write
-from schurgan.metrics import METRICS, read_records
-from schurgan.sampling import Model, load
+from schurgan.model import Model, load
+from schurgan.runs.records import METRICS, read_records
 from schurgan.studies.listening import Borrowed, borrow, choose_clips, phase_picture, save_set
 from schurgan.studies.outcome import read_outcome
 from schurgan.studies.study import Cell, ScaleName, Study

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from schurgan.audio import Aux, MorletCWT, snr_paper_db, write_audio
+from schurgan.audio.pictures import picture, save_png
+from schurgan.core.errors import UserError, writing
+from schurgan.core.files import atomic_write
 from schurgan.data.shards import Shards
-from schurgan.errors import UserError, writing
-from schurgan.files import atomic_write
-from schurgan.pictures import picture, save_png
-from schurgan.sampling import Model
+from schurgan.model import Model
 
 APPROXIMATED = ("noise", "griffin-lim")
 """Ways to a phase without a recording's. The paper's others (Krawczyk and Gerkmann, MelGAN) are not here."""

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from schurgan.errors import UserError
-from schurgan.files import write_json
-from schurgan.metrics import Records
+from schurgan.core.errors import UserError
+from schurgan.core.files import write_json
+from schurgan.runs.records import Records
 
 OUTCOME = "outcome.json"
 _FORMAT = "schurgan-outcome/1"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from schurgan.evaluation.protocol import SCORES, Evaluation
+from schurgan.evaluation.scores import SCORES, Evaluation
 from schurgan.evaluation.table import title
 from schurgan.studies.outcome import Outcome, read_outcome
 from schurgan.studies.study import Cell

@@ -13,11 +13,11 @@ from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.process import BaseProcess
 
-from schurgan.errors import Interrupted, UserError, say
+from schurgan.core.distributed import find_placement
+from schurgan.core.errors import Interrupted, UserError, say
 from schurgan.studies.cell import check_same, run_cell
 from schurgan.studies.outcome import Outcome, read_outcome
 from schurgan.studies.study import Cell
-from schurgan.training.distributed import find_placement
 from schurgan.training.signals import stop_requests
 
 LOG = "cell.log"

@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from schurgan.config import Config, Count, Options, explain, merge_options, resolve
-from schurgan.errors import UserError, did_you_mean
+from schurgan.core.errors import UserError, did_you_mean
+from schurgan.runs.config import Config, Count, Options, explain, merge_options, resolve
 
 ScaleName = Literal["laptop", "gpu", "paper"]
 Kind = Literal["table", "gap", "sweep", "waveform", "panels"]
@@ -276,7 +276,7 @@ def _raw(name: str) -> dict[str, Any]:
 
 
 def _folder() -> Any:
-    return resources.files("schurgan") / "studies"
+    return resources.files("schurgan.studies")
 
 
 def _scoring(at: ScaleOptions) -> Scoring:

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from schurgan.errors import UserError, writing
-from schurgan.files import atomic_write
+from schurgan.core.errors import UserError, writing
+from schurgan.core.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

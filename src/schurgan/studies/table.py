@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from schurgan.errors import UserError, writing
-from schurgan.evaluation.intervals import Interval
-from schurgan.evaluation.protocol import difference
+from schurgan.core.errors import UserError, writing
+from schurgan.core.files import atomic_write, write_json
+from schurgan.evaluation.metrics.intervals import Interval
+from schurgan.evaluation.scores import difference
 from schurgan.evaluation.table import NAMES, Cells, figure, figure_and_spread, title
-from schurgan.files import atomic_write, write_json
 from schurgan.studies.contrast import compare_parts
 from schurgan.studies.result import STEPS, Result, name_column, read_results
 from schurgan.studies.study import Cell, Printed, Row, ScaleName, Study

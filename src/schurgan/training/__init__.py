@@ -1,6 +1,6 @@
 """A run from its first step to its last."""
 
-from schurgan.errors import Interrupted
+from schurgan.core.errors import Interrupted
 from schurgan.training.start import resume, train
 
 __all__ = ["Interrupted", "resume", "train"]

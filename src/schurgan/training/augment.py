@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from schurgan.errors import did_you_mean
+from schurgan.core.errors import did_you_mean
 from schurgan.training.noise import Noise, uniform
 
 POLICIES = ("colour", "translation", "cutout")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from schurgan.config import ConditionOptions, ModelOptions, RegularizeOptions
 from schurgan.networks import (
     Discriminator,
     Generator,
@@ -13,8 +12,9 @@ from schurgan.networks import (
     customise,
     find_ladder,
 )
+from schurgan.normality.moments import MomentCondition
+from schurgan.runs.config import ConditionOptions, ModelOptions, RegularizeOptions
 from schurgan.training.augment import DiffAugment
-from schurgan.training.conditions import MomentCondition
 from schurgan.training.losses import LOSSES, Loss
 from schurgan.training.penalties import R1, R2, GradientPenalty, Penalty
 

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from schurgan.config import Config
-from schurgan.errors import UserError, did_you_mean
+from schurgan.core.errors import UserError, did_you_mean
+from schurgan.runs.config import Config
 
 _DATA = "data"
 _LONGEST = 60

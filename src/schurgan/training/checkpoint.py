@@ -25,8 +25,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from schurgan.errors import UserError
-from schurgan.files import atomic_write, sync_folder
+from schurgan.core.errors import UserError
+from schurgan.core.files import atomic_write, sync_folder
 from schurgan.training.changes import Identity
 
 FORMAT = "schurgan-checkpoint/3"

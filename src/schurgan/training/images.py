@@ -7,10 +7,10 @@ from typing import Any
 import torch
 
 from schurgan.audio import Spectrogram
-from schurgan.config import Config
-from schurgan.data.images import ImageCodec, open_transform
+from schurgan.core.errors import UserError
+from schurgan.data.codec import ImageCodec, open_transform
 from schurgan.data.shards import Shards
-from schurgan.errors import UserError
+from schurgan.runs.config import Config
 from schurgan.training.build import build_ladder
 
 

@@ -10,11 +10,11 @@ from types import TracebackType
 from typing import Any, Literal
 
 from schurgan.normality import departure_counters, reset_departure_counters
+from schurgan.runs.metrics_file import METRICS, MetricsFile
+from schurgan.training.live_view import View
 from schurgan.training.means import Means
-from schurgan.training.metrics_file import METRICS, MetricsFile
-from schurgan.training.step import Metrics, Trainer
 from schurgan.training.tensorboard import TensorBoard
-from schurgan.training.view import View
+from schurgan.training.trainer import Metrics, Trainer
 
 Kind = Literal["row", "health", "event"]
 

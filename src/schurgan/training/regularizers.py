@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from schurgan.errors import did_you_mean
+from schurgan.core.errors import did_you_mean
 from schurgan.networks.weights import as_matrix, raw_weight, weighted_layers
 
 KINDS = ("relaxed", "full")

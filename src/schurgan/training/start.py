@@ -9,10 +9,10 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
-from schurgan.config import CONFIG, Config
-from schurgan.errors import UserError, writing
-from schurgan.training.distributed import World, join, restarted
-from schurgan.training.loop import Run
+from schurgan.core.distributed import World, join, restarted
+from schurgan.core.errors import UserError, writing
+from schurgan.runs.config import CONFIG, Config
+from schurgan.training.run import Run
 
 
 def train(config: Config, run: str | Path) -> Path:

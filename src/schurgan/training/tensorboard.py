@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from schurgan.errors import UserError
-from schurgan.wording import event_sentence, number
+from schurgan.core.errors import UserError
+from schurgan.runs.messages import event_sentence, number
 
 FOLDER = "tensorboard"
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from schurgan.core.errors import UserError, did_you_mean
 from schurgan.data.sources.base import Item, Skipped, Source
 from schurgan.data.sources.cifar10 import open_cifar10
 from schurgan.data.sources.common_voice import open_common_voice
@@ -15,7 +16,6 @@ from schurgan.data.sources.esc50 import open_esc50
 from schurgan.data.sources.folder import open_folder
 from schurgan.data.sources.soundscape import open_soundscape
 from schurgan.data.sources.urbansound8k import open_urbansound8k
-from schurgan.errors import UserError, did_you_mean
 
 __all__ = ["SOURCES", "Entry", "Item", "Skipped", "Source", "open_source"]
 

@@ -11,8 +11,8 @@ from typing import Protocol
 from torch import Tensor
 
 from schurgan.audio.files import read_audio
-from schurgan.data.sources.images import read_image
-from schurgan.errors import UserError, did_you_mean
+from schurgan.core.errors import UserError, did_you_mean
+from schurgan.data.sources.image_files import read_image
 
 AUDIO_SUFFIXES = (
     *(".wav", ".wave", ".wavex", ".rf64", ".w64", ".flac", ".ogg", ".oga", ".opus", ".mp3"),

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from schurgan.core.errors import UserError
 from schurgan.data.sources.base import Item, Skipped
 from schurgan.data.sources.pickles import PickleError, load_pickle
-from schurgan.errors import UserError
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 FOLDS = {**{f"data_batch_{number}": number for number in range(1, 6)}, "test_batch": 6}

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import soundfile
 
+from schurgan.core.errors import UserError
 from schurgan.data.sources.base import FileSource, Item, choices
 from schurgan.data.sources.tables import Row, read_table
-from schurgan.errors import UserError
 
 BY = ("locale", "sentence", "gender", "age", "accents")
 SPLITS = ("validated", "train", "dev", "test", "other", "invalidated")

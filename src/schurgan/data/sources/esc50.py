@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from schurgan.core.errors import UserError
 from schurgan.data.sources.base import FileSource, Item, choices
 from schurgan.data.sources.tables import Names, read_table
-from schurgan.errors import UserError
 
 META = "meta/esc50.csv"
 COLUMNS = ("filename", "fold", "target", "category", "esc10")

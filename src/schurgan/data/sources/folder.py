@@ -6,11 +6,11 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from schurgan.core.errors import UserError
 from schurgan.data.sources.base import AUDIO_SUFFIXES, FileSource, Item, Skipped, choices
-from schurgan.data.sources.images import IMAGE_SUFFIXES
+from schurgan.data.sources.image_files import IMAGE_SUFFIXES
 from schurgan.data.sources.tables import Names, read_table
 from schurgan.data.sources.walk import printable, walk
-from schurgan.errors import UserError
 
 KINDS = {
     "audio": (AUDIO_SUFFIXES, "an audio file", "sound files", "recordings (WAV, FLAC, OGG, MP3, …)"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from schurgan.errors import UserError
+from schurgan.core.errors import UserError
 
 MAX_LINE = 1_000_000
 """Characters of a line beyond which a file is no table: a billion of zeros without an end fills no memory."""

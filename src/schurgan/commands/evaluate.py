@@ -1,0 +1,181 @@
+"""The commands about scores: to take them, to compare runs, to sweep the truncation. Nothing imports torch before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from schurgan.commands.parsing import Folder
+from schurgan.core.errors import UserError, writing
+
+if TYPE_CHECKING:
+    from schurgan.core.distributed import World
+
+Run = Annotated[Positional[Path], arg(metavar="RUN")]
+BatchNormName = Literal["standing", "batch"]
+_LONGEST = 4 * 3600.0
+"""Seconds that processes wait for the one that trains classifiers; one that ended is noticed at once."""
+_QUICK_IMAGES = 256
+
+
+def evaluate(
+    run: Run,
+    /,
+    *,
+    extractor: str = "classifier",
+    images: int = 1000,
+    runs: int = 3,
+    truncation: float = 1.0,
+    batch_norm: BatchNormName = "standing",
+    seed: int = 0,
+    usefulness: bool = False,
+    quick: bool = False,
+    data: Folder | None = None,
+    device: str = "auto",
+) -> None:
+    """How good, how varied, how close to memorised, how noisy: RUN/scores.json, each score with what real images reach.
+
+    Args:
+        run: folder of a run
+        extractor: classifier (trained once on the run's real images), inception (if torch-fidelity is installed), or
+            package.module:attribute of your own
+        images: generated images a run; the paper takes 5000
+        runs: times that as many are generated, for the spread; the paper takes 10
+        truncation: variance of the noise
+        batch_norm: fixed statistics (standing), or those of each generated batch (batch)
+        seed: the same seed gives the same scores
+        usefulness: also train classifiers on real and generated images, tested on held-out folds (minutes)
+        quick: a rough look: 256 images at most, one run, a classifier trained a quarter as long, no sounds
+        data: where the shards are now, if they were moved
+        device: cpu, cuda, ...; auto takes a GPU where there is one
+    """
+    from schurgan.evaluation.evaluate import evaluate as score
+    from schurgan.evaluation.table import print_evaluation
+
+    with _join(device) as world:
+        found = score(
+            run,
+            extractor=extractor,
+            images=min(images, _QUICK_IMAGES) if quick else images,
+            runs=min(runs, 1) if quick else runs,
+            truncation=None if truncation == 1 else truncation,  # which a uniform noise allows
+            batch_norm=batch_norm,
+            seed=seed,
+            usefulness=usefulness,
+            quick=quick,
+            data=data,
+            world=world,
+        )
+    if world.is_main:
+        print_evaluation(found)
+        print(f"scores: {run / 'scores.json'}")
+
+
+def compare(
+    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN ...")],
+    /,
+    *,
+    out: Annotated[Path | None, arg(metavar="FILE")] = None,
+    png: Annotated[Path | None, arg(metavar="FILE")] = None,
+) -> None:
+    """Scores of several runs in one table, if they were taken in the same way; else why they cannot be compared.
+
+    Args:
+        runs: folders of runs that were evaluated
+        out: a .md file for the table
+        png: a .png file for a picture of it
+    """
+    for name, path, ending in (("out", out, ".md"), ("png", png, ".png")):
+        if path is not None and path.suffix != ending:
+            raise UserError(f"--{name}: {path} given, a name that ends in {ending} is needed")
+    from schurgan.core.files import atomic_write
+    from schurgan.evaluation.compare import compare as table
+    from schurgan.evaluation.compare import legend
+
+    cells, said = table(runs), legend(runs)
+    text = f"{cells.markdown()}\n{said}\n"
+    print(text, end="")
+    if out is not None:
+        with writing(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(out, "w") as file:
+                file.write(text)
+    if png is not None:
+        with writing(png):
+            png.parent.mkdir(parents=True, exist_ok=True)
+            cells.save_png(png)
+
+
+def sweep(
+    run: Run,
+    /,
+    *,
+    truncations: str = "0.05,0.1,0.25,0.5,0.75,1,1.5,2",
+    extractor: str = "classifier",
+    images: int = 1000,
+    batch_norm: BatchNormName = "standing",
+    seed: int = 0,
+    quick: bool = False,
+    figures: bool = True,
+    data: Folder | None = None,
+    device: str = "auto",
+) -> None:
+    """What truncation trades, fidelity against variety: a table and a figure in RUN/evaluation.
+
+    Args:
+        run: folder of a run
+        truncations: variances of the noise, with commas between
+        extractor: as in `schurgan evaluate`
+        images: generated images at each
+        batch_norm: as in `schurgan evaluate`
+        seed: of the noise, which is the same for all but for its scale
+        quick: a classifier trained a quarter as long
+        figures: draw PNG and SVG, which needs matplotlib
+        data: where the shards are now, if they were moved
+        device: cpu, cuda, ...; auto takes a GPU where there is one
+    """
+    alphas = _numbers(truncations)
+    from schurgan.evaluation.sweep import sweep as over
+
+    with _join(device) as world:
+        found = over(
+            run,
+            alphas,
+            extractor=extractor,
+            images=images,
+            batch_norm=batch_norm,
+            seed=seed,
+            quick=quick,
+            figures=figures,
+            data=data,
+            world=world,
+        )
+    if world.is_main:
+        print(found.cells().markdown(), end="")
+        print(f"sweep: {run / 'evaluation' / ('sweep.png' if figures else 'sweep.md')}")
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    values = []
+    for part in text.split(","):
+        try:
+            values.append(float(part))
+        except ValueError:
+            raise UserError(f'--truncations: "{part}" given, numbers with commas between are needed') from None
+    return tuple(values)
+
+
+@contextmanager
+def _join(device: str) -> Iterator[World]:
+    """The processes that the same launcher started."""
+    from schurgan.core.distributed import join
+
+    try:
+        with join(device, timeout=_LONGEST) as world:
+            yield world
+    except UserError as error:
+        raise UserError(str(error).replace("--train.device", "--device")) from error

@@ -1,0 +1,129 @@
+"""The command about studies: the paper's tables and figures. Nothing here imports torch before it runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from schurgan.commands.parsing import Folder, check_counts
+from schurgan.core.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from schurgan.studies.study import Cell, ScaleName, Study
+
+
+def study(
+    name: Annotated[Positional[str], arg(metavar="NAME")],
+    /,
+    *,
+    data: Annotated[tuple[str, ...], arg(metavar="NAME=DIR ...")] = (),
+    out: Folder = Path("studies"),
+    scale: Literal["laptop", "gpu", "paper"] = "laptop",
+    seeds: int | None = None,
+    jobs: int = 1,
+    dry_run: bool = False,
+) -> None:
+    """A table or figure of the paper: train what is missing, score it, lay it out beside the paper's numbers.
+
+    Args:
+        name: table1, table2, table3, table4, figure1, figure2, figure3 or figures5-10
+        data: prepared folders by the names that the study gives them, which --dry-run lists
+        out: folder for runs (OUT/cells) and results; started again, only what is missing is done
+        scale: laptop (hours of two cores), gpu (half an hour of a large one) or paper (the paper's settings)
+        seeds: runs of each row, the scale's own number by default
+        jobs: runs side by side, one thread each
+        dry_run: only list the runs, and what they will take by a few steps of each kind
+    """
+    check_counts(seeds=seeds, jobs=jobs)
+    from schurgan.studies import load_study
+
+    chosen = load_study(name)
+    folders = _folders(chosen, scale, data)
+    cells = chosen.cells(scale, seeds, folders, out)
+    if dry_run:
+        _list(chosen, scale, cells, jobs)
+        return
+    missing = [name for name in chosen.needed(scale) if name not in folders]
+    if missing:
+        raise UserError(f"--data {missing[0]}=DIR: missing, {chosen.about_data(scale, missing[0])} makes it")
+    _check_sizes(chosen, scale, folders)
+    if chosen.kind != "table":
+        from schurgan.studies.style import need_matplotlib
+
+        need_matplotlib()
+    from schurgan.studies.runner import run_cells
+
+    run_cells(cells, jobs)
+    if _is_main():
+        _lay_out(chosen, scale, cells, out)
+
+
+def _lay_out(study: Study, scale: ScaleName, cells: Sequence[Cell], out: Path) -> None:
+    from schurgan.studies.table import save_table
+
+    if study.columns:
+        print(save_table(study, scale, cells, out), end="")
+        print(f"table: {out / f'{study.name}-{scale}.md'}")
+    if study.kind != "table":
+        from schurgan.studies.figures import save_figures
+
+        for path in save_figures(study, scale, cells, out):
+            print(f"figure: {path}")
+
+
+def _folders(study: Study, scale: ScaleName, given: Sequence[str]) -> dict[str, Path]:
+    """NAME=DIR by name. Raises UserError for a name that the study does not know and a folder that is none."""
+    known, found = study.known_data(scale), dict[str, Path]()
+    for text in given:
+        name, equals, folder = text.partition("=")
+        if not equals or not folder:
+            raise UserError(f"--data: {text!r} given, NAME=DIR is needed, such as {known[0]}=data/{known[0]}")
+        if name not in known:
+            near = did_you_mean(name, known) or f"; there are {', '.join(known)}"
+            raise UserError(f'--data: "{name}" is no data set of study {study.name} at scale {scale}{near}')
+        if name in found:
+            raise UserError(f"--data: {name} given twice")
+        if not Path(folder).is_dir():
+            raise UserError(f"--data {name}: {folder}: no such folder; `schurgan prepare` makes one")
+        found[name] = Path(folder).resolve()
+    return found
+
+
+def _check_sizes(study: Study, scale: ScaleName, folders: Mapping[str, Path]) -> None:
+    """Before hours of training: each folder holds images of the size that the rows are for."""
+    from schurgan.data.manifest import Manifest
+
+    for name, folder in folders.items():
+        wanted, shape = study.data_at(scale, name), Manifest.load(folder).shape
+        if shape[1:] != (wanted.size, wanted.size):
+            raise UserError(
+                f"--data {name}: {folder} holds images of {shape[1]}x{shape[2]}, scale {scale} needs "
+                f"{wanted.size}x{wanted.size}: {study.about_data(scale, name)} makes them"
+            )
+
+
+def _list(study: Study, scale: ScaleName, cells: Sequence[Cell], jobs: int) -> None:
+    from schurgan.runs.messages import duration
+    from schurgan.studies.estimate import estimate
+
+    at, rows = study.scale(scale), {row.name: row for row in study.rows}
+    print(f"{study.title}\n{at.about}")
+    for name in study.known_data(scale):
+        print(f"--data {name}=DIR  {study.about_data(scale, name)}")
+    space = max(len(cell.name) for cell in cells)
+    print(f"\n{'cell':<{space}} {'steps':>7} {'TFLOP':>11} {'GiB':>8}  time of its steps, about")
+    classes = [study.data_at(scale, rows[cell.row].data).classes for cell in cells]
+    left = 0.0
+    for found in estimate(cells, classes):
+        left += 0.0 if found.done else found.seconds
+        print(f"{found.cell:<{space}} {found}", flush=True)
+    beside = f", {duration(left / jobs)} by {jobs} jobs" if jobs > 1 else ""
+    print(f"\n{len(cells)} cells, about {duration(left)} of steps left{beside}; watching and scoring come on top")
+
+
+def _is_main() -> bool:
+    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"

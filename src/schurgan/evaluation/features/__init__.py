@@ -1,0 +1,1 @@
+"""From images or sounds to features."""

@@ -1,0 +1,146 @@
+"""An extractor or an embedding of the user's own, by import path: "package.module:attribute".
+
+    # my/features.py
+    def embed(images):                 # (N, C, H, W) float32 in [-1, 1], of sound (N, L) at its sample rate
+        return features                # (N, d); or (features, probabilities), or (features, logits), both (N, K)
+
+The attribute is a function, a torch.nn.Module or another object that can be called, or what makes one: a class, or a
+function that takes no argument. It is trusted as any code that the user runs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from schurgan.core.errors import UserError, did_you_mean
+from schurgan.core.files import sha256
+from schurgan.evaluation.features.cache import state_digest
+from schurgan.evaluation.features.extractor import Extracted, checked
+
+_CHUNK = 64  # unknown networks may be large
+_SUM = 1e-3  # that a row of probabilities may be off 1 by, in half precision
+
+
+class ImportedExtractor:
+    """What `name` points to, as an extractor of images or of sound.
+
+    digest covers its source file, the name, and its weights where it is a module. Code elsewhere that it calls, and
+    weights that are no part of a module, are not seen: who changes those must rename it.
+
+    Raises UserError when it cannot be imported or called; ValueError for what it returns, if that is no features.
+    """
+
+    def __init__(self, name: str, device: str | torch.device = "cpu") -> None:
+        self.name, self.resize = name, "its own"
+        self.device = torch.device(device)
+        self.function = _callable(name, _imported(name))
+        state: dict[str, Tensor] = {}
+        if isinstance(self.function, nn.Module):
+            self.function = self.function.to(self.device).eval()
+            state = self.function.state_dict()
+        self.digest = state_digest(state, name, self.resize, _source(self.function))
+
+    @property
+    def sample_rate(self) -> int | None:
+        """In Hz, what an embedding of sound says it needs by an attribute `sample_rate`; None if it says nothing."""
+        rate = getattr(self.function, "sample_rate", None)
+        return int(rate) if isinstance(rate, int | float) and rate > 0 else None
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Extracted:
+        parts = [self._part(part) for part in torch.split(images, _CHUNK)]
+        features = torch.cat([features for features, _ in parts])
+        known = [classes for _, classes in parts if classes is not None]
+        if not known:
+            return checked(self.name, len(images), features, None)
+        return checked(self.name, len(images), features, self._probabilities(torch.cat(known), len(images)))
+
+    def _part(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        found = self.function(images.float().to(self.device))
+        if not isinstance(found, tuple | list):
+            return self._rows("features", found, len(images)), None
+        if len(found) != 2:
+            raise ValueError(
+                f'extractor "{self.name}": returned {len(found)} things; features, or features and probabilities, '
+                "are needed"
+            )
+        features, classes = found
+        rows = self._rows("features", features, len(images))
+        return rows, None if classes is None else self._rows("probabilities", classes, len(images))
+
+    def _rows(self, what: str, given: object, count: int) -> Tensor:
+        if not isinstance(given, Tensor):
+            kind = type(given).__name__
+            raise ValueError(f'extractor "{self.name}": its {what} are of type {kind}; a torch.Tensor is needed')
+        if given.ndim != 2 or len(given) != count:
+            shape = tuple(given.shape)
+            raise ValueError(f'extractor "{self.name}": {what} {shape} from an input of {count}; (N, d) are needed')
+        return given.detach().double().cpu()
+
+    def _probabilities(self, given: Tensor, count: int) -> Tensor:
+        """(N, K) probabilities as they are, logits through a softmax: by all rows, since one may look like either."""
+        if len(given) != count or not given.isfinite().all():
+            raise ValueError(f'extractor "{self.name}": some probabilities or logits are missing or not finite')
+        total = given.sum(1, keepdim=True)
+        if (given >= 0).all() and ((total - 1).abs() <= _SUM).all():
+            return given / total
+        return given.softmax(1)
+
+
+def _imported(name: str) -> object:
+    module, _, attribute = name.partition(":")
+    if not module or not attribute or not all(part.isidentifier() for part in f"{module}.{attribute}".split(".")):
+        raise UserError(f'extractor "{name}": package.module:attribute is needed')
+    try:
+        found: object = importlib.import_module(module)
+    except Exception as error:  # whatever the user's module does when it is run
+        where = "; is its folder in PYTHONPATH?" if isinstance(error, ModuleNotFoundError) else ""
+        raise UserError(f'extractor "{name}": module {module} cannot be imported ({_line(error)}){where}') from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            near = did_you_mean(part, [known for known in vars(found) if not known.startswith("_")])
+            raise UserError(f'extractor "{name}": {module} has no {attribute}{near}')
+        found = getattr(found, part)
+    return found
+
+
+def _callable(name: str, found: object) -> Callable[..., Any]:
+    """`found` itself, or what it makes."""
+    if isinstance(found, type) or (callable(found) and not isinstance(found, nn.Module) and _needs_nothing(found)):
+        try:
+            found = found()
+        except Exception as error:
+            raise UserError(f'extractor "{name}": making it failed ({_line(error)})') from error
+    if not callable(found):
+        raise UserError(f'extractor "{name}": {type(found).__name__} cannot be called with images')
+    return found
+
+
+def _needs_nothing(function: Callable[..., Any]) -> bool:
+    """Whether it takes no images: a factory."""
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError:
+        return True
+    except ValueError:  # some functions written in C do not say what they take
+        return False
+    return False
+
+
+def _source(function: object) -> str:
+    """Hex SHA-256 of the file that `function`, or its type, is defined in; "" where there is none."""
+    code = function if inspect.isroutine(function) else type(function)
+    try:
+        return sha256(inspect.getfile(inspect.unwrap(code)))
+    except (TypeError, OSError):
+        return ""
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

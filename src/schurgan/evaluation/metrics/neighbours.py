@@ -1,0 +1,220 @@
+"""Nearest neighbours among features or pixels: are generated images like real ones, of all kinds, and no copies?
+
+Distances are computed pair by pair from differences, in float64: from |x|² + |y|² − 2 x·y two equal images would be at
+a small distance, and ties at the edge of a neighbourhood would fall either way. Matrices are made some rows at a time.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from schurgan.evaluation.metrics.frechet import checked_features, checked_labels
+
+_ENTRIES = 2**22  # of a distance matrix at a time, 32 MB
+
+
+@dataclass(frozen=True)
+class Neighbourhoods:
+    """Fidelity and diversity of generated images, by neighbourhoods of `k` of real_count and fake_count images."""
+
+    precision: float
+    """Share of generated images inside a real image's neighbourhood (Kynkäänniemi et al. 2019)."""
+    recall: float
+    """Share of real images inside a generated image's neighbourhood."""
+    density: float
+    """How many real neighbourhoods hold a generated image, over k; may exceed 1 (Naeem et al. 2020)."""
+    coverage: float
+    """Share of real images whose neighbourhood holds a generated image."""
+    k: int
+    real_count: int
+    fake_count: int
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """For each of M images its nearest others, the nearest first: indices and Euclidean distances, (M, count) each."""
+
+    indices: Tensor
+    distances: Tensor
+
+
+@dataclass(frozen=True)
+class Memorisation:
+    """How much nearer generated images lie to the training images than to real ones that were held out."""
+
+    ratio: float | None
+    """Median of the distance to the nearest training image over that to the nearest held-out one, of the same class and
+    among equally many: near `reference_ratio` where nothing is memorised, 0 of copies where all training images were
+    drawn. None where most images are copies of held-out ones. With few held-out images look at `near_copies`.
+    """
+    near_copies: float
+    """Share of images less than half as far from a training image, of all, as from the nearest held-out one."""
+    reference_ratio: float | None
+    """`ratio` of the held-out images themselves, each against the others; None where no class has two of them."""
+    reference_near_copies: float | None
+    count: int
+    """Images judged: those of classes with training and held-out images."""
+
+
+def prdc(real: Tensor, fake: Tensor, k: int = 5) -> Neighbourhoods:
+    """Precision, recall, density and coverage of real features (N, d) and fake features (M, d).
+
+    An image's neighbourhood is the open ball up to its k-th nearest other image of its own set; copies of itself count
+    as others. So a set with k + 1 copies of one image has an empty neighbourhood there, and a generator that makes one
+    image has a recall of 0. Raises ValueError for fewer than k + 1 images on either side, different d, NaN or infinite
+    values, and real images of which each has k copies.
+    """
+    if k < 1:
+        raise ValueError(f"k: {k} given, 1 or more is needed")
+    real, fake = checked_features("real", real, k + 1), checked_features("fake", fake, k + 1)
+    _check_width("real, fake", real, fake)
+    real_radii, fake_radii = _radii(real, k), _radii(fake, k)
+    if not real_radii.any():
+        raise ValueError(f"real: every row has {k} or more equal to it, no neighbourhood has any size")
+    holders = torch.zeros(len(fake), dtype=torch.int64)
+    recalled = covered = 0
+    for rows, distances in _distances(real, fake):
+        radii = real_radii[rows, None]
+        inside = distances < radii
+        holders += inside.sum(0)
+        covered += int(inside.any(1).sum())
+        recalled += int((distances < fake_radii).any(1).sum())
+    return Neighbourhoods(
+        precision=(holders > 0).double().mean().item(),
+        recall=recalled / len(real),
+        density=holders.double().mean().item() / k,
+        coverage=covered / len(real),
+        k=k,
+        real_count=len(real),
+        fake_count=len(fake),
+    )
+
+
+def nearest(real: Tensor, fake: Tensor, count: int = 1) -> Nearest:
+    """The `count` real images, (N, ...), nearest to each of fake, (M, ...): features, or pixels; of equals the first.
+
+    Raises ValueError for fewer than `count` real images, none generated, different shapes, and NaN or infinite values.
+    """
+    if count < 1:
+        raise ValueError(f"count: {count} given, 1 or more is needed")
+    real, fake = checked_rows("real", real, count), checked_rows("fake", fake, 1)
+    _check_width("real, fake", real, fake)
+    indices, distances = [], []
+    for _, part in _distances(fake, real):
+        ordered = part.sort(dim=1, stable=True)
+        indices.append(ordered.indices[:, :count])
+        distances.append(ordered.values[:, :count])
+    return Nearest(torch.cat(indices), torch.cat(distances))
+
+
+def memorisation(
+    fake: Tensor,
+    fake_labels: Tensor,
+    train: Tensor,
+    train_labels: Tensor,
+    held_out: Tensor,
+    held_out_labels: Tensor,
+    *,
+    seed: int = 0,
+) -> Memorisation:
+    """Do generated images copy those trained on? Each set (N, ...) with labels (N,): features, or pixels.
+
+    The nearest of many is nearer than the nearest of few, so the ratio is taken to equally many training and held-out
+    images of the class, drawn by `seed` from the larger set. Near copies are looked for among all training images, or
+    copies of those not drawn would be missed. Held-out images judged the same way, each against the other held-out ones
+    of its class, tell what to expect of new recordings. Raises ValueError where no class has images in all three sets,
+    and for different shapes, NaN or infinite values.
+    """
+    fake, train, held_out = (
+        checked_rows(name, images, 1) for name, images in (("fake", fake), ("train", train), ("held_out", held_out))
+    )
+    _check_width("fake, train", fake, train)
+    _check_width("fake, held_out", fake, held_out)
+    fake_labels = checked_labels("fake_labels", fake_labels, len(fake))
+    train_labels = checked_labels("train_labels", train_labels, len(train))
+    held_out_labels = checked_labels("held_out_labels", held_out_labels, len(held_out))
+    chance = torch.Generator().manual_seed(seed)
+    judged, reference = _Ratios(), _Ratios()
+    for c in fake_labels.unique():
+        made, known, unseen = fake[fake_labels == c], train[train_labels == c], held_out[held_out_labels == c]
+        if not (len(known) and len(unseen)):
+            continue
+        known = known[torch.randperm(len(known), generator=chance)]
+        unseen = unseen[torch.randperm(len(unseen), generator=chance)]
+        judged.add(made, known, unseen)
+        if len(unseen) > 1:
+            for place in range(len(unseen)):
+                others = torch.cat([unseen[:place], unseen[place + 1 :]])
+                reference.add(unseen[place : place + 1], known, others)
+    if not judged.values:
+        raise ValueError("fake_labels: no class has training and held-out images, one that has both is needed")
+    return Memorisation(
+        ratio=judged.median(),
+        near_copies=judged.copies(),
+        reference_ratio=reference.median() if reference.values else None,
+        reference_near_copies=reference.copies() if reference.values else None,
+        count=len(judged.values),
+    )
+
+
+class _Ratios:
+    """Distances of images to the nearest known one over those to the nearest unseen one."""
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+        self._near: list[bool] = []
+
+    def add(self, images: Tensor, known: Tensor, unseen: Tensor) -> None:
+        """(n, d), (N, d) and (M, d), known and unseen ones in random order: the first of one are a draw from it."""
+        equal = min(len(known), len(unseen))
+        ours, ours_of_all = _minima(images, known, equal)
+        theirs, theirs_of_all = _minima(images, unseen, equal)
+        # Two sets that both hold the very image (silence, say) tell nothing apart.
+        self.values += torch.where((ours == 0) & (theirs == 0), 1.0, ours / theirs).tolist()
+        self._near += (ours_of_all < 0.5 * theirs_of_all).tolist()
+
+    def median(self) -> float | None:
+        middle = statistics.median(self.values)
+        return middle if middle < float("inf") else None
+
+    def copies(self) -> float:
+        return statistics.fmean(self._near)
+
+
+def checked_rows(name: str, images: Tensor, least: int) -> Tensor:
+    """(N, ...) as (N, everything else) float64 on the CPU, checked as `checked_features` does."""
+    return checked_features(name, images.flatten(1) if images.ndim > 2 else images, least)
+
+
+def _check_width(names: str, a: Tensor, b: Tensor) -> None:
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(f"{names}: {a.shape[1]} and {b.shape[1]} values an image given, equally many are needed")
+
+
+def _radii(features: Tensor, k: int) -> Tensor:
+    """Distance of each row (N,) to its k-th nearest other: the (k + 1)-th of all, the first of which is itself."""
+    return torch.cat([part.kthvalue(k + 1, dim=1).values for _, part in _distances(features, features)])
+
+
+def _minima(a: Tensor, b: Tensor, first: int) -> tuple[Tensor, Tensor]:
+    """Of each row of a the distance to the nearest of the `first` rows of b, and of all, (len(a),) each."""
+    parts = [(part[:, :first].amin(1), part.amin(1)) for _, part in _distances(a, b)]
+    near, nearest_of_all = zip(*parts, strict=True)
+    return torch.cat(near), torch.cat(nearest_of_all)
+
+
+def _matrix(a: Tensor, b: Tensor) -> Tensor:
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def _distances(a: Tensor, b: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Distances of the rows of a to all of b, some rows at a time: which rows, and (rows, len(b))."""
+    size = max(1, _ENTRIES // len(b))
+    for start in range(0, len(a), size):
+        rows = slice(start, start + size)
+        yield rows, _matrix(a[rows], b)

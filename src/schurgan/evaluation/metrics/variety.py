@@ -1,0 +1,47 @@
+"""How different images are from one another: what a collapsing generator loses first."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from schurgan.evaluation.metrics.frechet import checked_labels
+from schurgan.evaluation.metrics.neighbours import checked_rows
+
+
+def variety(images: Tensor, labels: Tensor) -> float:
+    """Mean Euclidean distance of two images (N, ...) of one class, labels (N,), over the classes.
+
+    Every class counts alike; a class of fewer than two images says nothing and is left out. Of a generator, compare
+    with the real images' own. Raises ValueError where no class has two images, and for NaN or infinite values.
+    """
+    rows = checked_rows("images", images, 1)
+    labels = checked_labels("labels", labels, len(rows))
+    each = [F.pdist(rows[labels == c]).mean() for c in labels.unique() if (labels == c).sum() > 1]
+    if not each:
+        raise ValueError(f"labels: no class has two of the {len(rows)} images, one at least is needed")
+    return torch.stack(each).mean().item()
+
+
+def kinds_per_batch(images: Tensor, scale: float) -> float:
+    """The effective number of different images among a batch (B, ...): from 1, all alike, to B, all distinct.
+
+    The seed paper (Figure 2) plots a "number of spectrogram variety in each batch" without a definition. Here it is the
+    Vendi score (Friedman & Dieng 2023), exp(−Σ λ ln λ) over the eigenvalues λ of K/B, with the Gaussian kernel
+    K_ij = exp(−2 (|xᵢ − xⱼ|/scale)²): B images in m equal groups of copies, far apart, count as m. No clusters have to
+    be told apart, and nothing is drawn. `scale` is a distance at which two images pass for different ones (their
+    similarity is e⁻² there), such as `variety(real, real_labels)`: how far apart two real images of one class are.
+
+    Raises ValueError for a scale that is not a finite number above 0, no images, and NaN or infinite values.
+    """
+    if not (math.isfinite(scale) and scale > 0):
+        raise ValueError(f"scale: {scale} given, a finite number above 0 is needed")
+    rows = checked_rows("images", images, 1)
+    distances = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
+    kernel = torch.exp(-2 * (distances / scale).square())
+    eigenvalues = torch.linalg.eigvalsh(kernel / len(rows)).clamp_min(0)
+    entropy = -torch.xlogy(eigenvalues, eigenvalues).sum().item()
+    return min(max(math.exp(entropy), 1.0), float(len(rows)))  # rounding alone leads outside

@@ -1,0 +1,182 @@
+"""Scores with everything that made them: what is written to RUN/scores.json and read from there again.
+
+A number without its protocol cannot be reproduced, nor compared with another. So a score carries what real images reach
+by the same measure, how many images it was taken from, and what is to be doubted about it; and a file of scores says
+which data, extractor, images and settings they are of.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypedDict
+
+from schurgan.core.errors import UserError
+from schurgan.core.files import write_json
+
+SCORES = "scores.json"
+FORMAT = "schurgan-scores/1"
+
+
+class Counts(TypedDict, total=False):
+    """What many scores have in common."""
+
+    n_real: int
+    n_fake: int
+    extractor: str
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number. None stands for what is not known, and `flags` say why, or what is to be doubted."""
+
+    value: float | None
+    sd: float | None = None
+    """Over runs of generated images, or over what `details` name."""
+    floor: float | None = None
+    """The same of real images against real ones, mean over random halves of the training images: the best there is."""
+    held_out: float | None = None
+    """The same of held-out real images in place of generated ones."""
+    matched: float | None = None
+    """The value at as many images as `floor` was taken from, where their number changes it: compare it with that."""
+    n_real: int | None = None
+    n_fake: int | None = None
+    extractor: str | None = None
+    higher_is_better: bool | None = None
+    """None where neither is: the nearer to what real images have, the better."""
+    flags: tuple[str, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values; what is not finite becomes null."""
+        known = {each.name: getattr(self, each.name) for each in fields(self)}
+        plain: dict[str, Any] = _plain(known)
+        return plain
+
+    @classmethod
+    def from_json(cls, known: Mapping[str, Any]) -> Score:
+        """Raises ValueError for what `as_json` does not write."""
+        numbers = ("value", "sd", "floor", "held_out", "matched", "n_real", "n_fake")
+        given = {each.name: known[each.name] for each in fields(cls) if each.name in known}
+        if "value" not in given or any(isinstance(given.get(name), str | list | dict) for name in numbers):
+            raise ValueError("a score needs a value, a number or null")
+        return cls(**given | {"flags": tuple(given.get("flags", ()))})
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What made the scores. Two files are comparable where all of `COMPARED` is equal."""
+
+    run: str
+    step: int
+    data: str
+    """Fingerprint of the training clips that are the real side."""
+    held_out_data: str | None
+    """Fingerprint of the clips that the run left out; None where it left none out."""
+    excluded_folds: tuple[int, ...]
+    classes: int
+    extractor: str
+    extractor_digest: str
+    extractor_accuracy: float | None
+    """Share of real clips, which it had not seen, whose class the classifier knows."""
+    resize: str
+    n_real: int
+    n_held_out: int
+    n_fake: int
+    """Generated images of a run."""
+    runs: int
+    truncation: float | None
+    """Variance of the noise; None of a uniform one, which has no truncation."""
+    batch_norm: str
+    """"standing": fixed statistics; "batch": those of each batch of generated images."""
+    weights: str
+    seed: int
+    version: str
+    torch: str
+    device: str
+    date: str
+    """UTC."""
+
+
+COMPARED = {
+    "data": "the training data (fingerprint)",
+    "held_out_data": "the held-out data (fingerprint)",
+    "extractor": "the extractor",
+    "extractor_digest": "the extractor's digest",
+    "resize": "the resize",
+    "n_real": "the number of real images",
+    "n_fake": "the number of generated images",
+    "truncation": "the truncation",
+    "batch_norm": "the batch-norm mode",
+}
+"""Fields of a protocol that decide whether scores are comparable, and what they are called."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores by name, how they were taken, and what there is to say about them."""
+
+    protocol: Protocol
+    scores: dict[str, Score]
+    notes: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """What `save` writes."""
+        scores = {name: score.as_json() for name, score in self.scores.items()}
+        protocol: dict[str, Any] = _plain(asdict(self.protocol))
+        return {"format": FORMAT, "protocol": protocol, "scores": scores, "notes": list(self.notes)}
+
+    def save(self, path: str | Path) -> None:
+        """Atomically."""
+        write_json(path, self.as_json())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Evaluation:
+        """Raises UserError naming the file, when it is missing or something else."""
+        path = Path(path)
+        try:
+            known = json.loads(path.read_text("utf-8"))
+            if not isinstance(known, dict) or known.get("format") != FORMAT:
+                raise UserError(
+                    f"{path}: not scores of this program's format {FORMAT}; `schurgan evaluate` writes them"
+                )
+            folds = tuple(known["protocol"]["excluded_folds"])
+            protocol = Protocol(**known["protocol"] | {"excluded_folds": folds})
+            scores = {str(name): Score.from_json(score) for name, score in known["scores"].items()}
+            return cls(protocol, scores, tuple(known["notes"]))
+        except FileNotFoundError:
+            raise UserError(f"{path}: no scores yet; `schurgan evaluate {path.parent}` takes them") from None
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"{path}: damaged, or not scores ({reason[:120]}); evaluate the run again") from None
+
+
+def difference(a: Protocol, b: Protocol) -> tuple[str, str, str] | None:
+    """What forbids to compare them: what it is called, and both values. None where they are comparable."""
+    for name, called in COMPARED.items():
+        ours, theirs = getattr(a, name), getattr(b, name)
+        if ours != theirs:
+            return called, _short(ours), _short(theirs)
+    return None
+
+
+def _short(value: object) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, str) and len(value) == 64:
+        return value[:12]
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(each) for each in value]
+    return value

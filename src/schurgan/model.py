@@ -1,0 +1,269 @@
+"""A trained model -> images -> sound.
+
+`schurgan.load("runs/esc10").sample("dog", count=8, truncation=0.5, seed=0).save("out")`
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from schurgan.audio import Aux, Spectrogram, write_audio
+from schurgan.audio.pictures import picture, save_png
+from schurgan.core.errors import UserError, did_you_mean
+from schurgan.core.files import atomic_write
+from schurgan.data.codec import open_transform
+from schurgan.data.shards import Shards
+from schurgan.networks import Generator, Ladder, Latent
+
+GENERATOR = "generator.safetensors"
+_FORMAT = "schurgan-generator/2"
+_BATCH = 32
+_MOST, _SEEDS = 10_000, 2**31
+
+Phase = Literal["noise", "carrier", "griffin-lim"]
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a generator's file says about itself: all that sampling and decoding need beside the weights."""
+
+    ladder: dict[str, Any]
+    """`Ladder.from_dict(ladder)` shapes the generator."""
+    width: int
+    channels: int
+    latent: Literal["normal", "uniform"]
+    latent_variance: float
+    classes: tuple[str, ...]
+    transform: dict[str, Any]
+    """`open_transform(transform)` is what made the images, and decodes those of sounds."""
+    references: tuple[float, ...]
+    """Level of the top of the scale for each class, the median of its recordings."""
+    data: str | None
+    """Folder of shards that phases may be borrowed from."""
+    step: int
+    """Steps of training behind the weights."""
+
+
+@dataclass(frozen=True)
+class Sounds:
+    """Generated sounds of one class: audio (N, L) at sample_rate Hz and the images (N, C, R, R) they were made from.
+
+    A model of pictures makes those alone: audio and sample_rate are None.
+    """
+
+    label: str
+    audio: Tensor | None
+    images: Tensor
+    sample_rate: int | None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """One WAV and one PNG a sound, FOLDER/label-000.wav; returns the WAVs, of pictures the PNGs."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        name = "".join(c if c.isalnum() or c in "-_ " else "_" for c in self.label).strip() or "sound"
+        paths = []
+        for i, image in enumerate(self.images):
+            path = folder / f"{name}-{i:03d}.png"
+            save_png(picture(image, max(1, 256 // image.shape[-1]), photo=self.audio is None), path)
+            if self.audio is not None and self.sample_rate is not None:
+                path = path.with_suffix(".wav")
+                write_audio(path, self.audio[i], self.sample_rate)
+            paths.append(path)
+        return paths
+
+
+class Model:
+    """A generator with the transform that its images are of."""
+
+    def __init__(self, generator: Generator, card: Card) -> None:
+        self.generator = generator.eval()
+        self.card = card
+        variance = card.latent_variance if card.latent == "normal" else None
+        self.latent = Latent(generator.latent_dim, card.latent, variance=variance)
+        self.transform = open_transform(card.transform)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.card.classes
+
+    @property
+    def pictures(self) -> bool:
+        """Whether it was trained on pictures, which are no sounds."""
+        return not isinstance(self.transform, Spectrogram)
+
+    @property
+    def spectrogram(self) -> Spectrogram:
+        """What turns its images into sound. Raises UserError for a model of pictures."""
+        if not isinstance(self.transform, Spectrogram):
+            raise UserError("this model was trained on pictures: it makes no sounds")
+        return self.transform
+
+    @property
+    def sample_rate(self) -> int | None:
+        """In Hz; None for a model of pictures."""
+        return None if self.pictures else self.spectrogram.sample_rate
+
+    def sample(
+        self,
+        label: str,
+        count: int = 1,
+        truncation: float | None = None,
+        seed: int = 0,
+        *,
+        phase: Phase = "noise",
+        refine: int | None = None,
+    ) -> Sounds:
+        """`count` sounds of class `label`; the same seed gives the same sounds.
+
+        truncation  variance α of the noise: under 1 more typical, above 1 more varied; 1 if not given
+        phase       "noise" finds one, "griffin-lim" too; "carrier" starts from a recording of the class in the shards
+        refine      iterations of fitting sound to image, 32 if not given
+
+        Raises UserError for a class or a number that cannot be.
+        """
+        if label not in self.classes:
+            known = did_you_mean(label, self.classes) or f"; there are {', '.join(self.classes)}"
+            raise UserError(f'class "{label}": the model was not trained on it{known}')
+        if not 1 <= count <= _MOST:
+            raise UserError(f"count: {count} given, a whole number from 1 to {_MOST} is needed")
+        if not 0 <= seed < _SEEDS:
+            raise UserError(f"seed: {seed} given, a whole number from 0 to {_SEEDS - 1} is needed")
+        labels = torch.full((count,), self.classes.index(label))
+        try:
+            images = self.images(labels, truncation, seed)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        audio = None if self.pictures else self.decode(images, labels, phase, refine, seed)
+        return Sounds(label, audio, images, self.sample_rate)
+
+    @torch.no_grad()
+    def images(self, labels: Tensor, truncation: float | None = None, seed: int = 0) -> Tensor:
+        """Labels (N,) -> images (N, C, R, R) in [−1, 1], float32 on the CPU. Raises ValueError for a bad truncation."""
+        noise = torch.Generator().manual_seed(seed)
+        z = self.latent.sample(len(labels), noise, truncation)
+        device = next(self.generator.parameters()).device
+        parts = zip(torch.split(z, _BATCH), torch.split(labels, _BATCH), strict=True)
+        return torch.cat([self.generator(a.to(device), b.to(device)).float().cpu().contiguous() for a, b in parts])
+
+    @torch.no_grad()
+    def decode(
+        self, images: Tensor, labels: Tensor, phase: Phase = "noise", refine: int | None = None, seed: int = 0
+    ) -> Tensor:
+        """Images (N, C, R, R) of classes (N,) -> sounds (N, L), none louder than full scale."""
+        reference = torch.tensor(self.card.references)[labels]
+        carriers = self._carriers(labels, seed) if phase == "carrier" else None
+        refine = 32 if refine is None else refine
+        sounds = []
+        with _one_thread():
+            for i in range(0, len(images), _BATCH):
+                part = slice(i, i + _BATCH)
+                here = Aux(reference[part], None if carriers is None else carriers[part])
+                options: dict[str, Any] = {"refine": refine, "hold_phase": False, "seed": seed + i}
+                sounds.append(self.spectrogram.decode(images[part], here, phase=phase, **options))
+        audio = torch.cat(sounds)
+        return audio / audio.abs().amax(1, keepdim=True).clamp_min(1)
+
+    def save(self, path: str | Path) -> None:
+        """Weights and card in one safetensors file, atomically."""
+        weights = {name: value.detach().cpu().contiguous() for name, value in self.generator.state_dict().items()}
+        card = {"format": _FORMAT, "sha256": _digest(weights)} | self.card.__dict__
+        # One entry: several are written in any order, and the same model must give the same bytes.
+        content = safetensors.torch.save(weights, {"card": json.dumps(card)})
+        with atomic_write(path) as file:
+            file.write(content)
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "cpu") -> Model:
+        """A file that `save` wrote. Raises UserError naming it when it is damaged or something else."""
+        try:
+            with safetensors.safe_open(path, "pt") as file:
+                known = json.loads((file.metadata() or {}).get("card", "{}"))
+                weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            if known.pop("format", None) != _FORMAT:
+                raise UserError(f"{path}: not a generator of this program's format {_FORMAT}")
+            if known.pop("sha256") != _digest(weights):
+                raise UserError(f"{path}: damaged (its weights are not what was saved); make it again")
+            card = Card(**known)
+            card = replace(card, classes=tuple(card.classes), references=tuple(card.references))
+            generator = build(card)
+            generator.load_state_dict(weights)
+            return cls(generator.to(device), card)
+        except (
+            OSError,
+            safetensors.SafetensorError,
+            LookupError,
+            TypeError,
+            ValueError,
+            RuntimeError,
+            AttributeError,
+        ) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"{path}: damaged, or not a generator ({reason[:120]})") from None
+
+    def _carriers(self, labels: Tensor, seed: int) -> Tensor:
+        """A recording of each label's class, chosen by the seed: (N, L)."""
+        if self.card.data is None or not Path(self.card.data).is_dir():
+            raise UserError(
+                f'phase "carrier": the recordings in {self.card.data} are gone; choose "noise" or "griffin-lim"'
+            )
+        shards = Shards(self.card.data)
+        if shards.classes != self.classes or shards.manifest.n_samples != self.spectrogram.n_samples:
+            raise UserError(f'phase "carrier": {self.card.data} holds other data than the model was trained on')
+        chance = torch.Generator().manual_seed(seed)
+        recordings = []
+        for label in labels.tolist():
+            name = self.classes[label]
+            clips = torch.from_numpy(shards.labels == shards.classes.index(name)).nonzero()[:, 0]
+            recordings.append(shards.recording(int(clips[torch.randint(len(clips), (1,), generator=chance)])))
+        return torch.stack(recordings)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """For short FFTs: more threads gain little on an idle machine, and on a busy one wait for each other ten times as
+    long as the work takes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _digest(weights: Mapping[str, Tensor]) -> str:
+    """Hex SHA-256 of the weights' bytes, by name; safetensors files carry no checksum of their own."""
+    digest = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        digest.update(name.encode())
+        digest.update(value.contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def build(card: Card) -> Generator:
+    """An untrained generator of the card's shape; the global random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        return Generator(Ladder.from_dict(card.ladder), len(card.classes), card.width, card.channels)
+
+
+def load(path: str | Path, device: str = "cpu") -> Model:
+    """The model of a run folder, or of an exported generator file. Raises UserError when there is none."""
+    path = Path(path)
+    file = path / GENERATOR if path.is_dir() else path
+    if not file.exists():
+        what = "the run has not saved a generator yet" if path.is_dir() else "no such file or folder"
+        raise UserError(f"{file}: {what}; `schurgan train` makes one")
+    return Model.load(file, device)

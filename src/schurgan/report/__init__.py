@@ -1,0 +1,1 @@
+"""The page, the charts and the animation of a run."""

@@ -1,0 +1,218 @@
+"""How a run is doing, asked from another terminal: its files are read, no torch is loaded, nothing is touched."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from schurgan.runs.config import CONFIG
+from schurgan.core.errors import UserError
+from schurgan.runs.records import METRICS, Record, Records, read_records
+from schurgan.runs.messages import duration, event_sentence, figures, file_size, health_sentence, number, rate, tone_of
+
+State = Literal["starting", "running", "finished", "stopped", "interrupted", "silent"]
+_RATE_ROWS = 10
+"""Rows that the rate is the mean of."""
+_SHOWN_EVENTS = 5
+_CHECKPOINT = re.compile(r"step-(\d+)(?:-a(\d+))?\.pt")
+_LONGEST_RECORD = 65536
+_TAIL = re.compile(rb"[0-9a-f]{64}([0-9a-f]{8})schurgan\Z")
+_LEAST_SILENCE = 120.0
+"""Seconds without a line before a run counts as silent, however fast it was: it may be writing a checkpoint."""
+_SILENT_ROWS = 10
+"""Rows that could have been written meanwhile."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file of RUN/checkpoints."""
+
+    name: str
+    step: int
+    attempt: int
+    bytes: int
+    score: float | None
+    """Of its samples, lower is better; None where that is not known."""
+    healthy: bool
+    """Whether it is known that nothing spoke for a collapse."""
+    roles: tuple[str, ...] = ()
+    """Why it is kept: "newest", "best", "last healthy"."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """What the files of a run say."""
+
+    run: str
+    state: State
+    step: int
+    steps: int
+    attempt: int
+    steps_per_second: float | None
+    seconds_left: float | None
+    """At that rate; None where it is not running."""
+    seconds_silent: float
+    """Since the last line of metrics.jsonl, or since the run began."""
+    row: Record | None
+    """The last means, without singular values."""
+    health: Record | None
+    """The last evaluation."""
+    events: tuple[Record, ...]
+    """All of them."""
+    checkpoints: tuple[Checkpoint, ...]
+    """By attempt, then by step."""
+
+    def as_json(self) -> str:
+        """One JSON object."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+
+def read_status(run: str | Path, now: float | None = None) -> Status:
+    """Of the run in folder `run`; `now` is in seconds since 1970. Raises UserError when it is no run."""
+    run = Path(run)
+    if not run.is_dir():
+        raise UserError(f"{run}: no such run folder")
+    if not (run / CONFIG).is_file():
+        raise UserError(f"{run}: no run here (no {CONFIG}); `schurgan train` makes one")
+    steps, every = _options(run / CONFIG)
+    try:
+        records = read_records(run / METRICS)
+        written = (run / (METRICS if (run / METRICS).exists() else CONFIG)).stat().st_mtime
+    except OSError as error:
+        raise UserError(f"{run / METRICS}: cannot be read ({error.strerror or error})") from None
+    last = records.rows[-1] if records.rows else None
+    latest = _latest(records)
+    attempt = latest.get("attempt", 0) if latest else 0
+    speed = _rate([row for row in records.rows if row.get("attempt", 0) == attempt])
+    silent = max(0.0, (time.time() if now is None else now) - written)
+    step = latest["step"] if latest else 0
+    state = _state(records, latest, steps, silent, max(_LEAST_SILENCE, _SILENT_ROWS * every / speed if speed else 0.0))
+    return Status(
+        run=str(run),
+        state=state,
+        step=step,
+        steps=steps,
+        attempt=attempt,
+        steps_per_second=speed,
+        seconds_left=(steps - step) / speed if speed and state == "running" else None,
+        seconds_silent=silent,
+        row={key: value for key, value in last.items() if key != "singular_values"} if last else None,
+        health=records.health[-1] if records.health else None,
+        events=tuple(records.events),
+        checkpoints=_checkpoints(run / "checkpoints"),
+    )
+
+
+def status_lines(run: str | Path, now: float | None = None) -> list[str]:
+    """The same for people, some ten lines. Raises UserError when it is no run."""
+    status = read_status(run, now)
+    ago = duration(status.seconds_silent)
+    says = {
+        "starting": f"starting, nothing written for {ago}",
+        "running": f"running, last line {ago} ago",
+        "finished": "finished",
+        "stopped": f"stopped itself {ago} ago, see its last event",
+        "interrupted": f"interrupted {ago} ago; `schurgan resume {status.run}` goes on",
+        "silent": f"no line for {ago}: dead? If it is, `schurgan resume {status.run}` goes on",
+    }
+    progress = f"{status.step} of {status.steps} ({status.step / status.steps:.0%})"
+    if status.steps_per_second:
+        progress += f", {rate(status.steps_per_second)}"
+    if status.seconds_left is not None:
+        progress += f", {duration(status.seconds_left)} left"
+    if status.attempt:
+        progress += f", attempt {status.attempt}"
+    lines = [("run", status.run), ("state", says[status.state]), ("step", progress)]
+    lines += figures(status.row or {}).items()
+    if status.health:
+        lines.append(("health", health_sentence(status.health)))
+    noted = [event for event in status.events if tone_of(event) != "plain"]
+    for event in noted[-_SHOWN_EVENTS:]:
+        lines.append(("event", event_sentence(event)))
+    if more := len(noted) - _SHOWN_EVENTS:
+        lines += [("", f"and {more} events before")] if more > 0 else []
+    for checkpoint in status.checkpoints:
+        roles = f"  {', '.join(checkpoint.roles)}" if checkpoint.roles else ""
+        lines.append(("checkpoint", f"{checkpoint.name}  {file_size(checkpoint.bytes)}{roles}"))
+    return [f"{name:<11} {text}" for name, text in lines]
+
+
+def _options(path: Path) -> tuple[int, int]:
+    """Steps of the run and steps between its rows. Only these are read, so that another version's run is understood."""
+    try:
+        train = yaml.safe_load(path.read_text("utf-8"))["train"]
+        steps, every = train["steps"], train.get("log_every", 1)
+        if type(steps) is not int or type(every) is not int or min(steps, every) < 1:
+            raise ValueError("train.steps and train.log_every must be whole numbers")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError):
+        raise UserError(f"{path}: not the options of a run; `schurgan train` writes them") from None
+    return steps, every
+
+
+def _latest(records: Records) -> Record | None:
+    """The line of the highest attempt and step. Lines of the three kinds are not ordered among each other here."""
+    lines = [line for kind in records for line in kind[-1:]]
+    return max(lines, key=lambda line: (line.get("attempt", 0), line["step"]), default=None)
+
+
+def _state(records: Records, latest: Record | None, steps: int, silent: float, limit: float) -> State:
+    last = records.events[-1] if records.events else {}
+    if latest is None:
+        return "starting" if silent < limit else "silent"
+    newest = max((row["step"] for row in records.rows[-1:]), default=0)
+    if not records.events and latest["step"] >= steps:
+        return "finished"
+    if newest <= last.get("step", -1):
+        for kind in ("finished", "stopped", "interrupted"):
+            if last["event"] == kind:
+                return kind
+    return "running" if silent < limit else "silent"
+
+
+def _rate(rows: list[Record]) -> float | None:
+    """Steps a second over the last rows: the harmonic mean, as each row is of as many steps."""
+    speeds = [speed for row in rows[-_RATE_ROWS:] if (speed := number(row.get("steps_per_second"))) and speed > 0]
+    return len(speeds) / sum(1 / speed for speed in speeds) if speeds else None
+
+
+def _checkpoints(folder: Path) -> tuple[Checkpoint, ...]:
+    found = []
+    for path in folder.glob("step-*.pt"):
+        if name := _CHECKPOINT.fullmatch(path.name):
+            facts = _facts(path)
+            score, healthy = number(facts.get("score")), facts.get("healthy") is True
+            with suppress(OSError):  # rotated away meanwhile
+                size = path.stat().st_size
+                found.append(Checkpoint(path.name, int(name[1]), int(name[2] or 0), size, score, healthy))
+    found.sort(key=lambda file: (file.attempt, file.step))
+    scored = [file for file in reversed(found) if file.score is not None]  # of equals the newest is the best
+    holders = {
+        "newest": found[-1:],
+        "best": [min(scored, key=lambda file: file.score or 0.0)] if scored else [],
+        "last healthy": [file for file in found if file.healthy][-1:],
+    }
+    return tuple(replace(file, roles=tuple(role for role in holders if file in holders[role])) for file in found)
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    """The record at the end of a checkpoint, which says score and health: JSON, then its SHA-256, length and a mark.
+
+    Nothing for a file that has none. It is taken on trust here: what is loaded is verified elsewhere.
+    """
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, path.stat().st_size - _LONGEST_RECORD))
+            content = file.read()
+        tail = _TAIL.search(content)
+        known = json.loads(content[tail.start() - int(tail[1], 16) : tail.start()]) if tail else {}
+        record = known["record"] if isinstance(known, dict) else {}
+    except (OSError, ValueError, LookupError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) else {}

@@ -1,0 +1,70 @@
+"""What a run leaves for others while it trains: the generator's file, and pictures and sounds of fixed latents."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from schurgan.audio import Spectrogram
+from schurgan.audio.pictures import grid, save_png
+from schurgan.data.codec import ImageCodec
+from schurgan.data.shards import Shards
+from schurgan.model import GENERATOR, Card, Model, build
+from schurgan.networks import standing_statistics, unconstrained_state
+from schurgan.runs.config import Config
+from schurgan.training.trainer import Trainer
+
+_COLUMNS = 6
+
+
+class Products:
+    """RUN/generator.safetensors, samples/step-*.png and samples/step-*/CLASS-000.wav, all made anew from a trainer."""
+
+    def __init__(self, run: Path, config: Config, shards: Shards, transform: Spectrogram | ImageCodec) -> None:
+        self.run, self.config, self.shards, self.transform = run, config, shards, transform
+
+    def model(self, trainer: Trainer) -> Model:
+        """A copy of the averaged generator, its constraints taken into the weights, with its own batch statistics."""
+        average, manifest = trainer.average, self.shards.manifest
+        card = Card(
+            ladder=asdict(average.ladder),
+            width=average.width,
+            channels=average.channels,
+            latent=trainer.latent.kind,
+            latent_variance=trainer.latent.variance,
+            classes=self.shards.classes,
+            transform=self.transform.config,
+            references=manifest.references,
+            data=str(self.config.data) if self.config.data else None,
+            step=trainer.step,
+        )
+        generator = build(card)
+        generator.to(trainer.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        generator.load_state_dict(unconstrained_state(average))
+        noise = torch.Generator().manual_seed(self.config.train.seed)
+        standing_statistics(generator, trainer.latent, generator=noise)
+        return Model(generator, card)
+
+    def save(self, trainer: Trainer) -> None:
+        """The generator's file."""
+        self.model(trainer).save(self.run / GENERATOR)
+
+    def show(self, trainer: Trainer, attempt: int = 0) -> None:
+        """The first sound of each class, then a grid of images with the same noise every time, a row a class."""
+        model, path = self.model(trainer), self.grid(trainer.step, attempt)
+        path.parent.mkdir(exist_ok=True)
+        rows, seed = [], self.config.train.seed
+        for number, label in enumerate(model.classes):
+            rows.append(list(model.images(torch.full((_COLUMNS,), number), seed=seed)))
+            model.sample(label, 1, seed=seed).save(path.with_suffix(""))
+        save_png(grid(rows, scale=max(1, 64 // model.transform.size), photo=model.pictures), path)
+
+    def grid(self, step: int, attempt: int = 0) -> Path:
+        """Where the grid of a step is, made after `attempt` rollbacks."""
+        return self.run / "samples" / (f"step-{step:08d}" + (f"-a{attempt}" if attempt else "") + ".png")
+
+    def complete(self, step: int, attempt: int = 0) -> bool:
+        """Whether what the last step leaves is there."""
+        return (self.run / GENERATOR).exists() and self.grid(step, attempt).exists()

@@ -1,0 +1,206 @@
+"""What a run measures of its own health, when, and what the monitor makes of it."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from schurgan.audio import Spectrogram
+from schurgan.core.distributed import World
+from schurgan.data.codec import ImageCodec
+from schurgan.data.shards import Shards
+from schurgan.evaluation.features.extractor import Extracted, Extractor, open_extractor
+from schurgan.health.monitor import Monitor, Verdict
+from schurgan.networks.batch_norm import local_statistics
+from schurgan.runs.config import Config
+from schurgan.training.health_scores import QuickScores
+from schurgan.training.means import Means
+from schurgan.training.precision import first_not_finite
+from schurgan.training.trainer import Metrics, Trainer
+
+_MOST_REAL = 2000  # real images that generated ones are compared with
+_EXACT = 32  # images whose departure is taken exactly
+_SINCE = ("gradient_g", "loss_d", "loss_g")  # means since the evaluation before
+_STEPS_TIMED = 10
+_GRACE = 3000  # steps at most after which a generator that was never varied has failed
+
+
+class Watch:
+    """Evaluates a run every `config.health.every` steps, or less often where that would take too much of its time.
+
+    How often is settled by the first evaluation, and part of the state: a run that is taken up again is evaluated at
+    the steps at which it would have been.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        training: Shards,
+        held_out: Shards | None,
+        transform: Spectrogram | ImageCodec,
+        world: World,
+    ) -> None:
+        self.options, self.world = config.health, world
+        self.stretch = 0  # not known yet
+        self._config, self._training, self._held_out, self._transform = config, training, held_out, transform
+        self.begin()
+        self._scores: QuickScores | None = None
+        self._timed: list[float] = []
+
+    def begin(self) -> None:
+        """As before the first step."""
+        # A short run must hear in time that it has never been varied.
+        grace = max(self.options.warm_up, min(_GRACE, self._config.train.steps // 2))
+        self.monitor = Monitor(patience=self.options.patience, warm_up=self.options.warm_up, grace=grace)
+        self.means = Means()
+        self._state = self.monitor.verdict().state
+
+    def add(self, metrics: Metrics) -> None:
+        """What a step gave."""
+        self.means.add(metrics)
+        if not self.stretch and len(self._timed) <= _STEPS_TIMED:
+            self._timed.append(time.monotonic())
+
+    def due(self, step: int) -> bool:
+        every = self.options.every
+        return bool(every) and step % (every * max(1, self.stretch)) == 0
+
+    def evaluate(self, trainer: Trainer) -> tuple[dict[str, Any], Verdict]:
+        """What is known of the networks now, for the metrics, and the verdict on it."""
+        scores = self._quick_scores(trainer)
+        began = time.monotonic()
+        measured: dict[str, Any] = scores(trainer.generator, trainer.average, trainer.discriminator, trainer.latent)
+        means = self.means.take()
+        measured |= {name: value for name in _SINCE if (value := means.get(name)) is not None}
+        if (real := means.get("score_real")) is not None and (fake := means.get("score_fake")) is not None:
+            measured["margin"] = real - fake
+        measured |= self._gap(trainer)
+        measured["singular_values"] = trainer.singular_values()
+        measured["not_finite"] = self._not_finite(trainer)
+        measured = self.world.broadcast_object(measured)
+        verdict = self.monitor.update(trainer.step, **measured)
+        if not self.stretch:
+            self.stretch = self.world.broadcast_object(self._stretched(time.monotonic() - began))
+        return self.monitor.record() | {"reasons": list(verdict.reasons)}, verdict
+
+    def fault(self, step: int, what: str) -> Verdict:
+        """The verdict on a loss or a gradient that was not finite."""
+        return self.monitor.update(step, not_finite=what)
+
+    def changes(self, verdict: Verdict) -> list[dict[str, Any]]:
+        """What is news in a verdict, as an event."""
+        before, self._state = self._state, verdict.state
+        if verdict.state == before:
+            return []
+        kind = "recovered" if verdict.state == "healthy" else verdict.state
+        event: dict[str, Any] = {
+            "step": verdict.step,
+            "event": kind,
+            "reason": ". ".join(each[:1].upper() + each[1:] for each in verdict.reasons),
+        }
+        if kind == "collapsed":
+            event |= {"onset": verdict.onset, "extreme": verdict.extreme, "best_step": verdict.best_step}
+        return [event]
+
+    def score(self) -> float | None:
+        """Of the newest evaluation: the Fréchet distance of the averaged generator; None where none was taken."""
+        value = self.monitor.record().get("frechet_ema")
+        return value if isinstance(value, float) and math.isfinite(value) else None
+
+    def sound(self) -> bool:
+        """Whether nothing spoke against the run at its last evaluation."""
+        return self.monitor.sound
+
+    def trusted(self) -> int | None:
+        """The last step that is known to be healthy by what came after it, 0 for none yet; None if nobody looks."""
+        return (self.monitor.healthy_step or 0) if self.options.every else None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"monitor": self.monitor.state_dict(), "means": self.means.state_dict(), "stretch": self.stretch}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.monitor.load_state_dict(state["monitor"])
+        self.means.load_state_dict(state["means"])
+        self.stretch = int(state["stretch"])
+        self._state = self.monitor.verdict().state
+
+    def _quick_scores(self, trainer: Trainer) -> QuickScores:
+        """Made when first needed: a run that ends before has no use for a classifier."""
+        if self._scores is None:
+            extractor: Extractor | None = None
+            if self.options.classifier and len(self._training.classes) > 1:
+                # One process trains it, and the others take it from the cache.
+                extractor = self.world.in_turn(
+                    lambda: open_extractor("classifier", self._training, quick=True, device=self.world.device)
+                )
+                if isinstance(self._transform, Spectrogram) and self._transform.colormap:
+                    extractor = _Unpainted(extractor, self._transform.unpaint)
+            classes = len(self._training.classes)
+            self._scores = QuickScores(
+                self._painted(self._training.select(augmented=False)),
+                None if self._held_out is None else self._painted(self._held_out),
+                extractor=extractor,
+                images=max(self.options.images, 2 * classes),
+                boundary=trainer.loss.boundary,
+                seed=self._config.train.seed,
+            )
+        return self._scores
+
+    def _painted(self, shards: Shards) -> tuple[Tensor, Tensor]:
+        """Images as D sees them, and labels; of many, some that the seed draws."""
+        order = np.random.default_rng(self._config.train.seed).permutation(len(shards))[:_MOST_REAL]
+        images = shards.images(order)
+        if isinstance(self._transform, Spectrogram):
+            images = self._transform.paint(images)
+        return images, torch.from_numpy(shards.labels[order])
+
+    @torch.no_grad()
+    def _gap(self, trainer: Trainer) -> dict[str, float]:
+        """The DDFN gap of fixed latents, exact on some of them, and the standard error that a real batch would have."""
+        noise = torch.Generator().manual_seed(self._config.train.seed)
+        count = min(self.options.images, 256)
+        labels = torch.arange(count, device=self.world.device) % len(self._training.classes)
+        z = trainer.latent.sample(count, noise, device=self.world.device)
+        generator = copy.deepcopy(trainer.generator)  # batch norm's running statistics move as it runs
+        with local_statistics(generator):
+            images = torch.cat([generator(a, b) for a, b in zip(z.split(64), labels.split(64), strict=True)])
+        gap = trainer.ddfn.gap(images.float(), labels, subset=min(_EXACT, count)).item()
+        return {"gap": gap, "gap_standard_error": trainer.ddfn.standard_error(count).item()}
+
+    def _not_finite(self, trainer: Trainer) -> str | None:
+        """What a step may not notice: running statistics are not used while training, nor is the average."""
+        networks = {"generator": trainer.generator, "discriminator": trainer.discriminator, "average": trainer.average}
+        held = (
+            (f"{name}.{path}", value)
+            for name, part in networks.items()
+            for path, value in chain(part.named_parameters(), part.named_buffers())
+        )
+        wrong = first_not_finite(held)
+        return None if wrong is None else f"{wrong} held a NaN or an infinity"
+
+    def _stretched(self, seconds: float) -> int:
+        """How many times rarer evaluations must come to stay within their share of the time."""
+        if not self.options.budget or len(self._timed) < 2:
+            return 1
+        step = float(np.median(np.diff(self._timed)))
+        share = seconds / max(step * self.options.every, 1e-9)
+        return max(1, math.ceil(share / self.options.budget))
+
+
+class _Unpainted:
+    """An extractor of grey images, for coloured ones."""
+
+    def __init__(self, extractor: Extractor, unpaint: Callable[[Tensor], Tensor]) -> None:
+        self.extractor, self.unpaint = extractor, unpaint
+        self.name, self.digest, self.resize = extractor.name, extractor.digest, extractor.resize
+
+    def __call__(self, images: Tensor) -> Extracted:
+        return self.extractor(self.unpaint(images))

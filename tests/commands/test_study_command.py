@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from small_study import small_study
+
+from schurgan.commands import study as study_commands
+from schurgan.studies import study as module
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`table1` is the small study."""
+    monkeypatch.setattr(module, "_raw", lambda name: small_study())
+
+
+def test_a_study_by_one_command_prints_its_table_and_where_it_is(call, images, tmp_path):
+    said = call("study", "table1", "--data", f"set={images}", "--out", tmp_path)
+    assert said.status == 0, said.err
+    assert "| with |" in said.out
+    assert said.out.endswith(f"table: {tmp_path / 'table1-laptop.md'}\n")
+    assert (tmp_path / "cells" / "a-laptop-0" / "scores.json").exists()
+
+
+def test_a_dry_run_trains_nothing_and_lists_each_cell_and_data_set(call, tmp_path):
+    said = call("study", "table1", "--out", tmp_path / "out", "--seeds", 2, "--dry-run", "--jobs", 2)
+    assert said.status == 0, said.err
+    assert (
+        "--data set-linear=DIR  soundscapes, linear magnitude: `schurgan prepare soundscape --scale linear" in said.out
+    )
+    for name in ("a-laptop-0", "b-laptop-0", "a-laptop-1", "b-laptop-1"):
+        assert f"\n{name} " in said.out
+    assert "4 cells" in said.out
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["table9"], 'study "table9": no such study; did you mean'),
+        (["table1"], "--data set=DIR: missing, soundscapes: `schurgan prepare soundscape --out DIR` makes it"),
+        (["table1", "--data", "set"], "--data: 'set' given, NAME=DIR is needed, such as set=data/set"),
+        (["table1", "--data", "sett=."], '--data: "sett" is no data set of study table1 at scale laptop; did you mean'),
+        (["table1", "--data", "set=.", "set=."], "--data: set given twice"),
+        (["table1", "--data", "set=nowhere"], "--data set: nowhere: no such folder"),
+        (["table1", "--scale", "gpu"], "--scale: gpu given, study table1 has laptop"),
+        (["table1", "--jobs", "0"], "--jobs: 0 given, a whole number of 1 or more is needed"),
+        (["table1", "--seeds", "0"], "--seeds: 0 given, a whole number of 1 or more is needed"),
+    ],
+)
+def test_wrong_input_is_told_in_one_sentence(refused, arguments, sentence):
+    assert sentence in refused("study", *arguments)
+
+
+def test_images_of_another_size_are_refused_before_anything_is_trained(refused, images, tmp_path, monkeypatch):
+    content = small_study()
+    content["data"]["set"]["laptop"] = {"prepare": "schurgan prepare soundscape", "classes": 8, "size": 32}
+    monkeypatch.setattr(module, "_raw", lambda name: content)
+    said = refused("study", "table1", "--data", f"set={images}", "--out", tmp_path / "out")
+    assert "holds images of 16x16, scale laptop needs 32x32" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_process_of_a_launcher_lays_nothing_out(monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    assert not study_commands._is_main()
+
+
+def test_the_data_folder_is_kept_as_a_whole_path(images, monkeypatch):
+    study = module.load_study("table1")
+    monkeypatch.chdir(images.parent)
+    assert study_commands._folders(study, "laptop", [f"set={images.name}"]) == {"set": Path(images).resolve()}

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from schurgan.core.files import atomic_write, sha256, sync_folder, write_json
+
+
+def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with atomic_write(path) as file:
+        file.write(b"new and longer")
+        file.flush()
+        assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"new and longer"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_whatever_stops_the_writer_leaves_the_old_file_and_no_other(tmp_path, error):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def write() -> None:
+        with atomic_write(path) as file:
+            file.write(b"half")
+            raise error
+
+    with pytest.raises(error):
+        write()
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_disk_that_is_full_at_the_last_moment_leaves_nothing_behind(tmp_path, full_disk, call):
+    with full_disk(call), pytest.raises(OSError, match="No space left"), atomic_write(tmp_path / "file") as file:
+        file.write(b"half")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_writer_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    program = (
+        "import os, signal, sys\n"
+        "from schurgan.core.files import atomic_write\n"
+        "with atomic_write(sys.argv[1]) as file:\n"
+        "    file.write(b'half')\n"
+        "    file.flush()\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, path], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert path.read_bytes() == b"old"
+
+
+def test_text_is_utf_8_with_plain_line_ends_on_every_system(tmp_path):
+    with atomic_write(tmp_path / "file", "w") as file:
+        file.write("Glöckchen 鐘\n")
+    assert (tmp_path / "file").read_bytes() == "Glöckchen 鐘\n".encode()
+
+
+def test_json_comes_back_as_it_was_and_nan_is_refused_before_anything_is_written(tmp_path):
+    value = {"name": "Glöckchen", "numbers": [1, 2.5, None]}
+    write_json(tmp_path / "value.json", value)
+    assert json.loads((tmp_path / "value.json").read_bytes()) == value
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(tmp_path / "nan.json", {"loss": float("nan")})
+    assert not (tmp_path / "nan.json").exists()
+
+
+def test_the_digest_is_that_of_the_bytes(tmp_path):
+    content = os.urandom(300_000)
+    (tmp_path / "file").write_bytes(content)
+    assert sha256(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+def test_a_folder_that_cannot_be_opened_is_no_error_to_sync(tmp_path):
+    assert sync_folder(tmp_path / "none") is None

@@ -1,0 +1,94 @@
+"""MomentCondition in two processes of torch.distributed (gloo) against one process with the whole batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from schurgan.normality.moments import MomentCondition
+
+STEPS, SHARES = 3, (3, 5)  # of each batch, by process
+OPTIONS = {
+    "witness": {"descriptor": "gram", "decay": 0.8},
+    "hinge": {"descriptor": "dfn", "penalty": "hinge", "spread": False, "balance": False, "epsilon": 0.02},
+}
+
+
+def real() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.cat([torch.arange(32) % 3, torch.full((4,), 3)])  # the last class has few images
+    level = torch.tensor([0.4, 0.7, 1.0, 0.2])[labels, None, None, None]
+    return level * (2 * torch.rand(36, 1, 8, 8, generator=generator) - 1), labels
+
+
+def noise(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(100 + step)
+    return torch.randn(sum(SHARES), 4, generator=generator), torch.randint(4, (sum(SHARES),), generator=generator)
+
+
+def network() -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(4, 64), nn.Tanh(), nn.Unflatten(1, (1, 8, 8)))
+
+
+def train(generator: nn.Module, condition: MomentCondition, mine: slice) -> dict[str, object]:
+    """Brightness stands for the adversary, its mean over all images of the batch."""
+    optimizer = torch.optim.SGD(generator.parameters(), 0.05)
+    figures = []
+    processes = dist.get_world_size() if dist.is_initialized() else 1
+    for step in range(STEPS):
+        z, labels = (each[mine] for each in noise(step))
+        with torch.no_grad():
+            condition.observe(generator(z), labels)
+        fake = generator(z)
+        images = fake.detach().requires_grad_()
+        loss = images.square().mean((1, 2, 3)).sum() * processes / sum(SHARES)
+        (adversarial,) = torch.autograd.grad(loss, images)
+        penalty, stats = condition(images, labels)
+        (pull,) = torch.autograd.grad(penalty, images)
+        scale = condition.scale(adversarial, pull)
+        optimizer.zero_grad()
+        fake.backward(adversarial + scale * pull)
+        optimizer.step()
+        figures.append([penalty.item(), scale.item(), *(float(each) for each in stats)])
+    weights = torch.cat([p.detach().flatten() for p in generator.parameters()])
+    return {"weights": weights, "figures": figures, "state": condition.state_dict()}
+
+
+def process(rank: int, folder: str, kind: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    try:
+        images, labels = real()
+        half = slice(0, 10) if rank == 0 else slice(10, 36)
+        condition = MomentCondition(classes=4, **OPTIONS[kind])
+        condition.fit_real([(images[half], labels[half])], sharded=True)
+        mine = slice(0, SHARES[0]) if rank == 0 else slice(SHARES[0], None)
+        torch.save(train(DistributedDataParallel(network()), condition, mine), f"{folder}/{rank}.pt")
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", OPTIONS)
+def test_two_processes_with_unequal_shares_give_the_weights_of_one_with_the_whole_batch(tmp_path: Path, kind):
+    mp.spawn(process, (str(tmp_path), kind), nprocs=2)
+    condition = MomentCondition(classes=4, **OPTIONS[kind])
+    condition.fit_real([real()])
+    alone = train(network(), condition, slice(None))
+    assert any(row[-1] for row in alone["figures"])  # the penalty pulled
+    for rank in (0, 1):
+        shared = torch.load(tmp_path / f"{rank}.pt", weights_only=True)  # written by this test
+        # float32 sums in another order.
+        torch.testing.assert_close(shared["weights"], alone["weights"], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            torch.tensor(shared["figures"]), torch.tensor(alone["figures"]), rtol=1e-4, atol=1e-4
+        )
+        for name in ("mean", "spread_within", "centre", "share"):
+            torch.testing.assert_close(shared["state"][name], alone["state"][name], rtol=1e-5, atol=1e-6)

@@ -1,0 +1,299 @@
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import shutil
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+import yaml
+from PIL import Image
+
+from schurgan.audio import Spectrogram
+from schurgan.core.errors import UserError
+from schurgan.data import Shards, prepare
+from schurgan.data.sources import open_source
+from schurgan.evaluation.features import extractor
+from schurgan.model import load
+from schurgan.report.page import write_report
+
+DRAWN = ("line", "rect", "polyline", "circle", "path")  # elements of SVG that close themselves, mostly
+
+
+class Page(HTMLParser):
+    """Sources of media, text, and whether every element was closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.sources: dict[str, list[str]] = {"img": [], "audio": []}
+        self.links: list[str] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if tag in self.sources:
+            self.sources[tag].append(given["src"] or "")
+        self.links += [str(given[name]) for name in ("href", "src") if name in given]
+        if tag not in ("meta", "img", "link", "br", *DRAWN):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in DRAWN:
+            return
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def decoded(source: str) -> io.BytesIO:
+    return io.BytesIO(base64.b64decode(source.partition(";base64,")[2], validate=True))
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch):
+    """A classifier that hardly learns: what it says is another file's business."""
+    monkeypatch.setattr(extractor, "QUICK", {"epochs": 1, "least_steps": 0, "most_steps": 10})
+
+
+@pytest.fixture(scope="session")
+def reported(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = Path(shutil.copytree(finished_run, tmp_path_factory.mktemp("reported") / "a <b> & c"))
+    write_report(run, shown=2, judged=3)
+    return run
+
+
+def test_the_page_plays_and_shows_real_and_generated_sounds_of_every_class(reported):
+    page = Page((reported / "report.html").read_text("utf-8"))
+    assert page.open == []
+    assert len(page.sources["img"]) == len(page.sources["audio"]) == 8 * (2 + 2)
+    for audio, image in zip(page.sources["audio"], page.sources["img"], strict=True):
+        samples, rate = soundfile.read(decoded(audio))
+        assert (len(samples), rate) == (8000, 16000)
+        assert Image.open(decoded(image)).size == (16, 16)
+
+
+def test_the_page_needs_no_other_file_and_no_network(reported):
+    page = Page((reported / "report.html").read_text("utf-8"))
+    assert all(link.startswith("data:") for link in page.links)
+    text = re.sub(r"base64,[\w+/=]+", "", (reported / "report.html").read_text("utf-8"))
+    assert not re.search(r"https?://|@import|url\(|<script", text)
+    assert "$" not in text  # no placeholder is left
+
+
+def test_names_are_escaped_and_the_options_of_the_run_are_on_the_page(reported):
+    page = Page((reported / "report.html").read_text("utf-8"))
+    assert "a <b> & c" in page.text
+    assert "ladder: small-16" in page.text
+    assert "8 classes, 6 steps of training, 16x16 wavelet spectrograms" in page.text
+
+
+def test_the_verdict_is_the_same_in_the_file_and_on_the_page(reported):
+    verdict = json.loads((reported / "classifier.json").read_text())
+    assert (verdict["n_train"], verdict["n_test"], verdict["n_generated"]) == (40, 8, 24)
+    assert set(verdict["per_class"]) == set(verdict["variety"]) == set(load(reported).classes)
+    mean = sum(verdict["per_class"].values()) / 8
+    assert verdict["generated_accuracy"] == pytest.approx(mean)  # as many sounds of each class
+    made = load(reported).sample("bark", 3, truncation=1.0, seed=1).images
+    data = Shards(load(reported).card.data or "")
+    real = data.select(classes=["bark"]).images(range(6))
+    expected = torch.pdist(made.flatten(1)).mean() / torch.pdist(real.flatten(1)).mean()
+    assert verdict["variety"]["bark"] == pytest.approx(expected.item(), rel=1e-5)
+    assert f"{verdict['real_accuracy']:.1%}" in (reported / "report.html").read_text("utf-8")
+
+
+def test_curves_come_from_the_metrics_and_a_line_that_a_kill_cut_in_half_is_left_out(copied_run):
+    with open(copied_run / "metrics.jsonl", "a") as file:
+        file.write('{"step": 8, "loss_d"')
+    text = write_report(copied_run, shown=1, judged=1).read_text("utf-8")
+    curves = re.findall(r'<polyline class="\w" points="([^"]*)"', text)
+    assert [len(points.split()) for points in curves] == [3] * len(curves)
+    assert len(curves) >= 4  # gap of a batch and its mean, both losses
+
+
+@pytest.mark.parametrize("lines", [None, "", '{"step": 2, "loss_d": 1.0}\n'])
+def test_a_run_too_short_for_curves_still_has_a_page(copied_run, lines):
+    (copied_run / "metrics.jsonl").unlink()
+    if lines is not None:
+        (copied_run / "metrics.jsonl").write_text(lines)
+    assert "Too short a run for curves" in write_report(copied_run, shown=1, judged=1).read_text("utf-8")
+
+
+def row(step: int, attempt: int = 0, **more: object) -> dict[str, object]:
+    gap = {"ddfn_gap": 10.0, "ddfn_ema_gap": 5.0, "ddfn_epsilon": 37.0, "ddfn_standard_error": 4.0}
+    return {"step": step, "attempt": attempt, "loss_d": 1.0, "loss_g": 0.5} | gap | more
+
+
+def health(step: int, attempt: int = 0, **more: object) -> dict[str, object]:
+    scores = {"frechet": 12.0, "frechet_ema": 9.0, "variety": 0.9, "verdict": "healthy"}
+    return {"step": step, "attempt": attempt, "health": scores | more}
+
+
+@pytest.fixture
+def died(tmp_path: Path) -> Callable[..., Path]:
+    """`died(lines)`: a run with these lines of metrics and no generator."""
+
+    def make(lines: list[dict[str, object]]) -> Path:
+        run = tmp_path / "died"
+        run.mkdir()
+        (run / "config.yaml").write_text("preset: small-32\ntrain: {steps: 100, log_every: 25}\n")
+        (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return run
+
+    return make
+
+
+COLLAPSED = {"step": 90, "event": "collapsed", "onset": 60, "extreme": 80, "reason": "variety fell to <0.3>", "time": 0}
+
+
+def test_a_run_that_died_before_its_first_checkpoint_has_a_page_of_curves_and_events(died):
+    run = died([row(25), row(50), {"step": 55, "event": "not_finite", "reason": "generator.stem gave NaN first"}])
+    page = Page(write_report(run).read_text("utf-8"))
+    assert page.open == []
+    assert "has not saved a generator yet" in page.text
+    assert "Step 55 of 100, running." in page.text
+    assert "Step 55: not a finite number. Generator.stem gave NaN first" in page.text
+    assert page.sources == {"img": [], "audio": []}
+    assert not (run / "classifier.json").exists()
+
+
+def test_the_first_chart_is_figure_1_with_arrows_where_collapse_began(died):
+    lines = [row(25), row(50), row(75), row(90), health(50), COLLAPSED]
+    text = write_report(died([*lines, health(90, verdict="collapsed", onset=60)])).read_text("utf-8")
+    figure = text[text.index('<div class="wide">') :].partition("</div>")[0]
+    assert re.findall(r'<text class="mark"[^>]*>([^<]*)', figure) == ["initial collapse", "extreme collapse"]
+    places = [float(x) for x in re.findall(r'<line class="mark collapse" x1="([\d.]+)"', figure)]
+    points = re.findall(r'<polyline class="a" points="([^"]*)"', figure)[0].split()
+    first, last = (float(point.partition(",")[0]) for point in (points[0], points[-1]))
+    expected = [first + (last - first) * (step - 25) / (90 - 25) for step in (60, 80)]
+    assert places == pytest.approx(expected, abs=0.1)
+    assert figure.count('<rect class="band"') == 2
+    assert "variety fell to &lt;0.3&gt;" in figure.lower()
+
+
+def test_what_a_rollback_gave_up_is_faint_and_the_attempt_after_it_a_curve_of_its_own(died):
+    back = {"step": 75, "event": "rollback", "to": 25, "reason": "attempt 1 goes on from step 25"}
+    lines = [row(25), row(50), row(75), back, row(40, 1), row(65, 1), row(90, 1)]
+    text = write_report(died(lines)).read_text("utf-8")
+    figure = text[text.index('<div class="wide">') :].partition("</div>")[0]
+    drawn = re.findall(r'<(?:polyline|circle) class="(a[^"]*)"(?: points="([^"]*)")?', figure)
+    assert [(style, len(points.split())) for style, points in drawn] == [("a", 0), ("a gone", 3), ("a", 3)]
+    assert "rolled back" in figure
+    assert 'class="mark rollback"' in figure
+    assert "Step 75: rolled back, on with the state of step 25. Attempt 1 goes on from step 25" in Page(text).text
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [row(25), row(50)],
+        [{"step": 25, "loss_d": None}, {"step": 50, "loss_d": 2.0}],
+        [row(25), row(50), health(50)],
+        [row(25), row(50), {"step": 50, "attempt": 0, "health": {}}],
+        [COLLAPSED],
+        [health(25), health(50, frechet=-1.0, variety=None)],
+        [row(25, gradient_g=0.0), row(50, gradient_g=1e-300), row(75, gradient_g=1e300)],
+        [row(25, gradient_g=1.7e308), row(50, gradient_g=1.7e308), {"step": 60, "event": "unheard_of", "time": 1e30}],
+    ],
+)
+def test_a_page_is_whole_whatever_the_run_has_logged(died, lines):
+    text = write_report(died(lines)).read_text("utf-8")
+    assert Page(text).open == []
+    assert not re.search(r"\b(nan|inf)\b", "".join(re.findall(r"<svg.*?</svg>", text)))
+
+
+def test_the_last_verdict_and_every_event_with_its_time_are_on_the_page_escaped(died):
+    late = health(90, verdict="collapsed", reasons=["variety 0.2"])
+    text = write_report(died([row(25), row(50), health(50), COLLAPSED, late])).read_text("utf-8")
+    assert '<p class="verdict bad">Collapsed at step 90: Fréchet 12 (averaged 9), variety 0.90. Variety 0.2</p>' in text
+    assert '<li class="bad">Step 90: collapsed, began at step 60. Variety fell to &lt;0.3&gt;' in text
+    assert "1970-01-01 00:00 UTC" in text
+
+
+def test_thousands_of_events_do_not_drown_the_page(died):
+    lines = [{"step": step, "event": "warning"} for step in range(1000)]
+    page = Page(write_report(died(lines)).read_text("utf-8"))
+    assert page.text.count(": warning") == 200
+    assert "800 events before these" in page.text
+
+
+def test_scores_are_a_table_with_their_floor_and_protocol(died):
+    run = died([row(25), row(50)])
+    scores = {"frechet": {"value": 8.21, "floor": 1.2}, "<recall>": {"value": None}, "plain": 3}
+    (run / "scores.json").write_text(json.dumps({"scores": scores, "protocol": {"extractor": "a&b", "n": 500}}))
+    text = write_report(run).read_text("utf-8")
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", text)
+    assert cells == ["frechet", "8.21", "1.2", "&lt;recall&gt;", "", "", "plain", "3", ""]
+    assert "extractor a&amp;b, n 500" in text
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"scores": []}', '{"scores": {}}', "{" * 100_000])
+def test_scores_of_another_shape_are_left_out(died, content):
+    run = died([row(25), row(50)])
+    (run / "scores.json").write_text(content)
+    assert "<h2>Scores</h2>" not in write_report(run).read_text("utf-8")
+
+
+def test_a_long_run_is_a_small_page(died):
+    page = write_report(died([row(step, ddfn_gap=float(step % 7)) for step in range(1, 20001)]))
+    assert page.stat().st_size < 300_000
+
+
+def test_the_command_says_where_the_page_is(copied_run, call):
+    said = call("report", copied_run)
+    assert (said.status, said.out) == (0, f"report: {copied_run / 'report.html'}\n")
+
+
+def test_a_folder_that_is_no_run_and_a_run_without_a_generator_are_one_sentence(refused, tmp_path):
+    assert refused("report", tmp_path / "none") == f"{tmp_path / 'none'}: no such run folder"
+    assert "the run has not saved a generator yet" in refused("report", tmp_path)
+
+
+def test_data_that_is_gone_or_other_now_is_one_sentence_and_nothing_is_written(tiny, copied_run, tmp_path, recordings):
+    model = load(copied_run)
+    for data, reason in (("gone", "its data folder .*gone is gone"), ("other", "holds other classes")):
+        model.card = type(model.card)(**(model.card.__dict__ | {"data": str(tmp_path / data)}))
+        model.save(copied_run / "generator.safetensors")
+        if data == "other":
+            transform = Spectrogram(size=16, channels=1, n_samples=8000)
+            prepare(open_source("folder", recordings), tmp_path / "other", transform, workers=1)
+        with pytest.raises(UserError, match=reason):
+            write_report(copied_run)
+    assert not (copied_run / "report.html").exists()
+    assert not (copied_run / "classifier.json").exists()
+
+
+def test_data_without_recordings_is_one_sentence(copied_run, tmp_path):
+    source = open_source("soundscape", per_class=6, seconds=0.5)
+    transform = Spectrogram(size=16, channels=1, n_samples=8000)
+    prepare(source, tmp_path / "silent", transform, workers=1, keep_audio=False)
+    model = load(copied_run)
+    model.card = type(model.card)(**(model.card.__dict__ | {"data": str(tmp_path / "silent")}))
+    model.save(copied_run / "generator.safetensors")
+    with pytest.raises(UserError, match="was prepared without recordings"):
+        write_report(copied_run, shown=1, judged=1)
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_no_half_page(copied_run, refused, full_disk):
+    with full_disk(after=1):
+        sentence = refused("report", copied_run)
+    assert sentence == f"{copied_run / 'report.html'}: cannot be written (No space left on device)"
+    assert not (copied_run / "report.html").exists()
+    assert not list(copied_run.glob(".*"))
+
+
+def test_the_run_is_read_from_its_folder_and_changed_in_nothing_else(reported, finished_run):
+    assert (reported / "generator.safetensors").read_bytes() == (finished_run / "generator.safetensors").read_bytes()
+    assert yaml.safe_load((reported / "config.yaml").read_text()) == yaml.safe_load(
+        (finished_run / "config.yaml").read_text()
+    )
+    added = {path.name for path in reported.iterdir()} - {path.name for path in finished_run.iterdir()}
+    assert added == {"report.html", "classifier.json"}

@@ -1,0 +1,138 @@
+"""What a run measures of its own health, and when; that looking changes nothing."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from schurgan.core.distributed import World
+from schurgan.data import Shards
+from schurgan.runs.config import Config
+from schurgan.training.images import choose_transform
+from schurgan.training.trainer import Trainer
+from schurgan.training.watcher import Watch
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def made(tiny: Callable[..., Config], shards) -> Callable[..., tuple[Watch, Trainer]]:
+    """`made(every=5)`: a watch and a trainer, of these options of health."""
+
+    def build(steps: int = 2000, held_out: bool = False, **health: Any) -> tuple[Watch, Trainer]:
+        values = {"every": 5, "images": 16, "classifier": False, "budget": 0.0} | health
+        config = tiny(steps=steps)
+        config = config.model_copy(update={"health": config.health.model_copy(update=values)})
+        data = Shards(shards)
+        rest = data if held_out else None  # the same recordings: D cannot tell them apart
+        watch = Watch(config, data, rest, choose_transform(config, data), World())
+        trainer = Trainer(config, len(data.classes), CPU)
+        trainer.ddfn.fit_real(data.batches(64))
+        return watch, trainer
+
+    return build
+
+
+def batch(shards: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    data = Shards(shards)
+    return [(data.images(range(0, 48, 6)), torch.from_numpy(data.labels[0:48:6]))]
+
+
+def test_an_evaluation_leaves_the_trainer_and_global_random_numbers_as_they_were(made, shards):
+    watch, trainer = made()
+    watch.add(trainer.run_step(batch(shards)))
+    before, chance = copy.deepcopy(trainer.state_dict()), torch.get_rng_state()
+    watch.evaluate(trainer)
+    assert torch.equal(torch.get_rng_state(), chance)
+    for name in ("generator", "discriminator", "average"):
+        after = trainer.state_dict()[name]
+        for key, value in before[name].items():
+            if isinstance(value, torch.Tensor):
+                assert torch.equal(after[key], value), (name, key)
+
+
+def test_a_line_of_an_evaluation_holds_its_scores_the_gap_in_its_band_and_the_verdict(made, shards):
+    watch, trainer = made()
+    watch.add(trainer.run_step(batch(shards)))
+    row, verdict = watch.evaluate(trainer)
+    assert {"variety", "variety_batch", "accuracy_d", "gradient_g", "margin", "loss_d", "loss_g"} <= set(row)
+    assert row["gap_low"] < row["gap"] < row["gap_high"]
+    assert row["gap_high"] - row["gap"] == pytest.approx(2 * row["gap_standard_error"])
+    assert row["singular_values"]["generator.output"] > 0
+    assert row["verdict"] == verdict.state == "healthy"
+    assert "frechet" not in row  # no classifier was asked for
+
+
+def test_two_evaluations_of_the_same_networks_are_equal(made, shards):
+    """Of the same latents: what changes between two evaluations is the networks."""
+    watch, trainer = made()
+    step = trainer.run_step(batch(shards))
+    rows = []
+    for _ in range(2):
+        watch.add(step)
+        rows.append(watch.evaluate(trainer)[0])
+    assert rows[0] == rows[1]
+
+
+def test_the_steps_of_evaluations_are_multiples_of_every_and_none_without_it(made):
+    watch, _ = made(every=5)
+    assert [step for step in range(1, 21) if watch.due(step)] == [5, 10, 15, 20]
+    never, _ = made(every=0)
+    assert not any(never.due(step) for step in range(1, 1000))
+
+
+@pytest.mark.parametrize(("seconds", "stretch"), [(0.4, 1), (0.6, 2), (12.1, 25)])
+def test_evaluations_that_take_more_than_their_budget_come_as_much_less_often(made, seconds, stretch):
+    """100 steps of 0.1 s: a budget of a twentieth allows 0.5 s."""
+    watch, _ = made(every=100, budget=0.05)
+    watch._timed = [0.1 * i for i in range(11)]
+    assert watch._stretched(seconds) == stretch
+
+
+def test_how_often_is_settled_once_and_part_of_the_state(made, shards, monkeypatch):
+    watch, trainer = made(every=5, budget=0.05)
+    monkeypatch.setattr(watch, "_stretched", lambda seconds: 3)
+    watch.add(trainer.run_step(batch(shards)))
+    watch.evaluate(trainer)
+    again, _ = made(every=5, budget=0.05)
+    again.load_state_dict(watch.state_dict())
+    assert [step for step in range(1, 46) if again.due(step)] == [15, 30, 45]
+    monkeypatch.setattr(watch, "_stretched", lambda seconds: 9)
+    watch.add(trainer.run_step(batch(shards)))
+    watch.evaluate(trainer)
+    assert watch.stretch == 3
+
+
+def test_a_change_of_the_verdict_is_an_event_and_its_staying_is_none(made):
+    watch, _ = made()
+    (collapsed,) = watch.changes(watch.fault(7, "loss_g was NaN first"))
+    assert (collapsed["step"], collapsed["event"], collapsed["onset"]) == (7, "collapsed", 7)
+    assert "loss_g was NaN first" in collapsed["reason"]
+    assert watch.changes(watch.fault(8, "loss_g was NaN first")) == []
+    again, _ = made()
+    again.load_state_dict(watch.state_dict())  # a run taken up does not say it again
+    assert again.changes(again.fault(9, "loss_g was NaN first")) == []
+
+
+@pytest.mark.parametrize("network", ["generator", "average"])
+def test_a_nan_that_no_loss_shows_is_found_by_the_next_evaluation(made, shards, network):
+    watch, trainer = made()
+    watch.add(trainer.run_step(batch(shards)))
+    name, buffer = next(pair for pair in getattr(trainer, network).named_buffers() if "running_mean" in pair[0])
+    buffer[0] = math.nan
+    row, verdict = watch.evaluate(trainer)
+    assert verdict.state == "collapsed"
+    assert row["not_finite"] == f"{network}.{name} held a NaN or an infinity"
+
+
+@pytest.mark.parametrize(("steps", "grace"), [(100, 300), (2000, 1000), (100_000, 3000)])
+def test_a_generator_that_is_never_varied_has_failed_halfway_through_a_short_run(made, steps, grace):
+    watch, _ = made(steps=steps, patience=2)
+    for step in range(grace - 40, grace + 20, 10):
+        verdict = watch.monitor.update(step, variety=0.0)
+        assert (verdict.state == "collapsed") == (step >= grace + 10)
