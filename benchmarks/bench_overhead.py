@@ -27,7 +27,7 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"
 
 from schurgan.normality import DDFN
-from schurgan.normality.moments import MomentCondition
+from schurgan.normality.moments import MomentMatching
 from schurgan.runs.config import resolve
 from schurgan.training import train
 from schurgan.training.artifacts import Products
@@ -41,8 +41,8 @@ PARTS = {
     "step": (Trainer, "run_step"),
     "ddfn forward": (DDFN, "_penalty"),
     "ddfn and condition backward": (Trainer, "_pull"),
-    "condition forward": (MomentCondition, "forward"),
-    "condition observes": (MomentCondition, "observe"),
+    "condition forward": (MomentMatching, "forward"),
+    "condition observes": (MomentMatching, "observe"),
     "loading": (Run, "_load"),
     "adding up": (Watch, "add"),
     "journal adds": (Journal, "add"),

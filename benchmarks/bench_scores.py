@@ -61,7 +61,7 @@ def excluded(shards: Shards) -> tuple[int, ...]:
 
 
 def ladders(shards: Shards, picture: Path, quick: bool) -> None:
-    extractor = open_extractor("classifier", shards, exclude_folds=(HELD_OUT,), quick=quick)
+    extractor = open_extractor("classifier", shards, val_folds=(HELD_OUT,), quick=quick)
     held_out = damage.fold_clips(shards, (HELD_OUT,))
     pairs = [
         (Judge(extractor, damage.fold_clips(shards, real), held_out), damage.fold_clips(shards, made))
@@ -143,7 +143,7 @@ def sounds(shards: Shards, quick: bool) -> None:
     spectrogram = open_transform(shards.manifest.transform)
     if not isinstance(spectrogram, Spectrogram):
         raise SystemExit(f"{shards.folder}: --sounds needs a set of sounds")
-    extractor = open_extractor("classifier", shards, exclude_folds=(HELD_OUT,), quick=quick)
+    extractor = open_extractor("classifier", shards, val_folds=(HELD_OUT,), quick=quick)
     rate = spectrogram.sample_rate
     embeddings = {
         name: open_embedding(name, rate, spectrogram=spectrogram, extractor=extractor)
@@ -171,7 +171,7 @@ def sounds(shards: Shards, quick: bool) -> None:
 def halves(shards: Shards, quick: bool) -> None:
     """Distances of random halves, of fewer and fewer images; and of training images from those held out."""
     folds = excluded(shards)
-    extractor = open_extractor("classifier", shards, exclude_folds=folds, quick=quick)
+    extractor = open_extractor("classifier", shards, val_folds=folds, quick=quick)
     known = features_of(extractor, shards.select(exclude_folds=folds or None, augmented=False))
     n = len(known) // 2
     while n >= 20:
@@ -198,7 +198,7 @@ def features_of(extractor: Extractor, shards: Shards) -> Tensor:
 def accuracy(shards: Shards, seeds: int, quick: bool) -> None:
     for seed in range(seeds):
         start = time.process_time()
-        trained = cached_classifier(shards, exclude_folds=excluded(shards), seed=seed, quick=quick)
+        trained = cached_classifier(shards, val_folds=excluded(shards), seed=seed, quick=quick)
         worst = min(range(len(shards.classes)), key=lambda c: trained.per_class[c])
         row(
             shards.folder.name,
@@ -245,7 +245,7 @@ def main() -> None:
             from oracles import agreement  # torchmetrics, SciPy and prdc are needed for this alone
 
             for shards in sets:
-                extractor = open_extractor("classifier", shards, exclude_folds=excluded(shards), quick=args.quick)
+                extractor = open_extractor("classifier", shards, val_folds=excluded(shards), quick=args.quick)
                 order = torch.randperm(len(shards), generator=torch.Generator().manual_seed(0)).split(len(shards) // 2)
                 agreement(shards.folder.name, *(extractor(shards.images(part.numpy())) for part in order[:2]))
             chance = torch.Generator().manual_seed(0)

@@ -55,7 +55,7 @@ def hinge(descriptor: str) -> dict[str, Any]:
 
 def witness(descriptor: str) -> dict[str, Any]:
     """Moments of each class, mean and spread."""
-    return {"condition": {"descriptor": descriptor}}
+    return {"moment_matching": {"descriptor": descriptor}}
 
 
 HYBRID = ddfn(estimator="hybrid")
@@ -82,7 +82,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def options(variant: str, seed: int, steps: int, plain: bool) -> Config:
     base: dict[str, Any] = {
-        "model": {"ladder": "small-16", "spectral_norm_d": False} | ({} if plain else {"width_d": 24}),
+        "model": {"architecture": "small-16", "spectral_norm_d": False} | ({} if plain else {"width_d": 24}),
         "train": {"seed": seed, "steps": steps, "threads": 1, "device": "cpu"},
         **OFF,
     }
@@ -103,7 +103,7 @@ class Bed:
         last = folds[-1:]
         everything = shards.select(exclude_folds=last) if last else shards
         self.classes = len(shards.classes)
-        self.extractor: Extractor = open_extractor("classifier", shards, exclude_folds=last)
+        self.extractor: Extractor = open_extractor("classifier", shards, val_folds=last)
         self.all = everything.images(np.arange(len(everything)))
         self.all_features = self.extractor(self.all).features
         labels = torch.from_numpy(everything.labels)

@@ -57,7 +57,7 @@ def options(data: Path, steps: int) -> Config:
     return Config.model_validate(
         {
             "data": data,
-            "model": {"ladder": "small-16", "width": 4},
+            "model": {"architecture": "small-16", "width": 4},
             "train": {
                 "steps": steps,
                 "batch_size": 8,
@@ -70,7 +70,7 @@ def options(data: Path, steps: int) -> Config:
                 "device": "cpu",
             },
             "ddfn": {"per_class": True, "relative_epsilon": 0.02, "decay": 0.9},
-            "condition": {"descriptor": "gram"},
+            "moment_matching": {"descriptor": "gram"},
             "regularize": {"augment": "colour,translation", "lecam": 0.1, "lecam_start": 10},
             "health": {"every": 4, "images": 16, "budget": 0.0, "warm_up": 8, "patience": 2},
         }

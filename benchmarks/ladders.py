@@ -23,7 +23,7 @@ from schurgan.evaluation.metrics.frechet import frechet_distance
 from schurgan.evaluation.metrics.inception_score import class_accuracy, inception_score_of_runs
 from schurgan.evaluation.metrics.kernel import squared_discrepancy
 from schurgan.evaluation.metrics.neighbours import memorisation, prdc
-from schurgan.evaluation.metrics.variety import kinds_per_batch, variety
+from schurgan.evaluation.metrics.variety import variety, vendi_score
 from schurgan.normality import departure_from_normality
 
 SCORES = {
@@ -188,7 +188,7 @@ class Judge:
             "memorisation": memory.ratio,
             "near_copies": memory.near_copies,
             "variety": variety(made.images, made.labels) / self._scale,
-            "kinds": statistics.fmean(kinds_per_batch(batch, self._scale) for batch in batches),
+            "kinds": statistics.fmean(vendi_score(batch, self._scale) for batch in batches),
             "gap": _departure(made.images) / self._departure - 1,
         }
 

@@ -76,7 +76,7 @@ def tiny(shards: Path) -> Callable[..., Config]:
             "sample_every": 100,
             "threads": 1,
         }
-        model = {"ladder": "small-16", "width": 4}
+        model = {"architecture": "small-16", "width": 4}
         return Config.model_validate({"data": shards, "model": model, "train": options | train})
 
     return config

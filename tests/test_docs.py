@@ -16,7 +16,7 @@ import yaml
 
 from schurgan.commands import main as cli
 from schurgan.commands.parsing import parse, value_of
-from schurgan.networks import LADDERS, Discriminator, Generator
+from schurgan.networks import ARCHITECTURES, Discriminator, Generator
 from schurgan.runs.config import Config, preset_names, resolve
 
 ROOT = Path(__file__).parents[1]
@@ -87,7 +87,7 @@ def test_every_file_class_function_and_test_named_is_there():
 
 def test_a_name_that_is_not_there_is_noticed():
     assert is_there("tests/test_docs.py::test_a_name_that_is_not_there_is_noticed")
-    assert is_there("networks/architectures.py::Ladder.latent_dim")
+    assert is_there("networks/architectures.py::Architecture.latent_dim")
     assert not is_there("tests/test_docs.py::test_that_was_renamed")
     assert not is_there("networks/no_such_file.py")
     assert len([named for named in named_code() if "::test_" in named]) >= 75  # or the parser has gone blind
@@ -111,19 +111,19 @@ def test_every_option_named_is_one_and_takes_the_value_given():
         assert key in of.model_fields, f"{part}.{key}"
         if value is not None:
             of.model_validate({key: yaml.safe_load(value)})
-    ladders = [value for part, key, value in found if (part, key) == ("model", "ladder") and value]
-    assert set(ladders) <= set(LADDERS)
+    architectures = [value for part, key, value in found if (part, key) == ("model", "architecture") and value]
+    assert set(architectures) <= set(ARCHITECTURES)
 
 
 def test_every_preset_and_ladder_named_is_one():
     text = FENCED.sub("", PAPER)
-    for word, known in (("presets?", preset_names()), ("ladders?", LADDERS)):
+    for word, known in (("presets?", preset_names()), ("architectures?", ARCHITECTURES)):
         lists = re.findall(rf"\b{word} ((?:`[^`]+`(?:, | and )?)+)", text)
         named = {name for each in lists for name in spans(each) if ":" not in name}
         assert named
         assert named <= set(known)
     alike = {span for span in spans(text) if re.fullmatch(r"[a-z]+(-[a-z]+)*-\d+", span)}
-    assert alike <= {*preset_names(), *LADDERS}
+    assert alike <= {*preset_names(), *ARCHITECTURES}
 
 
 def test_the_settings_are_those_of_the_preset():
@@ -139,7 +139,7 @@ def test_the_settings_are_those_of_the_preset():
 def test_the_numbers_of_parameters_are_those_of_the_networks():
     checked = 0
     for cells in rows(section(2)):
-        if len(cells) != 7 or cells[0] == "ladder":
+        if len(cells) != 7 or cells[0] == "architecture":
             continue
         name, *changes = spans(cells[0])
         changed = {key: value for part, key, value in options(cells[0]) if part == "model"}

@@ -206,7 +206,7 @@ def test_a_truncated_file_is_refused_in_one_sentence(finished_run, tmp_path, len
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"ladder": "no-such"},
+        {"architecture": "no-such"},
         {"width": "wide"},
         {"classes": None},
         {"references": 3},

@@ -24,7 +24,7 @@ from schurgan.core.errors import UserError, did_you_mean
 from schurgan.core.files import atomic_write
 from schurgan.data.codec import open_transform
 from schurgan.data.shards import Shards
-from schurgan.networks import Generator, Ladder, Latent
+from schurgan.networks import Architecture, Generator, Latent
 
 GENERATOR = "generator.safetensors"
 _FORMAT = "schurgan-generator/2"
@@ -38,8 +38,8 @@ Phase = Literal["noise", "carrier", "griffin-lim"]
 class Card:
     """What a generator's file says about itself: all that sampling and decoding need beside the weights."""
 
-    ladder: dict[str, Any]
-    """`Ladder.from_dict(ladder)` shapes the generator."""
+    architecture: dict[str, Any]
+    """`Architecture.from_dict(architecture)` shapes the generator."""
     width: int
     channels: int
     latent: Literal["normal", "uniform"]
@@ -197,6 +197,8 @@ class Model:
                 raise UserError(f"{path}: not a generator of this program's format {_FORMAT}")
             if known.pop("sha256") != _digest(weights):
                 raise UserError(f"{path}: damaged (its weights are not what was saved); make it again")
+            if "ladder" in known:  # its name in the version before
+                known["architecture"] = known.pop("ladder")
             card = Card(**known)
             card = replace(card, classes=tuple(card.classes), references=tuple(card.references))
             generator = build(card)
@@ -256,7 +258,7 @@ def _digest(weights: Mapping[str, Tensor]) -> str:
 def build(card: Card) -> Generator:
     """An untrained generator of the card's shape; the global random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
-        return Generator(Ladder.from_dict(card.ladder), len(card.classes), card.width, card.channels)
+        return Generator(Architecture.from_dict(card.architecture), len(card.classes), card.width, card.channels)
 
 
 def load(path: str | Path, device: str = "cpu") -> Model:

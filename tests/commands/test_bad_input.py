@@ -195,11 +195,11 @@ TRAIN = [
     (("--train.ema", 1), "--train.ema: 1.0 given, less than 1 is needed"),
     (("--train.betas", 0.5), "--train.betas: a value is missing, 2 are needed"),
     (("--train.device", "gpu"), '--train.device: "gpu" given, no such device here'),
-    (("--train.exclude-folds", 3), "fold 3: not in"),
+    (("--train.val-folds", 3), "fold 3: not in"),
     (("--ddfn.estimator", "exakt"), "--ddfn.estimator: 'exakt' given, one of 'exact', 'hybrid', 'perron', "),
     (("--ddfn.weight", -1), "--ddfn.weight: -1.0 given, greater than or equal to 0 is needed"),
-    (("--model.ladder", "small-17"), 'did you mean "small-16"?'),
-    (("--model.ladder", "small-32"), "makes images of 32x32, {shards} holds 16x16; prepare with --size 32"),
+    (("--model.architecture", "small-17"), 'did you mean "small-16"?'),
+    (("--model.architecture", "small-32"), "makes images of 32x32, {shards} holds 16x16; prepare with --size 32"),
     (("--model.channels", 5), "--model.channels: 5 given, less than or equal to 4 is needed"),
     (("--model.colormap", "viridis"), "3 with a colour map"),
     (("--data", "{none}"), "no manifest.json here; make one with `schurgan prepare`"),
@@ -223,7 +223,7 @@ def test_what_cannot_be_trained_is_one_sentence_and_leaves_no_run(refused, shard
     names = ("empty", "none", "file", "broken", "misspelt", "python")
     places = {name: tmp_path / name for name in names} | {"shards": shards}
     given = [option.format(**places) if isinstance(option, str) else option for option in options]
-    usual = ("--data", shards, "--model.ladder", "small-16", "--train.threads", 1)
+    usual = ("--data", shards, "--model.architecture", "small-16", "--train.threads", 1)
     assert sentence.format(**places) in refused("train", *usual, "--out", tmp_path / "run", *given)
     assert not (tmp_path / "run").exists()
     assert not (tmp_path / "made").exists()
@@ -239,7 +239,7 @@ def test_train_without_data_or_out_says_what_is_missing(refused, shards, tmp_pat
 
 def test_a_damaged_manifest_or_shard_is_one_sentence_with_the_file(refused, shards, tmp_path):
     data = Path(shutil.copytree(shards, tmp_path / "data"))
-    arguments = ("train", "--data", data, "--model.ladder", "small-16", "--out", tmp_path / "run")
+    arguments = ("train", "--data", data, "--model.architecture", "small-16", "--out", tmp_path / "run")
     os.truncate(data / "images-00000.npy", 1000)
     assert "images-00000.npy: 1000 bytes instead of" in refused(*arguments)
     (data / "images-00000.npy").unlink()
@@ -313,7 +313,7 @@ def test_a_place_that_cannot_be_written_is_one_sentence_of_every_command(
     out = ("--out", place.format(file=tmp_path / "file"))
     commands = [
         ("prepare", "folder", recordings, *QUICK),
-        ("train", "--data", shards, "--model.ladder", "small-16", "--train.threads", 1),
+        ("train", "--data", shards, "--model.architecture", "small-16", "--train.threads", 1),
         ("sample", finished_run, "--class", "bark", "--count", 1, "--refine", 0),
         ("reconstruct", recordings / "bell" / "0.wav", *QUICK),
         ("demo",),
@@ -328,7 +328,7 @@ def test_a_full_disk_is_one_sentence_of_every_command_and_leaves_no_half_file(
 ):
     commands = [
         ("prepare", "folder", recordings, *QUICK),
-        ("train", "--data", shards, "--model.ladder", "small-16", "--train.threads", 1, "--train.steps", 1),
+        ("train", "--data", shards, "--model.architecture", "small-16", "--train.threads", 1, "--train.steps", 1),
         ("sample", finished_run, "--class", "bark", "--count", 1, "--refine", 0),
         ("reconstruct", recordings / "bell" / "0.wav", *QUICK),
     ]

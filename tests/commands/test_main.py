@@ -23,7 +23,7 @@ from schurgan.runs.config import Config, resolve
 from schurgan.runs.records import read_metrics
 from schurgan.version import __version__
 
-TINY = ("--model.ladder", "small-16", "--model.width", 4, "--train.batch-size", 8, "--train.threads", 1)
+TINY = ("--model.architecture", "small-16", "--model.width", 4, "--train.batch-size", 8, "--train.threads", 1)
 
 
 def python(program: str) -> subprocess.CompletedProcess[str]:
@@ -172,7 +172,7 @@ def test_the_command_line_overrides_the_file_and_the_file_the_preset_and_the_run
 @pytest.mark.parametrize("preset", ["demo", "small-32", "small-64"])
 @pytest.mark.slow
 def test_each_preset_for_a_cpu_trains_on_images_of_its_size(call, tmp_path, preset):
-    size = int(resolve(preset).model.ladder.partition("-")[2])
+    size = int(resolve(preset).model.architecture.partition("-")[2])
     data = ("soundscape", "--per-class", 2, "--seconds", 0.5, "--size", size)
     assert call("prepare", *data, "--out", tmp_path / "data").status == 0
     options = ("--train.steps", 2, "--train.checkpoint-every", 1, "--train.batch-size", 4, "--train.threads", 1)

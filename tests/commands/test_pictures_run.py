@@ -33,7 +33,7 @@ def run(pictures, tmp_path_factory) -> Path:
     from schurgan.commands.main import main
 
     folder = tmp_path_factory.mktemp("run")
-    options = {"--model.ladder": "small-16", "--model.width": 2, "--model.channels": 3, "--train.steps": 4}
+    options = {"--model.architecture": "small-16", "--model.width": 2, "--model.channels": 3, "--train.steps": 4}
     options |= {"--train.batch-size": 6, "--train.threads": 1, "--regularize.augment": "colour,translation,cutout"}
     assert not main(["prepare", "folder", str(pictures), "--out", str(folder / "data")])
     chosen = [str(part) for option in options.items() for part in option]
@@ -76,5 +76,5 @@ def test_the_page_shows_pictures_and_plays_nothing(run, call):
 
 
 def test_channels_that_the_pictures_do_not_have_are_refused(run, refused, tmp_path):
-    options = ("--data", run.parent / "data", "--out", tmp_path / "other", "--model.ladder", "small-16")
+    options = ("--data", run.parent / "data", "--out", tmp_path / "other", "--model.architecture", "small-16")
     assert "--model.channels: 1 given" in refused("train", *options, "--model.channels", 1)

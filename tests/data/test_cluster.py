@@ -40,7 +40,8 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
     """A scheduler and two workers of one thread on localhost. No nanny restarts those that are killed."""
     found = tmp_path / "scheduler.json"
     # Where this file lies the workers find it too, as they have to find the package.
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     dask = [sys.executable, "-m", "dask"]
     local = ["--no-dashboard", "--scheduler-file", str(found)]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": tmp_path, "env": env}

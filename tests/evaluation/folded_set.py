@@ -10,7 +10,7 @@ from schurgan.data import Shards, prepare
 from schurgan.data.sources.base import Item
 from schurgan.data.sources.soundscape import Soundscape
 from schurgan.model import Card, Model, build
-from schurgan.networks.architectures import find_ladder
+from schurgan.networks.architectures import find_architecture
 
 SIZE, LENGTH, RATE = 16, 8000, 16_000
 CLASSES = ("bell", "rain", "bark")
@@ -40,7 +40,7 @@ def prepared(out: Path) -> Shards:
 
 def untrained() -> Model:
     """Of the same classes and sounds, in three channels: a run chooses its own."""
-    ladder = find_ladder("small-16")
+    architecture = find_architecture("small-16")
     transform = spectrogram(channels=3).config
-    card = Card(asdict(ladder), 4, 3, "normal", 1.0, CLASSES, transform, (0.2,) * 3, None, 0)
+    card = Card(asdict(architecture), 4, 3, "normal", 1.0, CLASSES, transform, (0.2,) * 3, None, 0)
     return Model(build(card), card)

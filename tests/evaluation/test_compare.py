@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from PIL import Image
-from test_protocol import PROTOCOL
+from test_scores import PROTOCOL
 
 from schurgan.core.errors import UserError
 from schurgan.evaluation.compare import compare

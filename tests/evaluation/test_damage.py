@@ -39,7 +39,7 @@ def pairs(tmp_path_factory):
     out = tmp_path_factory.mktemp("damage") / "shards"
     prepare(Folded(per_class=30, seconds=0.5), out, Spectrogram(size=16, channels=1, n_samples=8000), workers=1)
     shards = Shards(out)
-    trained = train_classifier(shards, exclude_folds=(5,), epochs=10, least_steps=150, most_steps=150)
+    trained = train_classifier(shards, val_folds=(5,), epochs=10, least_steps=150, most_steps=150)
     extractor = ClassifierExtractor(trained)
     held_out = damage.fold_clips(shards, (5,))
     return [

@@ -39,7 +39,7 @@ EVERY = {
     "coverage",
     "accuracy",
     "variety",
-    "kinds_per_batch",
+    "vendi_score",
     "departure_gap",
     "nearest_training",
     "memorisation",
@@ -58,7 +58,7 @@ def looks(images: Tensor) -> tuple[Tensor, Tensor]:
 def make_run(folder: Path, data: Path, model: Model, *, exclude: tuple[int, ...] = (2,)) -> Path:
     """A folder as training leaves it."""
     folder.mkdir(parents=True)
-    options = {"data": data, "model": {"ladder": "small-16", "width": 4}, "train": {"exclude_folds": exclude}}
+    options = {"data": data, "model": {"architecture": "small-16", "width": 4}, "train": {"val_folds": exclude}}
     Config.model_validate(options).save(folder / "config.yaml")
     model.save(folder / "generator.safetensors")
     return folder
@@ -169,7 +169,7 @@ def test_without_held_out_clips_it_says_so_and_scores_the_rest(folded, model, tm
     monkeypatch.setattr(score_run, "score_sounds", lambda *_: {})
     run = make_run(tmp_path / "all", folded.folder, model, exclude=())
     found = schurgan.evaluation.evaluate(run, extractor=OWN, images=60, runs=1)
-    assert any("held out no clips" in note and "--train.exclude-folds" in note for note in found.notes)
+    assert any("held out no clips" in note and "--train.val-folds" in note for note in found.notes)
     assert found.protocol.held_out_data is None
     assert found.scores["memorisation"].value is None
     assert "no clip was held out" in found.scores["memorisation"].flags[0]
@@ -182,7 +182,7 @@ def test_a_set_without_folds_is_scored_and_told_apart_from_one_trained_on_all_fo
     model = schurgan.load(finished_run)
     run = make_run(tmp_path / "no-folds", shards, model, exclude=())
     found = schurgan.evaluation.evaluate(run, extractor=OWN, images=60, runs=1, quick=True)
-    assert any("--train.held-out" in note for note in found.notes)
+    assert any("--train.val-fraction" in note for note in found.notes)
     assert "accuracy" not in found.scores  # of eight classes, where the extractor knows three
 
 

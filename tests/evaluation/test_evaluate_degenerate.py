@@ -22,7 +22,7 @@ from schurgan.evaluation import evaluate as score_run
 from schurgan.evaluation.scores import Evaluation
 from schurgan.evaluation.target import open_subject
 from schurgan.model import Card, Model, build
-from schurgan.networks.architectures import find_ladder
+from schurgan.networks.architectures import find_architecture
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_a_constant_generator_has_no_variety_no_recall_and_a_finite_fid(score, m
     found = score().scores
     assert found["inception_score"].value == pytest.approx(1)
     assert found["variety"].value == 0
-    assert found["kinds_per_batch"].value == pytest.approx(1)
+    assert found["vendi_score"].value == pytest.approx(1)
     assert found["recall"].value == 0
     assert found["fid"].value > 0
     json.dumps([each.as_json() for each in found.values()], allow_nan=False)
@@ -110,8 +110,8 @@ def test_a_generator_of_training_images_is_found_out(score, model, folded, monke
 
 def test_one_class_has_scores_and_a_flag_where_one_says_nothing(tmp_path, monkeypatch):
     prepare(OneClass(per_class=12, seconds=0.5), tmp_path / "data", spectrogram(), workers=1)
-    ladder = find_ladder("small-16")
-    card = Card(asdict(ladder), 4, 3, "normal", 1.0, ("bell",), spectrogram(channels=3).config, (0.2,), None, 0)
+    architecture = find_architecture("small-16")
+    card = Card(asdict(architecture), 4, 3, "normal", 1.0, ("bell",), spectrogram(channels=3).config, (0.2,), None, 0)
     run = make_run(tmp_path / "run", tmp_path / "data", Model(build(card), card))
     monkeypatch.setattr(
         "schurgan.evaluation.features.extractor.QUICK", {"epochs": 1, "least_steps": 4, "most_steps": 4}

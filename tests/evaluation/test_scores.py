@@ -13,7 +13,7 @@ PROTOCOL = Protocol(
     step=100,
     data="a" * 64,
     held_out_data=None,
-    excluded_folds=(5,),
+    val_folds=(5,),
     classes=10,
     extractor="classifier",
     extractor_digest="b" * 64,
@@ -93,7 +93,7 @@ def test_runs_that_differ_in_what_does_not_change_scores_compare():
         ("[]", "not scores of this program's format"),
         ('{"format": "other/9"}', "not scores of this program's format"),
         ('{"format": "schurgan-scores/1"}', "damaged, or not scores"),
-        ('{"format": "schurgan-scores/1", "protocol": {"excluded_folds": []}, "scores": {}}', "damaged, or not scores"),
+        ('{"format": "schurgan-scores/1", "protocol": {"val_folds": []}, "scores": {}}', "damaged, or not scores"),
         ("[" * 100_000, "damaged, or not scores"),
     ],
 )

@@ -1,4 +1,4 @@
-"""A ladder is data: widths, scales and attention give the published parameter counts and nothing else does."""
+"""An architecture is data: widths, scales and attention give the published parameter counts and nothing else does."""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ import pytest
 import torch
 from torch import nn
 
-from schurgan.networks import IMAGE, LADDERS, Discriminator, Generator, Ladder, Stage, customise, find_ladder
+from schurgan.networks import (
+    ARCHITECTURES,
+    IMAGE,
+    Architecture,
+    Discriminator,
+    Generator,
+    Stage,
+    customise,
+    find_architecture,
+)
 
 
 def parameters(network: nn.Module) -> int:
@@ -86,9 +95,9 @@ def test_fifty_classes_add_an_embedding_row_each_and_nothing_else(name, width):
 
 @pytest.mark.parametrize(("name", "width", "more"), [("proposed-128", 64, 2_097_152), ("proposed-128", 96, 3_145_728)])
 def test_the_class_beside_z_in_the_linear_layer_costs_exactly_what_it_must(name, width, more):
-    ladder = dataclasses.replace(find_ladder(name), class_in_linear=True)
+    architecture = dataclasses.replace(find_architecture(name), class_in_linear=True)
     with torch.device("meta"):
-        assert parameters(Generator(ladder, 10, width)) == counts(name, width)[0] + more
+        assert parameters(Generator(architecture, 10, width)) == counts(name, width)[0] + more
 
 
 def sagan(pairs, attended: int, width: int, classes: int) -> int:
@@ -123,7 +132,7 @@ def test_sa_gan_has_a_class_embedding_for_every_gain_and_bias_and_noise_in_the_f
     assert counts(name, 64, classes)[0] == sagan(pairs, attended, 64, classes)
 
 
-@pytest.mark.parametrize("name", [name for name in LADDERS if "literal" not in name])
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if "literal" not in name])
 def test_strided_convolutions_have_as_many_parameters_as_resampling_ones(name):
     assert counts(name, 16, resample="strided") == counts(name, 16)
 
@@ -134,7 +143,7 @@ def test_spectral_normalisation_adds_no_parameter(network):
     assert parameters(plain) == parameters(normalised)
 
 
-@pytest.mark.parametrize("name", LADDERS)
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_preset_maps_noise_to_images_of_the_size_in_its_name_and_scores_them(name):
     with torch.device("meta"):  # shapes alone: 256² would take seconds
         generator = Generator.from_preset(name, width=8)
@@ -150,7 +159,7 @@ def test_preset_maps_noise_to_images_of_the_size_in_its_name_and_scores_them(nam
     ("name", "length"), [("proposed-128", 120), ("proposed-256", 140), ("cifar-32", 80), ("sagan-128", 128)]
 )
 def test_noise_has_a_chunk_of_twenty_for_the_first_layer_and_each_block_and_sa_gans_128(name, length):
-    assert find_ladder(name).latent_dim == length
+    assert find_architecture(name).latent_dim == length
 
 
 def test_attention_sits_at_the_resolutions_the_paper_names():
@@ -164,9 +173,9 @@ def test_attention_sits_at_the_resolutions_the_paper_names():
     places = {"proposed": ([128], [64]), "proposed-ladder": ([128], [64]), "proposed-literal": ([], [64])}
     for family, (in_generator, in_discriminator) in places.items():
         for side in (128, 256):
-            ladder = find_ladder(f"{family}-{side}")
-            assert resolutions(ladder.generator, 4, grow=True) == in_generator
-            assert resolutions(ladder.discriminator, side, grow=False) == in_discriminator
+            architecture = find_architecture(f"{family}-{side}")
+            assert resolutions(architecture.generator, 4, grow=True) == in_generator
+            assert resolutions(architecture.discriminator, side, grow=False) == in_discriminator
 
 
 def test_unknown_preset_is_refused_with_the_nearest_name():
@@ -179,12 +188,16 @@ def test_unknown_preset_like_no_other_is_refused_with_all_names():
         Discriminator.from_preset("?")
 
 
-def attended(ladder: Ladder, part: str) -> list[int]:
-    return [size[0] for stage, size in zip(getattr(ladder, part), ladder.maps(part), strict=True) if stage.attention]
+def attended(architecture: Architecture, part: str) -> list[int]:
+    return [
+        size[0]
+        for stage, size in zip(getattr(architecture, part), architecture.maps(part), strict=True)
+        if stage.attention
+    ]
 
 
 def test_a_row_is_customised_in_the_fields_that_are_given_and_in_no_other():
-    row = find_ladder("proposed-128")
+    row = find_architecture("proposed-128")
     other = customise(row, base=(4, 8), skip_z="full", resample="strided", embedding=64, projection=False)
     assert (other.base, other.skip_z, other.resample, other.embedding) == ((4, 8), "full", "strided", 64)
     assert not other.projection
@@ -194,7 +207,7 @@ def test_a_row_is_customised_in_the_fields_that_are_given_and_in_no_other():
 
 
 def test_attention_is_put_on_every_map_of_the_heights_given_and_on_no_other():
-    row = find_ladder("biggan-128")
+    row = find_architecture("biggan-128")
     both = customise(row, attention_g=(16, 64), attention_d=(4, 32))
     assert (attended(both, "generator"), attended(both, "discriminator")) == ([16, 64], [32, 4, 4])
     none = customise(row, attention_g=())
@@ -212,17 +225,17 @@ def test_attention_at_a_height_that_no_map_has_is_refused_with_those_that_there_
 
 
 def test_attention_moves_with_the_base_where_the_old_places_would_not_fit():
-    row = Ladder(generator=(Stage(2, 1, 1, attention=True), Stage(1, 1)), discriminator=(Stage(IMAGE, 1),))
+    row = Architecture(generator=(Stage(2, 1, 1, attention=True), Stage(1, 1)), discriminator=(Stage(IMAGE, 1),))
     with pytest.raises(ValueError, match="3×3 pixels, even sides are needed"):
         customise(row, base=(3, 3))
     assert attended(customise(row, base=(3, 3), attention_g=(6,)), "generator") == [6]
 
 
 def test_noise_in_chunks_again_has_the_length_of_the_chunks():
-    assert customise(find_ladder("sagan-128"), skip_z="chunks").latent_dim == 120
+    assert customise(find_architecture("sagan-128"), skip_z="chunks").latent_dim == 120
 
 
-SMALL = find_ladder("small-16")
+SMALL = find_architecture("small-16")
 
 
 @pytest.mark.parametrize(
@@ -255,7 +268,7 @@ SMALL = find_ladder("small-16")
         ),
     ],
 )
-def test_fields_that_do_not_fit_are_refused_by_name_when_the_ladder_is_made(change, message):
+def test_fields_that_do_not_fit_are_refused_by_name_when_the_architecture_is_made(change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(SMALL, **change)
 

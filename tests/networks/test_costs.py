@@ -10,10 +10,10 @@ import sys
 import pytest
 import torch
 
-from schurgan.networks import IMAGE, LADDERS, Discriminator, Generator, Ladder, Stage, find_ladder
+from schurgan.networks import ARCHITECTURES, IMAGE, Architecture, Discriminator, Generator, Stage, find_architecture
 from schurgan.networks.costs import _Live, cost_table, step_costs, step_peak
 
-TINY = Ladder(
+TINY = Architecture(
     generator=(Stage(2, 1),),
     discriminator=(Stage(IMAGE, 1, attention=True), Stage(1, 2, scale=1)),
     width=8,
@@ -22,7 +22,7 @@ TINY = Ladder(
 )
 
 
-def test_arithmetic_of_a_small_ladder_is_the_sum_over_its_layers():
+def test_arithmetic_of_a_small_architecture_is_the_sum_over_its_layers():
     batch = 6
 
     def conv(cin: int, cout: int, kernel: int, pixels: int) -> int:
@@ -60,14 +60,14 @@ def test_arithmetic_of_a_small_ladder_is_the_sum_over_its_layers():
     assert step_costs(TINY, batch_size=batch).flops == batch * total + spreading
 
 
-def kept_by_real_tensors(ladder: Ladder, batch: int, spectral_norm: bool) -> int:
+def kept_by_real_tensors(architecture: Architecture, batch: int, spectral_norm: bool) -> int:
     """What autograd keeps in the larger phase of a step on the CPU, by the memory that it occupies."""
     torch.manual_seed(0)
-    generator = Generator(ladder, 10)
-    discriminator = Discriminator(ladder, 10, spectral_norm=spectral_norm)
+    generator = Generator(architecture, 10)
+    discriminator = Discriminator(architecture, 10, spectral_norm=spectral_norm)
     own = {t.untyped_storage().data_ptr() for n in (generator, discriminator) for t in n.state_dict().values()}
     z, labels = torch.randn(batch, generator.latent_dim), torch.arange(batch) % 10
-    images = torch.randn(2 * batch, 3, *ladder.size)
+    images = torch.randn(2 * batch, 3, *architecture.size)
     sizes = []
     for phase in ("discriminator", "generator"):
         kept = {}
@@ -92,14 +92,14 @@ def kept_by_real_tensors(ladder: Ladder, batch: int, spectral_norm: bool) -> int
 @pytest.mark.parametrize("name", ["small-16", "small-32", "cifar-32", "sagan-32"])
 @pytest.mark.parametrize("spectral_norm", [True, False])
 def test_activations_are_what_real_tensors_keep(name, spectral_norm):
-    ladder = dataclasses.replace(find_ladder(name), width=8)
-    found = step_costs(ladder, batch_size=4, spectral_norm_d=spectral_norm).activations
+    architecture = dataclasses.replace(find_architecture(name), width=8)
+    found = step_costs(architecture, batch_size=4, spectral_norm_d=spectral_norm).activations
     # Kernels keep a few numbers a channel of their own, attention a normaliser or two a row.
-    assert found == pytest.approx(kept_by_real_tensors(ladder, 4, spectral_norm), rel=0.01)
+    assert found == pytest.approx(kept_by_real_tensors(architecture, 4, spectral_norm), rel=0.01)
 
 
 def test_memory_is_the_sum_of_what_a_step_holds():
-    costs = step_costs(find_ladder("small-16"), batch_size=4, spectral_norm_d=False)
+    costs = step_costs(find_architecture("small-16"), batch_size=4, spectral_norm_d=False)
     networks = [Generator.from_preset("small-16"), Discriminator.from_preset("small-16", spectral_norm=False)]
     counts = [sum(parameter.numel() for parameter in network.parameters()) for network in networks]
     buffers = sum(buffer.numel() * buffer.element_size() for buffer in networks[0].buffers())
@@ -112,7 +112,7 @@ def test_memory_is_the_sum_of_what_a_step_holds():
 
 
 def test_activations_and_arithmetic_grow_with_the_batch_and_nothing_else_does():
-    one, two, three = (step_costs(find_ladder("small-32"), batch_size=n) for n in (8, 16, 24))
+    one, two, three = (step_costs(find_architecture("small-32"), batch_size=n) for n in (8, 16, 24))
     assert three.flops - two.flops == two.flops - one.flops > 0.99 * one.flops  # kernels are spread once a batch
     assert three.activations - two.activations == two.activations - one.activations > 0
     assert one.memory - one.activations == two.memory - two.activations
@@ -120,12 +120,12 @@ def test_activations_and_arithmetic_grow_with_the_batch_and_nothing_else_does():
 
 def test_the_map_of_attention_is_never_held():
     with_map = 4 * 128**2 * 64**2 * 4  # of G's four images alone
-    assert step_costs(find_ladder("proposed-128"), width=8, batch_size=4).activations < with_map / 4
+    assert step_costs(find_architecture("proposed-128"), width=8, batch_size=4).activations < with_map / 4
 
 
 def test_spectral_norm_holds_each_normalised_weight_once_more():
-    ladder = find_ladder("small-32")
-    plain, normalised = (step_costs(ladder, batch_size=1, spectral_norm_d=on) for on in (False, True))
+    architecture = find_architecture("small-32")
+    plain, normalised = (step_costs(architecture, batch_size=1, spectral_norm_d=on) for on in (False, True))
     more = normalised.activations - plain.activations
     # Linear layers and convolutions; those that resample hold a kernel made of the weight either way.
     weights = 4 * plain.discriminator
@@ -134,7 +134,7 @@ def test_spectral_norm_holds_each_normalised_weight_once_more():
 
 
 def test_networks_far_beyond_this_machines_memory_are_counted():
-    costs = step_costs(find_ladder("biggan-256"), width=4096, batch_size=2048)
+    costs = step_costs(find_architecture("biggan-256"), width=4096, batch_size=2048)
     assert costs.memory > 2**40
     assert costs.flops > 2**50
 
@@ -142,25 +142,25 @@ def test_networks_far_beyond_this_machines_memory_are_counted():
 def test_counting_leaves_the_global_random_numbers_alone():
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    step_costs(find_ladder("small-16"))
+    step_costs(find_architecture("small-16"))
     assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("size", ["width", "classes", "channels", "batch_size"])
 def test_sizes_below_one_are_refused_by_name(size):
     with pytest.raises(ValueError, match=f"{size}: 0 given"):
-        step_costs(find_ladder("small-16"), **{size: 0})
+        step_costs(find_architecture("small-16"), **{size: 0})
 
 
 def test_table_has_an_aligned_line_for_each_ladder_with_its_own_figures(monkeypatch):
     monkeypatch.setattr(
-        "schurgan.networks.costs.LADDERS", {n: LADDERS[n] for n in ("small-16", "proposed-literal-128")}
+        "schurgan.networks.costs.ARCHITECTURES", {n: ARCHITECTURES[n] for n in ("small-16", "proposed-literal-128")}
     )
     *_, head, first, second = cost_table(width=4, classes=7, channels=1, batch_size=2)
-    assert head.split() == ["ladder", "pixels", "width", "generator", "discriminator", "GiB", "GFLOP"]
+    assert head.split() == ["architecture", "pixels", "width", "generator", "discriminator", "GiB", "GFLOP"]
     assert len({len(line) for line in (head, first, second)}) == 1  # aligned
     for line, name, pixels in ((first, "small-16", "16×16"), (second, "proposed-literal-128", "128×128")):
-        costs = step_costs(find_ladder(name), width=4, classes=7, channels=1, batch_size=2)
+        costs = step_costs(find_architecture(name), width=4, classes=7, channels=1, batch_size=2)
         numbers = [f"{costs.generator:,}", f"{costs.discriminator:,}"]
         assert line.split()[:5] == [name, pixels, "4", *numbers]
         assert float(line.split()[5]) == pytest.approx(costs.memory / 2**30, abs=0.005)
@@ -191,30 +191,34 @@ def test_the_peak_of_a_linear_layers_step_is_the_sum_of_what_its_passes_hold():
 
 
 def test_a_step_in_parts_needs_less_and_one_part_of_as_many_images_as_a_small_batch():
-    ladder = find_ladder("small-32")
-    whole, halves, quarters = (step_peak(ladder, batch_size=64, accumulate=parts) for parts in (1, 2, 4))
+    architecture = find_architecture("small-32")
+    whole, halves, quarters = (
+        step_peak(architecture, batch_size=64, gradient_accumulation_steps=parts) for parts in (1, 2, 4)
+    )
     assert whole.held == halves.held == quarters.held
     assert whole.batch == halves.batch == (1 + 4) * 4 * 64 * 3 * 32 * 32
     # Undivided, both networks are held at once.
     assert whole.part > 2 * halves.part
     assert 1.7 < halves.part / quarters.part < 2.1
-    twice = step_peak(ladder, batch_size=128, accumulate=8)
-    assert twice.part == pytest.approx(step_peak(ladder, batch_size=64, accumulate=4).part, rel=1e-6)
+    twice = step_peak(architecture, batch_size=128, gradient_accumulation_steps=8)
+    assert twice.part == pytest.approx(
+        step_peak(architecture, batch_size=64, gradient_accumulation_steps=4).part, rel=1e-6
+    )
 
 
 def test_the_peak_is_over_what_is_kept_and_half_precision_halves_the_part_of_a_batch():
-    ladder = find_ladder("small-32")
-    costs, peak = step_costs(ladder, batch_size=256), step_peak(ladder, batch_size=256)
+    architecture = find_architecture("small-32")
+    costs, peak = step_costs(architecture, batch_size=256), step_peak(architecture, batch_size=256)
     assert peak.held == costs.weights + costs.gradients + costs.moments + costs.average
     assert costs.activations < peak.part < 3 * costs.activations
-    half = step_peak(ladder, batch_size=256, half=True)
+    half = step_peak(architecture, batch_size=256, half=True)
     assert 0.45 < half.part / peak.part < 0.65
     assert half.held == peak.held
 
 
 def test_parts_that_do_not_divide_the_batch_are_refused():
     with pytest.raises(ValueError, match="batch_size: 10 given, a multiple of 4 parts is needed"):
-        step_peak(find_ladder("small-16"), batch_size=10, accumulate=4)
+        step_peak(find_architecture("small-16"), batch_size=10, gradient_accumulation_steps=4)
 
 
 @pytest.mark.slow
@@ -224,7 +228,7 @@ def test_the_peak_is_what_a_process_grows_by():
 import resource, torch
 from schurgan.runs.config import resolve
 from schurgan.training.trainer import Trainer
-from schurgan.networks import find_ladder
+from schurgan.networks import find_architecture
 from schurgan.networks.costs import step_peak
 torch.set_num_threads(1)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -237,7 +241,7 @@ images, labels = torch.rand(1536, 3, 32, 32) * 2 - 1, torch.arange(1536) % 10
 trainer.ddfn.fit_real([images[:4]])
 trainer.run_step([(images, labels)])
 grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-print(grown, step_peak(find_ladder("small-32"), batch_size=1536).total)
+print(grown, step_peak(find_architecture("small-32"), batch_size=1536).total)
 """
     env = os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True)

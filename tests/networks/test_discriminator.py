@@ -40,7 +40,7 @@ def test_a_preset_is_made_with_the_fields_that_are_given():
     network = seeded("biggan-64", width=4, channels=1, attention=(32, 4), resample="strided", base=(4, 8))
     places = [isinstance(block.attention, SelfAttention) for block in network.blocks]
     assert places == [True, False, False, True, True]
-    assert network.ladder.size == (64, 128)
+    assert network.architecture.size == (64, 128)
     scores = network(torch.randn(2, 1, 64, 128), torch.arange(2))
     assert scores.isfinite().all()
 

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from schurgan.networks import Generator, Latent, SelfAttention, find_ladder, standing_statistics
+from schurgan.networks import Generator, Latent, SelfAttention, find_architecture, standing_statistics
 
-SMALL = find_ladder("small-32")
+SMALL = find_architecture("small-32")
 
 
 def seeded(*arguments, seed: int = 0, **options) -> Generator:
@@ -61,7 +61,7 @@ def test_class_reaches_every_block_but_not_the_linear_layer():
 
 
 @pytest.mark.parametrize(("skip_z", "condition"), [("chunks", 16 + 32), ("full", 64 + 32), ("none", 32)])
-def test_noise_reaches_the_blocks_as_the_ladder_says(skip_z, condition):
+def test_noise_reaches_the_blocks_as_the_architecture_says(skip_z, condition):
     network = seeded(dataclasses.replace(SMALL, skip_z=skip_z), 10, width=8).eval()
     assert network.linear.in_features == (16 if skip_z == "chunks" else 64)
     assert {block.norm1.gain.in_features for block in network.blocks} == {condition}
@@ -76,7 +76,7 @@ def test_noise_reaches_the_blocks_as_the_ladder_says(skip_z, condition):
 @pytest.mark.parametrize(
     ("skip_z", "reached"), [("chunks", [False, True, False]), ("full", [True] * 3), ("none", [False] * 3)]
 )
-def test_noise_reaches_the_norms_as_the_ladder_says_beside_embeddings_of_their_own(skip_z, reached):
+def test_noise_reaches_the_norms_as_the_architecture_says_beside_embeddings_of_their_own(skip_z, reached):
     network = seeded(dataclasses.replace(SMALL, skip_z=skip_z, embedding=0), 10, width=8).eval()
     seen: list[torch.Tensor] = []
     for block in network.blocks:
@@ -90,7 +90,7 @@ def test_noise_reaches_the_norms_as_the_ladder_says_beside_embeddings_of_their_o
 
 
 def test_embeddings_of_their_own_change_every_block_with_the_class_and_nothing_else():
-    network = seeded(find_ladder("sagan-32"), 10, width=8).eval()
+    network = seeded(find_architecture("sagan-32"), 10, width=8).eval()
     assert network.shared is None
     assert changed_places(network, None) == [False, True, True, True]
     z, labels = inputs(network, 10)
@@ -106,7 +106,7 @@ def test_embeddings_of_their_own_change_every_block_with_the_class_and_nothing_e
 
 def test_spectral_norm_leaves_every_embedding_of_the_generator_alone():
     for name, embeddings in (("small-32", 1), ("sagan-32", 3 * 4)):
-        network = seeded(find_ladder(name), 10, width=4, spectral_norm=True)
+        network = seeded(find_architecture(name), 10, width=4, spectral_norm=True)
         found = network.embeddings()
         assert len(found) == embeddings
         assert not any(parametrize.is_parametrized(module) for module in found)
@@ -138,7 +138,7 @@ def test_a_preset_is_made_with_the_fields_that_are_given():
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 @pytest.mark.parametrize("base", [(4, 4), (4, 12), (2, 5)])
-def test_images_have_the_ladders_size_any_channels_and_values_in_minus_one_to_one(channels, base):
+def test_images_have_the_architecture_size_any_channels_and_values_in_minus_one_to_one(channels, base):
     network = seeded(dataclasses.replace(SMALL, base=base), 3, width=4, channels=channels)
     images = network(*inputs(network))
     assert images.shape == (4, channels, base[0] * 8, base[1] * 8)
@@ -168,8 +168,8 @@ def test_channels_last_gives_the_same_images_and_gradients(name, resample, spect
 @pytest.mark.parametrize("spectral_norm", [True, False])
 def test_gradients_reach_every_parameter(name, resample, spectral_norm):
     # In eval mode, because training-mode batch norm rightly cancels the biases before it.
-    ladder = dataclasses.replace(find_ladder(name), resample=resample)
-    network = seeded(ladder, 4, width=4, spectral_norm=spectral_norm).eval()
+    architecture = dataclasses.replace(find_architecture(name), resample=resample)
+    network = seeded(architecture, 4, width=4, spectral_norm=spectral_norm).eval()
     for module in network.modules():
         if isinstance(module, SelfAttention):
             nn.init.constant_(module.gamma, 0.5)

@@ -15,7 +15,7 @@ from schurgan.normality import DDFN
 from schurgan.training.losses import LOSSES
 
 # Attention that counts, every resampling convolution, both ways to embed classes, a chunked and a whole z.
-LADDERS = {
+ARCHITECTURES = {
     "small-16": {},
     "cifar-32": {"width": 4},
     "sagan-32": {"width": 4, "resample": "strided"},
@@ -25,7 +25,7 @@ LADDERS = {
 
 def pair(name: str) -> tuple[Generator, Discriminator]:
     torch.manual_seed(0)
-    options = {"classes": 5, "channels": 2, "spectral_norm": True, **LADDERS[name]}
+    options = {"classes": 5, "channels": 2, "spectral_norm": True, **ARCHITECTURES[name]}
     networks = Generator.from_preset(name, **options), Discriminator.from_preset(name, **options)
     for module in (module for network in networks for module in network.modules()):
         if isinstance(module, SelfAttention):
@@ -60,7 +60,7 @@ def worst_gradient(here: list[Tensor], there: list[Tensor]) -> float:
     return max(float((a.double() - b.double()).norm()) for a, b in zip(here, there, strict=True)) / scale(there)
 
 
-@pytest.mark.parametrize("name", LADDERS)
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_channels_last_gives_what_contiguous_networks_give(name):
     networks = pair(name)
     others = [copy.deepcopy(network).to(memory_format=torch.channels_last) for network in networks]
@@ -74,7 +74,7 @@ def test_channels_last_gives_what_contiguous_networks_give(name):
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("name", LADDERS)
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_single_precision_is_double_precision_rounded(name, memory_format):
     networks = [network.to(memory_format=memory_format) for network in pair(name)]
     exact = [copy.deepcopy(network).double() for network in networks]
@@ -88,7 +88,7 @@ def test_single_precision_is_double_precision_rounded(name, memory_format):
     assert worst_gradient(gradients, true_gradients) <= 1e-4
 
 
-@pytest.mark.parametrize("name", LADDERS)
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_bfloat16_autocast_gives_single_precision_within_its_eight_bits(name):
     networks = pair(name)
     others = copy.deepcopy(networks)

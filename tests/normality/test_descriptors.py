@@ -76,7 +76,7 @@ def test_dfn_says_that_it_needs_square_images():
 @pytest.mark.parametrize(
     ("name", "estimator", "said"),
     [
-        ("gramm", None, 'gram'),
+        ("gramm", None, "gram"),
         ("gram", "exact", '"dfn" alone'),
         ("dfn", "exakt", '"exakt" does not exist'),
     ],

@@ -1,4 +1,4 @@
-"""MomentCondition against its formulas on images small enough to do by hand, and against DDFN, its special case."""
+"""MomentMatching against its formulas on images small enough to do by hand, and against DDFN, its special case."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from schurgan.normality import DDFN
-from schurgan.normality.moments import MomentCondition, MomentStats
+from schurgan.normality.moments import MomentMatching, MomentStats
 
 HINGE = {"penalty": "hinge", "spread": False, "balance": False}
 
@@ -33,21 +33,21 @@ def flat(*values: float) -> Tensor:
     return (2 * torch.tensor(values)[:, None, None, None] - 1).expand(-1, 1, 2, 2).clone()
 
 
-def fitted(descriptor="gram", real: Tensor | None = None, own: Tensor | None = None, **options) -> MomentCondition:
+def fitted(descriptor="gram", real: Tensor | None = None, own: Tensor | None = None, **options) -> MomentMatching:
     real = images(60) if real is None else real
     own = labels(len(real)) if own is None else own
-    condition = MomentCondition(descriptor, **({"classes": 3} | options))
+    condition = MomentMatching(descriptor, **({"classes": 3} | options))
     condition.fit_real([(real, own)])
     return condition
 
 
-def gradient(condition: MomentCondition, fake: Tensor, classes: Tensor) -> Tensor:
+def gradient(condition: MomentMatching, fake: Tensor, classes: Tensor) -> Tensor:
     fake = fake.clone().requires_grad_()
     (found,) = torch.autograd.grad(condition(fake, classes)[0], fake)
     return found
 
 
-def two_classes(**options) -> MomentCondition:
+def two_classes(**options) -> MomentMatching:
     """Brightness 0.3 ± 0.1 and 0.7 ± 0.1, twenty images each: σ² = 40 · 0.01 / 38."""
     real = flat(*[0.2, 0.4] * 10, *[0.6, 0.8] * 10)
     return fitted(brightness, real, torch.arange(40) // 20, classes=2, **options)
@@ -335,7 +335,7 @@ def test_state_resumes_bit_for_bit_in_a_new_condition():
     file = io.BytesIO()
     torch.save(first.state_dict(), file)
     file.seek(0)
-    second = MomentCondition("gram", classes=3)
+    second = MomentMatching("gram", classes=3)
     second.load_state_dict(torch.load(file, weights_only=True))
     assert second.state_dict().keys() == first.state_dict().keys()
     for each in (first, second):
@@ -393,7 +393,7 @@ def test_oblong_images_are_held_by_all_but_dfn():
 )
 def test_options_that_make_no_sense_together_are_refused(options, said):
     with pytest.raises(ValueError, match=said):
-        MomentCondition(**({"descriptor": "gram", "classes": 3} | options))
+        MomentMatching(**({"descriptor": "gram", "classes": 3} | options))
 
 
 @pytest.mark.parametrize(
@@ -408,12 +408,12 @@ def test_options_that_make_no_sense_together_are_refused(options, said):
 )
 def test_real_images_that_cannot_be_measured_are_refused(batches, said):
     with pytest.raises(ValueError, match=said):
-        MomentCondition("gram", classes=3).fit_real(batches)
+        MomentMatching("gram", classes=3).fit_real(batches)
 
 
 def test_use_before_fitting_other_shapes_missing_labels_and_wrong_descriptors_are_refused():
     with pytest.raises(RuntimeError, match="fit_real"):
-        MomentCondition("gram", classes=3)(images(2), labels(2))
+        MomentMatching("gram", classes=3)(images(2), labels(2))
     condition = fitted("gram")
     with pytest.raises(ValueError, match="shape"):
         condition(images(2, size=4), labels(2))

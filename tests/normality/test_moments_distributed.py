@@ -1,4 +1,4 @@
-"""MomentCondition in two processes of torch.distributed (gloo) against one process with the whole batch."""
+"""MomentMatching in two processes of torch.distributed (gloo) against one process with the whole batch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from schurgan.normality.moments import MomentCondition
+from schurgan.normality.moments import MomentMatching
 
 STEPS, SHARES = 3, (3, 5)  # of each batch, by process
 OPTIONS = {
@@ -37,7 +37,7 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Linear(4, 64), nn.Tanh(), nn.Unflatten(1, (1, 8, 8)))
 
 
-def train(generator: nn.Module, condition: MomentCondition, mine: slice) -> dict[str, object]:
+def train(generator: nn.Module, condition: MomentMatching, mine: slice) -> dict[str, object]:
     """Brightness stands for the adversary, its mean over all images of the batch."""
     optimizer = torch.optim.SGD(generator.parameters(), 0.05)
     figures = []
@@ -67,7 +67,7 @@ def process(rank: int, folder: str, kind: str) -> None:
     try:
         images, labels = real()
         half = slice(0, 10) if rank == 0 else slice(10, 36)
-        condition = MomentCondition(classes=4, **OPTIONS[kind])
+        condition = MomentMatching(classes=4, **OPTIONS[kind])
         condition.fit_real([(images[half], labels[half])], sharded=True)
         mine = slice(0, SHARES[0]) if rank == 0 else slice(SHARES[0], None)
         torch.save(train(DistributedDataParallel(network()), condition, mine), f"{folder}/{rank}.pt")
@@ -79,7 +79,7 @@ def process(rank: int, folder: str, kind: str) -> None:
 @pytest.mark.parametrize("kind", OPTIONS)
 def test_two_processes_with_unequal_shares_give_the_weights_of_one_with_the_whole_batch(tmp_path: Path, kind):
     mp.spawn(process, (str(tmp_path), kind), nprocs=2)
-    condition = MomentCondition(classes=4, **OPTIONS[kind])
+    condition = MomentMatching(classes=4, **OPTIONS[kind])
     condition.fit_real([real()])
     alone = train(network(), condition, slice(None))
     assert any(row[-1] for row in alone["figures"])  # the penalty pulled

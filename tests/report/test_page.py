@@ -92,7 +92,7 @@ def test_the_page_needs_no_other_file_and_no_network(reported):
 def test_names_are_escaped_and_the_options_of_the_run_are_on_the_page(reported):
     page = Page((reported / "report.html").read_text("utf-8"))
     assert "a <b> & c" in page.text
-    assert "ladder: small-16" in page.text
+    assert "architecture: small-16" in page.text
     assert "8 classes, 6 steps of training, 16x16 wavelet spectrograms" in page.text
 
 

@@ -8,22 +8,22 @@ import yaml
 
 from schurgan.runs.config import Config, preset_names, preset_summary, read_yaml, resolve
 from schurgan.core.errors import UserError
-from schurgan.networks import LADDERS, Discriminator, Generator, Latent
+from schurgan.networks import ARCHITECTURES, Discriminator, Generator, Latent
 
 
 @pytest.mark.parametrize("name", preset_names())
 def test_every_shipped_preset_resolves_and_its_networks_make_and_judge_images_of_its_ladder(name):
     config = resolve(name)
     assert config.preset == name
-    ladder = LADDERS[config.model.ladder]
+    architecture = ARCHITECTURES[config.model.architecture]
     shape = {"width": config.model.width, "classes": 3, "channels": config.model.channels}
     with torch.device("meta"):
-        generator = Generator.from_preset(config.model.ladder, spectral_norm=config.model.spectral_norm_g, **shape)
-        discriminator = Discriminator.from_preset(config.model.ladder, spectral_norm=False, **shape).eval()
+        generator = Generator.from_preset(config.model.architecture, spectral_norm=config.model.spectral_norm_g, **shape)
+        discriminator = Discriminator.from_preset(config.model.architecture, spectral_norm=False, **shape).eval()
         z = torch.empty(2, Latent(generator.latent_dim).dim)
         labels = torch.zeros(2, dtype=torch.int64)
         images = generator.eval()(z, labels)
-        assert images.shape == (2, config.model.channels, *ladder.size)
+        assert images.shape == (2, config.model.channels, *architecture.size)
         assert discriminator(images, labels).shape == (2,)
 
 
@@ -36,7 +36,7 @@ def test_every_preset_says_in_one_line_what_it_is_for(name):
 def test_a_preset_overrides_defaults_and_a_file_overrides_the_preset_key_by_key(tmp_path):
     (tmp_path / "mine.yaml").write_text("train: {lr_g: 0.005}\nddfn: {weight: 0.7}\n")
     preset, config = resolve("small-64"), resolve("small-64", tmp_path / "mine.yaml")
-    assert preset.model.ladder == "small-64" != Config().model.ladder
+    assert preset.model.architecture == "small-64" != Config().model.architecture
     assert config.train.lr_g == 0.005 != preset.train.lr_g
     assert config.ddfn.weight == 0.7 != preset.ddfn.weight
     assert config.train.lr_d == preset.train.lr_d
@@ -47,8 +47,8 @@ def test_a_preset_overrides_defaults_and_a_file_overrides_the_preset_key_by_key(
 def test_a_file_may_name_the_preset_that_it_starts_from_and_a_given_one_comes_first(tmp_path):
     (tmp_path / "mine.yaml").write_text("preset: small-64\ntrain: {steps: 7}\n")
     named, given = resolve(None, tmp_path / "mine.yaml"), resolve("small-32", tmp_path / "mine.yaml")
-    assert (named.preset, named.model.ladder, named.train.steps) == ("small-64", "small-64", 7)
-    assert (given.preset, given.model.ladder, given.train.steps) == ("small-32", "small-32", 7)
+    assert (named.preset, named.model.architecture, named.train.steps) == ("small-64", "small-64", 7)
+    assert (given.preset, given.model.architecture, given.train.steps) == ("small-32", "small-32", 7)
 
 
 def test_without_preset_and_file_the_options_are_those_of_the_default_preset():

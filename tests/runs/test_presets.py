@@ -12,13 +12,13 @@ import torch
 import yaml
 
 from schurgan.runs.config import Config, preset_names, preset_summary, resolve
-from schurgan.networks import LADDERS, find_ladder
+from schurgan.networks import ARCHITECTURES, find_architecture
 from schurgan.networks.costs import step_costs, step_peak
 from schurgan.commands.parsing import parse
 from schurgan.commands.run import train_command
 from schurgan.training.build import (
     build_augmentation,
-    build_condition,
+    build_moment_matching,
     build_discriminator,
     build_generator,
     build_latent,
@@ -33,23 +33,23 @@ SIZES = ("--width", 2, "--batch-size", 3, "--classes", 4, "--channels", 1)
 
 
 def test_presets_and_then_ladders_with_their_costs_are_listed_a_line_each(call, monkeypatch):
-    few = {name: LADDERS[name] for name in ("small-16", "sagan-64")}
-    monkeypatch.setattr("schurgan.networks.costs.LADDERS", few)
+    few = {name: ARCHITECTURES[name] for name in ("small-16", "sagan-64")}
+    monkeypatch.setattr("schurgan.networks.costs.ARCHITECTURES", few)
     said = call("presets", *SIZES)
     assert (said.status, said.err) == (0, "")
-    presets, ladders = said.out.split("\n\n")
+    presets, architectures = said.out.split("\n\n")
     assert [line.split(maxsplit=1) for line in presets.splitlines()] == [[n, preset_summary(n)] for n in preset_names()]
-    assert "batch 3, channels 1, classes 4" in ladders
-    rows = {line.split()[0]: line.split()[1:] for line in ladders.splitlines()[3:]}
+    assert "batch 3, channels 1, classes 4" in architectures
+    rows = {line.split()[0]: line.split()[1:] for line in architectures.splitlines()[3:]}
     assert list(rows) == list(few)
-    costs = step_costs(LADDERS["sagan-64"], width=2, batch_size=3, classes=4, channels=1)
+    costs = step_costs(ARCHITECTURES["sagan-64"], width=2, batch_size=3, classes=4, channels=1)
     assert rows["sagan-64"][:4] == ["64×64", "2", f"{costs.generator:,}", f"{costs.discriminator:,}"]
 
 
 @pytest.mark.slow
 def test_every_ladder_is_in_the_list(call):
     lines = call("presets", *SIZES).out.splitlines()
-    assert [line.split()[0] for line in lines[-len(LADDERS) :]] == list(LADDERS)
+    assert [line.split()[0] for line in lines[-len(ARCHITECTURES) :]] == list(ARCHITECTURES)
 
 
 @pytest.mark.parametrize("option", ["--batch-size", "--width", "--classes", "--channels"])
@@ -97,7 +97,7 @@ def test_the_paper_s_baselines_are_trained_without_the_condition(name):
 
 @pytest.mark.parametrize("name", PAPER)
 def test_a_preset_of_the_paper_is_of_the_size_in_its_name(name):
-    assert find_ladder(resolve(name).model.ladder).size == (int(name.split("-")[1]),) * 2
+    assert find_architecture(resolve(name).model.architecture).size == (int(name.split("-")[1]),) * 2
 
 
 class Row(NamedTuple):
@@ -196,7 +196,7 @@ def test_a_row_of_the_paper_is_what_the_paper_says(name):
     assert 1e-5 <= regularize.orthogonal_d < 1e-4 if row.orthogonal else regularize.orthogonal_d == 0
     assert regularize.orthogonal_g == 0
     assert regularize.orthogonal_kind == ("full" if name == "4.1" else "relaxed")
-    assert (config.condition.descriptor, regularize.augment, config.health.reaction) == ("none", "", "stop")
+    assert (config.moment_matching.descriptor, regularize.augment, config.health.reaction) == ("none", "", "stop")
 
 
 @pytest.mark.parametrize("name", sorted(CONTROLS))
@@ -214,7 +214,7 @@ def test_a_control_has_one_thing_less_or_in_the_place_of_another(name):
     }[name]
     config = config_of(name)
     active = ["ddfn"] if config.ddfn.weight else []
-    active += [config.condition.descriptor] if config.condition.descriptor != "none" else []
+    active += [config.moment_matching.descriptor] if config.moment_matching.descriptor != "none" else []
     active += [config.regularize.augment] if config.regularize.augment else []
     assert active == ([held] if held else [])
     assert config.model.spectral_norm_d == (name not in ("C2", "C3"))
@@ -227,7 +227,7 @@ def different_networks() -> list[str]:
     seen: dict[str, str] = {}
     for name in (*TABLES, *sorted(CONTROLS)):
         config = config_of(name)
-        seen.setdefault(f"{config.model} {config.condition}", name)
+        seen.setdefault(f"{config.model} {config.moment_matching}", name)
     return [*seen.values()]
 
 
@@ -246,16 +246,16 @@ def test_the_networks_of_a_row_can_be_built_and_fit_each_other(name):
     assert (images.shape, scores.shape) == ((2, 3, size, size), (2,))
     build_loss(config.train.loss, config.regularize)
     build_augmentation(config.regularize)
-    condition = build_condition(config.condition, 50)
-    assert (condition is None) == (config.condition.descriptor == "none")
-    assert config.train.batch_size % config.train.accumulate == 0
+    condition = build_moment_matching(config.moment_matching, 50)
+    assert (condition is None) == (config.moment_matching.descriptor == "none")
+    assert config.train.batch_size % config.train.gradient_accumulation_steps == 0
 
 
 TRAINING = (DOCS / "training.md").read_text("utf-8")
 
 
 def test_every_option_that_the_page_about_training_names_is_one_and_takes_the_value_given():
-    found = re.findall(r"`(model|ddfn|condition|regularize|train|health)\.(\w+)(?:: ([^`]+))?`", TRAINING)
+    found = re.findall(r"`(model|ddfn|moment_matching|regularize|train|health)\.(\w+)(?:: ([^`]+))?`", TRAINING)
     assert len({(part, key) for part, key, _ in found}) >= 30
     for part, key, value in found:
         group: Any = Config.model_fields[part].annotation
@@ -292,11 +292,11 @@ def test_the_memory_of_the_large_batch_is_what_was_computed():
         assert (together < 70) == (int(parts) >= fewest)
         if int(parts) == fewest:
             peak = step_peak(
-                find_ladder("proposed-256"),
+                find_architecture("proposed-256"),
                 width=int(width),
                 classes=50,
                 batch_size=512,
-                accumulate=fewest,
+                gradient_accumulation_steps=fewest,
                 d_steps=2,
                 half=precision == "bf16",
             )

@@ -32,7 +32,7 @@ def small_study(steps: int = 8, **changes: Any) -> dict[str, Any]:
         "extractor": EXTRACTOR,
         "options": {
             "preset": "small-32",
-            "model": {"ladder": "small-16", "width": 4},
+            "model": {"architecture": "small-16", "width": 4},
             "train": {
                 "steps": steps,
                 "batch_size": 8,
@@ -84,7 +84,7 @@ PROTOCOL = Protocol(
     step=8,
     data="d" * 64,
     held_out_data=None,
-    excluded_folds=(),
+    val_folds=(),
     classes=8,
     extractor="own",
     extractor_digest="e" * 64,

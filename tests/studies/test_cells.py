@@ -146,7 +146,8 @@ if __name__ == "__main__":
 def start(images: Path, out: Path, jobs: int, steps: int) -> subprocess.Popen[str]:
     script = out.parent / "script.py"
     script.write_text(_SCRIPT)
-    env = os.environ | {"PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([str(HERE), *sys.path])
+    env = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(script), str(images), str(out), str(jobs), str(steps)]
     return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
 

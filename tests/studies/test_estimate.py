@@ -13,7 +13,7 @@ from schurgan.studies import estimate as module
 from schurgan.studies.estimate import arithmetic, estimate
 from schurgan.studies.outcome import Outcome
 from schurgan.studies.study import load_study, read_study, study_names
-from schurgan.training.build import build_ladder
+from schurgan.training.build import build_architecture
 from schurgan.training.trainer import Trainer
 
 
@@ -32,7 +32,7 @@ def paper_configs(*, losses: bool) -> dict[str, tuple[Config, int]]:
 
 
 def of_losses(config: Config) -> tuple[object, ...]:
-    return config.ddfn, config.condition, config.regularize
+    return config.ddfn, config.moment_matching, config.regularize
 
 
 SIZES, PAPER = paper_configs(losses=False), paper_configs(losses=True)
@@ -56,7 +56,7 @@ def test_a_step_of_every_cell_at_paper_scale_is_finite_with_narrow_networks_and_
     model = config.model.model_copy(update={"width": 2, "width_d": None})
     config = config.model_copy(update={"train": train, "model": model})
     trainer = Trainer(config, classes, torch.device("cpu"))
-    shape = (config.model.channels, *build_ladder(config.model).size)
+    shape = (config.model.channels, *build_architecture(config.model).size)
     chance = torch.Generator().manual_seed(0)
     labels = torch.arange(2 * classes) % classes
     for part in (trainer.ddfn, trainer.condition):
@@ -69,9 +69,9 @@ def test_a_step_of_every_cell_at_paper_scale_is_finite_with_narrow_networks_and_
 
 
 def test_arithmetic_of_one_step_of_d_is_that_of_the_networks():
-    config = Config.model_validate({"model": {"ladder": "small-16", "width": 4}, "train": {"batch_size": 8}})
+    config = Config.model_validate({"model": {"architecture": "small-16", "width": 4}, "train": {"batch_size": 8}})
     flops, costs = arithmetic(config, 5)
-    known = step_costs(build_ladder(config.model), width=4, classes=5, channels=1, batch_size=8)
+    known = step_costs(build_architecture(config.model), width=4, classes=5, channels=1, batch_size=8)
     assert flops == known.flops
     assert costs == known
 
@@ -83,12 +83,12 @@ def test_another_step_of_d_costs_what_its_passes_do():
     from schurgan.networks import Discriminator, Generator
 
     config = Config.model_validate(
-        {"model": {"ladder": "small-32", "width": 8}, "train": {"batch_size": 8, "d_steps": 3}}
+        {"model": {"architecture": "small-32", "width": 8}, "train": {"batch_size": 8, "d_steps": 3}}
     )
-    ladder = build_ladder(config.model)
+    architecture = build_architecture(config.model)
     with torch.device("meta"):
-        g = Generator(ladder, 5, 8, 1, spectral_norm=False, init="normal")
-        d = Discriminator(ladder, 5, 8, 1, spectral_norm=False, init="normal")
+        g = Generator(architecture, 5, 8, 1, spectral_norm=False, init="normal")
+        d = Discriminator(architecture, 5, 8, 1, spectral_norm=False, init="normal")
         z, labels = torch.empty(8, g.latent_dim), torch.zeros(8, dtype=torch.int64)
         with FlopCounterMode(display=False) as counter:
             with torch.no_grad():

@@ -86,7 +86,7 @@ def test_truncations_are_shown_with_gap_and_kinds_of_the_sweep(cells, tmp_path, 
     save_figures(drawn("sweep"), "laptop", cells, tmp_path)
     text = (tmp_path / "small-laptop.svg").read_text()
     at = found[0].points[found[0].truncations.index(0.5)]
-    assert f"k = {at['kinds_per_batch'].value:.4g}" in text
+    assert f"k = {at['vendi_score'].value:.4g}" in text
     assert "truncation α" in (tmp_path / "small-laptop.md").read_text()
 
 

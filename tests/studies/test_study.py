@@ -71,7 +71,12 @@ def test_later_parts_override_scale_and_preset():
     content["rows"][0]["parts"] = ["with", "without"]
     study = read_study("small", content)
     config = study.config(study.rows[0], "laptop", 3, None)
-    assert (config.ddfn.weight, config.train.seed, config.model.ladder, config.train.lr_g) == (0, 3, "small-16", 1e-3)
+    assert (config.ddfn.weight, config.train.seed, config.model.architecture, config.train.lr_g) == (
+        0,
+        3,
+        "small-16",
+        1e-3,
+    )
 
 
 def test_variants_are_cells_only_where_their_data_is_given_and_for_rows_of_the_paper(tmp_path):

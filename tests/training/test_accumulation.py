@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 FULL: dict[str, Any] = {
     "model": {"spectral_norm_g": True, "spectral_norm_d": True},
     "ddfn": {"per_class": True, "relative_epsilon": 0.0, "decay": 0.9},
-    "condition": {"descriptor": "gram", "decay": 0.9},
+    "moment_matching": {"descriptor": "gram", "decay": 0.9},
     "regularize": {
         "augment": "colour,translation,cutout",
         "r1": 1.0,
@@ -32,7 +32,7 @@ FULL: dict[str, Any] = {
 
 @pytest.fixture
 def made(tiny, shards):
-    """`made(options, accumulate=2)`: a trainer with these options, ready for its first step."""
+    """`made(options, gradient_accumulation_steps=2)`: a trainer with these options, ready for its first step."""
 
     def build(options: dict[str, Any] | None = None, plain_norm: bool = False, **train: object) -> Trainer:
         config = tiny(batch_size=16, **train).model_dump()
@@ -79,7 +79,7 @@ def gradients(network: nn.Module) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("parts", [2, 4])
 def test_the_gradient_of_d_in_parts_is_that_of_the_whole_batch(made, batches, parts):
-    whole, cut = made(FULL, plain_norm=True), made(FULL, plain_norm=True, accumulate=parts)
+    whole, cut = made(FULL, plain_norm=True), made(FULL, plain_norm=True, gradient_accumulation_steps=parts)
     for trainer in (whole, cut):
         trainer.discriminator_step(*batches[0], 0)
     expected, got = gradients(whole.discriminator), gradients(cut.discriminator)
@@ -92,7 +92,8 @@ def test_the_gradient_of_d_in_parts_is_that_of_the_whole_batch(made, batches, pa
 def test_steps_in_parts_are_those_of_the_whole_batch_where_no_batch_norm_looks_at_a_part(made, batches, parts):
     """Adam divides by the gradient's size, and would make a rounding error of a gradient of 0 a whole step: eps."""
     whole, cut = (
-        made(FULL, plain_norm=True, accumulate=k, eps=1e-3, d_steps=2, lr_g=1e-3, lr_d=1e-3) for k in (1, parts)
+        made(FULL, plain_norm=True, gradient_accumulation_steps=k, eps=1e-3, d_steps=2, lr_g=1e-3, lr_d=1e-3)
+        for k in (1, parts)
     )
     for step in range(3):
         expected, got = (t.run_step([batches[step], batches[(step + 1) % 3]]) for t in (whole, cut))
@@ -112,7 +113,7 @@ def test_spectral_norm_moves_on_as_often_in_a_step_of_parts_as_in_one_of_a_whole
     still = {"lr_g": 1e-12, "lr_d": 1e-12}
     # Of an orthogonal weight every vector is a singular one.
     options = FULL | {"model": FULL["model"] | {"init": "normal"}}
-    whole, cut = made(options, **still), made(options, accumulate=parts, **still)
+    whole, cut = made(options, **still), made(options, gradient_accumulation_steps=parts, **still)
     before = vectors(whole.discriminator)
     for trainer in (whole, cut):
         trainer.run_step(batches[:1])
@@ -124,7 +125,7 @@ def test_spectral_norm_moves_on_as_often_in_a_step_of_parts_as_in_one_of_a_whole
 
 
 def test_the_condition_observes_the_images_of_all_parts_once_a_step_of_d(made, batches, monkeypatch):
-    trainer, seen = made(FULL, accumulate=4, d_steps=2), []
+    trainer, seen = made(FULL, gradient_accumulation_steps=4, d_steps=2), []
     observe = trainer.condition.observe
     monkeypatch.setattr(trainer.condition, "observe", lambda fake, y: seen.append(len(fake)) or observe(fake, y))
     trainer.run_step(batches[:2])
@@ -133,7 +134,7 @@ def test_the_condition_observes_the_images_of_all_parts_once_a_step_of_d(made, b
 
 def test_with_batch_norm_parts_are_normalised_by_themselves_and_the_step_stays_near(made, batches):
     """What the docs say is not the same: G's statistics are of 8 images instead of 16."""
-    whole, cut = made(), made(accumulate=2)
+    whole, cut = made(), made(gradient_accumulation_steps=2)
     a, b = (trainer.run_step(batches[:1]) for trainer in (whole, cut))
     assert not torch.equal(a["loss_g"], b["loss_g"])
     assert abs(a["loss_g"].item() - b["loss_g"].item()) < 0.2
@@ -142,9 +143,9 @@ def test_with_batch_norm_parts_are_normalised_by_themselves_and_the_step_stays_n
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "tf32"])
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_every_format_trains_a_few_steps_and_carries_its_state(made, batches, precision, accumulate):
-    trainer = made(FULL, precision=precision, accumulate=accumulate)
+@pytest.mark.parametrize("steps", [1, 2])
+def test_every_format_trains_a_few_steps_and_carries_its_state(made, batches, precision, steps):
+    trainer = made(FULL, precision=precision, gradient_accumulation_steps=steps)
     before = weights(trainer.generator), weights(trainer.discriminator)
     for step in range(4):
         with trainer.precision.switches():
@@ -156,7 +157,7 @@ def test_every_format_trains_a_few_steps_and_carries_its_state(made, batches, pr
     assert weights(trainer.generator).dtype == torch.float32
     state = trainer.state_dict()
     assert ("scale_g" in state, "scale_d" in state) == ((precision == "fp16"),) * 2
-    again = made(FULL, precision=precision, accumulate=accumulate)
+    again = made(FULL, precision=precision, gradient_accumulation_steps=steps)
     again.load_state_dict(copy.deepcopy(state))  # Adam would go on with the same tensors
     for one in (trainer, again):
         one.run_step(batches[:1])

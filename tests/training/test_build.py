@@ -9,16 +9,16 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from schurgan.networks import LADDERS, SpectralClamp, leading_singular_values
+from schurgan.networks import ARCHITECTURES, SpectralClamp, leading_singular_values
 from schurgan.runs.config import Config, DDFNOptions, ModelOptions, RegularizeOptions, TrainOptions
 from schurgan.training.augment import POLICIES
-from schurgan.training.build import build_generator, build_ladder, build_latent
+from schurgan.training.build import build_architecture, build_generator, build_latent
 from schurgan.training.losses import LOSSES
 from schurgan.training.trainer import Trainer
 
 DEVICE = torch.device("cpu")
-SMALL = [name for name, ladder in LADDERS.items() if ladder.size[0] <= 32]
-OTHERS = [name for name in LADDERS if name not in SMALL]
+SMALL = [name for name, architecture in ARCHITECTURES.items() if architecture.size[0] <= 32]
+OTHERS = [name for name in ARCHITECTURES if name not in SMALL]
 
 
 @st.composite
@@ -27,18 +27,18 @@ def configurations(draw: st.DrawFn, names: list[str]) -> Config:
         return draw(st.sampled_from(values))
 
     name = draw(st.sampled_from(names))
-    ladder = LADDERS[name]
+    architecture = ARCHITECTURES[name]
     clamp = some(0, 0, 1, 3)
     latent = some("normal", "uniform")
-    strided = all(stage.scale <= 3 for stage in (*ladder.generator, *ladder.discriminator))
+    strided = all(stage.scale <= 3 for stage in (*architecture.generator, *architecture.discriminator))
     heights = {
-        part: sorted({h for h, _ in ladder.maps(part) if 2 <= h <= 16}) for part in ("generator", "discriminator")
+        part: sorted({h for h, _ in architecture.maps(part) if 2 <= h <= 16}) for part in ("generator", "discriminator")
     }
     model = ModelOptions(
-        ladder=name,
+        architecture=name,
         width=draw(st.integers(1, 4)),
         channels=draw(st.integers(1, 4)),
-        skip_z=some(None, "full", "none", *(["chunks"] if ladder.embedding else [])),
+        skip_z=some(None, "full", "none", *(["chunks"] if architecture.embedding else [])),
         resample=some(None, "nearest", *(["strided"] if strided else [])),
         attention_g=draw(
             st.none() | st.lists(st.sampled_from(heights["generator"]), max_size=2, unique=True).map(tuple)
@@ -95,7 +95,7 @@ def configurations(draw: st.DrawFn, names: list[str]) -> Config:
 
 def step_and_check(config: Config) -> None:
     trainer = Trainer(config, classes=3, device=DEVICE)
-    size = trainer.generator.ladder.size
+    size = trainer.generator.architecture.size
     noise = torch.Generator().manual_seed(config.train.seed)
     images = torch.rand(12, config.model.channels, *size, generator=noise) * 1.8 - 0.9
     labels = torch.arange(12) % 3
@@ -126,10 +126,13 @@ def test_a_thousand_random_valid_configurations_build_step_and_stay_finite(confi
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"ladder": "sagan-33"}, 'did you mean "sagan-32"'),
-        ({"ladder": "proposed-literal-128", "resample": "strided"}, 'resample: "strided" given'),
-        ({"ladder": "small-32", "attention_g": (5,)}, "attention: 5 given, the stages of the generator give heights"),
-        ({"ladder": "small-32", "attention_d": (64,)}, "attention: 64 given, the stages of the discriminator"),
+        ({"architecture": "sagan-33"}, 'did you mean "sagan-32"'),
+        ({"architecture": "proposed-literal-128", "resample": "strided"}, 'resample: "strided" given'),
+        (
+            {"architecture": "small-32", "attention_g": (5,)},
+            "attention: 5 given, the stages of the generator give heights",
+        ),
+        ({"architecture": "small-32", "attention_d": (64,)}, "attention: 64 given, the stages of the discriminator"),
         ({"clamp_g": 1, "spectral_norm_g": True}, "clamp_g: 1 given beside spectral_norm_g"),
         ({"latent": "uniform", "latent_variance": 2.0}, "variance: 2.0 given for a uniform z"),
     ],
@@ -156,11 +159,17 @@ def test_an_unknown_augmentation_is_refused_with_the_nearest():
 
 def test_options_reach_the_networks():
     model = ModelOptions(
-        ladder="small-32", width=2, skip_z="full", attention_g=(8, 16), clamp_g=2, clamp_limit=0.5, latent_variance=0.02
+        architecture="small-32",
+        width=2,
+        skip_z="full",
+        attention_g=(8, 16),
+        clamp_g=2,
+        clamp_limit=0.5,
+        latent_variance=0.02,
     )
-    ladder = build_ladder(model)
-    assert ladder.skip_z == "full"
-    assert [stage.attention for stage in ladder.generator] == [True, True, False]
+    architecture = build_architecture(model)
+    assert architecture.skip_z == "full"
+    assert [stage.attention for stage in architecture.generator] == [True, True, False]
     network = build_generator(model, 3)
     assert all(values[0] <= 0.5 + 1e-4 for values in leading_singular_values(network).values() if len(values) > 2)
     assert any(isinstance(module, SpectralClamp) and module.count == 2 for module in network.modules())

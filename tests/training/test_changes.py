@@ -114,7 +114,7 @@ def test_an_allowed_name_that_is_no_option_is_refused_with_the_nearest_one(given
 
 def test_a_long_value_is_cut_in_the_sentence_but_not_in_the_change():
     folds = tuple(range(100))
-    (change,) = changed_options(identity(), identity(train={"exclude_folds": folds}))
+    (change,) = changed_options(identity(), identity(train={"val_folds": folds}))
     assert change.now == list(folds)
     assert len(str(change)) < 120
     assert "…" in str(change)

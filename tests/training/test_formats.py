@@ -30,7 +30,7 @@ def write() -> None:
         prepare(source, data, Spectrogram(size=16, channels=1, n_samples=8000), workers=1)
         config = Config(
             data=data,
-            model=ModelOptions(ladder="small-16", width=1, spectral_norm_g=True),
+            model=ModelOptions(architecture="small-16", width=1, spectral_norm_g=True),
             ddfn=DDFNOptions(per_class=True, penalty="augmented", relative_epsilon=0.1),
             regularize=RegularizeOptions(lecam=0.1, lecam_start=0),
             train=TrainOptions(steps=2, batch_size=8, log_every=1, threads=1, device="cpu"),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from schurgan.data import Shards
 from schurgan.evaluation.features.extractor import Extracted
 from schurgan.evaluation.metrics.frechet import frechet_distance
-from schurgan.evaluation.metrics.variety import kinds_per_batch, variety
+from schurgan.evaluation.metrics.variety import variety, vendi_score
 from schurgan.networks import Discriminator, Generator, Latent
 from schurgan.networks.batch_norm import convert_batch_norm
 from schurgan.training.health_scores import QuickScores
@@ -89,7 +89,7 @@ def test_scores_are_those_of_the_images_written_out():
     # Two chunks of 45, and not 64 and 26.
     order = torch.randperm(90, generator=torch.Generator().manual_seed(3))
     kinds, real_kinds = (
-        sum(kinds_per_batch(part, own) for part in images.split(45)) for images in (fakes[0], train[order])
+        sum(vendi_score(part, own) for part in images.split(45)) for images in (fakes[0], train[order])
     )
     heights_real, heights_fake = train.mean((1, 2, 3)), fakes[0].mean((1, 2, 3))
     right = ((heights_real > 0).double().mean() + (heights_fake < 0).double().mean()).item() / 2
@@ -109,7 +109,7 @@ def test_a_collapsed_generator_has_one_kind_of_image_a_class_and_no_variety():
     scores = QuickScores((images, labels), images=90)(Painter(0.0), None, None, LATENT)
     scale = variety(images, labels)
     shown = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(0))][:90]
-    kinds = [kinds_per_batch(part, scale) / len(part) for part in shown.split(45)]
+    kinds = [vendi_score(part, scale) / len(part) for part in shown.split(45)]
     assert scores == {"variety": 0, "variety_batch": pytest.approx(3 / 45 / (sum(kinds) / len(kinds)), rel=1e-3)}
 
 

@@ -20,9 +20,15 @@ from schurgan.training.means import Means
 from schurgan.training.trainer import Trainer
 
 EVERYTHING: dict[str, Any] = {
-    "model": {"ladder": "small-16", "width": 4, "spectral_norm_g": True, "spectral_norm_d": True, "attention_g": (8,)},
+    "model": {
+        "architecture": "small-16",
+        "width": 4,
+        "spectral_norm_g": True,
+        "spectral_norm_d": True,
+        "attention_g": (8,),
+    },
     "ddfn": {"per_class": True, "relative_epsilon": 0.0, "decay": 0.9, "estimator": "hybrid"},
-    "condition": {"descriptor": "gram"},
+    "moment_matching": {"descriptor": "gram"},
     "regularize": {
         "augment": "colour,translation,cutout",
         "r1": 1.0,
@@ -78,7 +84,9 @@ def refused(patched: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("train", [{}, {"accumulate": 2}, {"precision": "bf16"}, {"precision": "fp16"}])
+@pytest.mark.parametrize(
+    "train", [{}, {"gradient_accumulation_steps": 2}, {"precision": "bf16"}, {"precision": "fp16"}]
+)
 @pytest.mark.parametrize("loss", ["hinge", "non_saturating"])
 def test_no_step_waits_for_its_device_with_every_option_on(shards, monkeypatch, train, loss):
     if loss != "hinge":

@@ -25,9 +25,9 @@ from schurgan.training.checkpoint import Checkpoints, read
 from schurgan.training.trainer import Trainer
 
 OPTIONS: dict[str, Any] = {
-    "model": {"ladder": "small-16", "width": 4, "spectral_norm_g": True, "spectral_norm_d": True},
+    "model": {"architecture": "small-16", "width": 4, "spectral_norm_g": True, "spectral_norm_d": True},
     "ddfn": {"per_class": True, "relative_epsilon": 0.0, "decay": 0.9},
-    "condition": {"descriptor": "gram", "decay": 0.9},
+    "moment_matching": {"descriptor": "gram", "decay": 0.9},
     "regularize": {"augment": "colour,translation,cutout", "r1": 1.0, "orthogonal_g": 1e-3},
 }
 STEPS = 3
@@ -74,7 +74,10 @@ def process(rank: int, data: str, port: int, out: str) -> None:
     torch.set_num_threads(1)
     os.environ |= place(rank, 2, port)
     with join("cpu", timeout=120) as world:
-        found = {"plain": take_steps(Path(data), world), "parts": take_steps(Path(data), world, accumulate=2)}
+        found = {
+            "plain": take_steps(Path(data), world),
+            "parts": take_steps(Path(data), world, gradient_accumulation_steps=2),
+        }
     torch.save(found, f"{out}/{rank}.pt")
 
 

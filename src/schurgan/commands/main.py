@@ -130,11 +130,11 @@ def reconstruct(
 
 
 def presets(*, batch_size: int = 32, width: int | None = None, classes: int = 10, channels: int = 3) -> None:
-    """List the presets of `train`, and what a step of training each ladder costs.
+    """List the presets of `train`, and what a step of training each architecture costs.
 
     Args:
         batch_size: images a step
-        width: channels of a multiple of 1, each ladder's own by default
+        width: channels of a multiple of 1, each architecture's own by default
         classes: classes of sounds
         channels: channels of an image
     """

@@ -12,8 +12,8 @@ from schurgan.core.errors import UserError
 from schurgan.data.shards import Shards
 
 
-def split(shards: Shards, exclude_folds: Collection[int] = (), held_out: float = 0.0) -> tuple[Shards, Shards | None]:
-    """(training, held out): by folds where some are named, else about a share `held_out` of each class's recordings.
+def split(shards: Shards, val_folds: Collection[int] = (), val_fraction: float = 0.0) -> tuple[Shards, Shards | None]:
+    """(training, held out): by folds where some are named, else about `val_fraction` of each class's recordings.
 
     The second is None where neither is asked for. Which recordings are held out depends on their names alone, so that
     runs of all seeds leave out the same; altered copies go with the recording that they were made of, and the held-out
@@ -21,13 +21,13 @@ def split(shards: Shards, exclude_folds: Collection[int] = (), held_out: float =
 
     Raises UserError for folds that are not there, folds and a share at once, and where no class has two recordings.
     """
-    if exclude_folds and held_out:
+    if val_folds and val_fraction:
         raise UserError(
-            f"--train.held-out: {held_out} given beside --train.exclude-folds, which says already what is held out"
+            f"--train.val-fraction: {val_fraction} given beside --train.val-folds, which says already what is held out"
         )
-    if exclude_folds:
-        return shards.select(exclude_folds=exclude_folds), shards.select(folds=exclude_folds, augmented=False)
-    if not held_out:
+    if val_folds:
+        return shards.select(exclude_folds=val_folds), shards.select(folds=val_folds, augmented=False)
+    if not val_fraction:
         return shards, None
     recordings: dict[int, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     sources = (parent or origin for parent, origin in zip(shards.parents, shards.origins, strict=True))
@@ -36,11 +36,12 @@ def split(shards: Shards, exclude_folds: Collection[int] = (), held_out: float =
     chosen = np.zeros(len(shards), bool)
     for of_class in recordings.values():
         drawn = sorted(of_class, key=lambda name: hashlib.sha256(name.encode()).digest())
-        count = min(max(1, round(held_out * len(drawn))), len(drawn) - 1)
+        count = min(max(1, round(val_fraction * len(drawn))), len(drawn) - 1)
         for name in drawn[:count]:
             chosen[of_class[name]] = True
     if not chosen.any():
         raise UserError(
-            f"--train.held-out: {held_out} given, and no class in {shards.folder} has two recordings; leave it out"
+            f"--train.val-fraction: {val_fraction} given, and no class in {shards.folder} has two recordings;"
+            " leave it out"
         )
     return shards.take(np.flatnonzero(~chosen)), shards.take(np.flatnonzero(chosen & ~shards.augmented))

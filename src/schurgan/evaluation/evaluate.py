@@ -67,7 +67,7 @@ def evaluate(
     if usefulness and subject.held_out is None:
         raise UserError(
             f"usefulness: {subject.run} held out no clips to test classifiers on;"
-            " train with --train.exclude-folds or --train.held-out"
+            " train with --train.val-folds or --train.val-fraction"
         )
     judge = open_judge(subject, extractor, quick, world)
     real, clips = see_real(subject, subject.training, judge, world, seed, "training images")
@@ -124,8 +124,8 @@ def open_judge(subject: Subject, name: str, quick: bool, world: Processes) -> Ex
         with Meter(world, "classifier", "step") as meter:
             return open_extractor(
                 name,
-                subject.shards if subject.excluded_folds else subject.training,
-                exclude_folds=subject.excluded_folds,
+                subject.shards if subject.val_folds else subject.training,
+                val_folds=subject.val_folds,
                 quick=quick,
                 device=world.device,
                 progress=meter,
@@ -191,7 +191,7 @@ def _useful(subject: Subject, truncation: float | None, seed: int, world: Proces
 def _notes(subject: Subject, not_finite: int, images: int) -> list[str]:
     notes = []
     if subject.held_out is None:
-        option = "held-out" if set(subject.shards.folds) == {None} else "exclude-folds"
+        option = "held-out" if set(subject.shards.folds) == {None} else "val-folds"
         notes.append(
             f"{subject.run.name} held out no clips: what unseen recordings would score is not known, and copies of"
             f" training images can hardly be told; train with --train.{option} to know"
@@ -223,7 +223,7 @@ def describe(
         step=subject.model.card.step,
         data=subject.training.fingerprint,
         held_out_data=subject.held_out.fingerprint if subject.held_out else None,
-        excluded_folds=subject.excluded_folds,
+        val_folds=subject.val_folds,
         classes=len(subject.model.classes),
         extractor=judge.name,
         extractor_digest=judge.digest,

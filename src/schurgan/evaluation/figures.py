@@ -17,7 +17,7 @@ _PANELS: tuple[tuple[str, ...], ...] = (
     ("fid",),
     ("precision", "recall"),
     ("variety",),
-    ("kinds_per_batch",),
+    ("vendi_score",),
     ("departure_gap",),
 )
 _STYLES = (("o", "-", "black"), ("s", "--", "0.35"))

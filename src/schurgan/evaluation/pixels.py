@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from schurgan.evaluation.metrics.neighbours import Memorisation, memorisation, nearest
-from schurgan.evaluation.metrics.variety import kinds_per_batch, variety
+from schurgan.evaluation.metrics.variety import variety, vendi_score
 from schurgan.evaluation.score_images import attempt
 from schurgan.evaluation.scores import Counts, Score
 from schurgan.evaluation.seen import CHUNK, Seen
@@ -28,12 +28,12 @@ def spread(seen: Seen) -> float | None:
 
 
 def score_variety(real: Seen, held_out: Seen | None, fake: Seen) -> dict[str, Score]:
-    """`variety`: mean distance of two images of a class, over that of training images. `kinds_per_batch`: k."""
+    """`variety`: mean distance of two images of a class, over that of training images. `vendi_score`: k."""
     scale, made = spread(real), spread(fake) or 0.0
     counts: Counts = {"n_real": len(real.images), "n_fake": len(fake.images)}
     if scale is None:
         why = "no class has two different training images among those looked at"
-        return {name: Score(None, flags=(why,), **counts) for name in ("variety", "kinds_per_batch")}
+        return {name: Score(None, flags=(why,), **counts) for name in ("variety", "vendi_score")}
     unseen = spread(held_out) if held_out else None
     within = {"generated_distance": made, "real_distance": scale}
     batch = min(CHUNK, len(real.images), len(fake.images))
@@ -41,7 +41,7 @@ def score_variety(real: Seen, held_out: Seen | None, fake: Seen) -> dict[str, Sc
         "variety": Score(
             made / scale, floor=1.0, held_out=unseen / scale if unseen else None, details=within, **counts
         ),
-        "kinds_per_batch": Score(
+        "vendi_score": Score(
             _kinds(fake.images, batch, scale),
             floor=_kinds(real.images, batch, scale),
             details={"batch": batch, "scale": scale},
@@ -53,7 +53,7 @@ def score_variety(real: Seen, held_out: Seen | None, fake: Seen) -> dict[str, Sc
 def _kinds(images: Tensor, batch: int, scale: float) -> float:
     """Mean over whole batches: k grows with the batch, so that a smaller one at the end would lower it."""
     whole = len(images) // batch * batch
-    return statistics.fmean(kinds_per_batch(part, scale) for part in images[:whole].split(batch))
+    return statistics.fmean(vendi_score(part, scale) for part in images[:whole].split(batch))
 
 
 def score_departure(real: Seen, held_out: Seen | None, fake: Seen, seed: int = 0) -> Score:

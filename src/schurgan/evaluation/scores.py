@@ -76,7 +76,7 @@ class Protocol:
     """Fingerprint of the training clips that are the real side."""
     held_out_data: str | None
     """Fingerprint of the clips that the run left out; None where it left none out."""
-    excluded_folds: tuple[int, ...]
+    val_folds: tuple[int, ...]
     classes: int
     extractor: str
     extractor_digest: str
@@ -143,8 +143,8 @@ class Evaluation:
                 raise UserError(
                     f"{path}: not scores of this program's format {FORMAT}; `schurgan evaluate` writes them"
                 )
-            folds = tuple(known["protocol"]["excluded_folds"])
-            protocol = Protocol(**known["protocol"] | {"excluded_folds": folds})
+            folds = tuple(known["protocol"]["val_folds"])
+            protocol = Protocol(**known["protocol"] | {"val_folds": folds})
             scores = {str(name): Score.from_json(score) for name, score in known["scores"].items()}
             return cls(protocol, scores, tuple(known["notes"]))
         except FileNotFoundError:

@@ -22,7 +22,7 @@ from schurgan.evaluation.target import BatchNorm, Subject, open_subject
 
 FORMAT = "schurgan-sweep/1"
 TRUNCATIONS = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
-COLUMNS = ("inception_score", "fid", "precision", "recall", "variety", "kinds_per_batch", "departure_gap")
+COLUMNS = ("inception_score", "fid", "precision", "recall", "variety", "vendi_score", "departure_gap")
 
 
 @dataclass(frozen=True)

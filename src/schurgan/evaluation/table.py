@@ -25,7 +25,7 @@ NAMES = {
     "coverage": "coverage",
     "accuracy": "class accuracy",
     "variety": "variety, share of real",
-    "kinds_per_batch": "kinds in a batch",
+    "vendi_score": "kinds in a batch",
     "departure_gap": "Δ² gap",
     "nearest_training": "distance to training, share of real",
     "memorisation": "memorisation ratio",

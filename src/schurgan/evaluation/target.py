@@ -38,8 +38,8 @@ class Subject:
     """Of the shards; a run may paint its images otherwise."""
 
     @property
-    def excluded_folds(self) -> tuple[int, ...]:
-        return tuple(sorted(set(self.config.train.exclude_folds)))
+    def val_folds(self) -> tuple[int, ...]:
+        return tuple(sorted(set(self.config.train.val_folds)))
 
     @property
     def recordings(self) -> bool:
@@ -114,5 +114,5 @@ def open_subject(run: str | Path, data: str | Path | None = None, device: str | 
     paint = {} if model.pictures else {"channels": None, "colormap": None}
     if shards.classes != model.classes or transform.config | paint != model.transform.config | paint:
         raise UserError(f"{folder}: holds other classes or images than {run} was trained on")
-    training, held_out = split(shards, config.train.exclude_folds, config.train.held_out)
+    training, held_out = split(shards, config.train.val_folds, config.train.val_fraction)
     return Subject(run, config, model, shards, training.select(augmented=False), held_out, transform)

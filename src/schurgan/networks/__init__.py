@@ -1,4 +1,4 @@
-"""Generator and discriminator, shaped by ladders; no training.
+"""Generator and discriminator, shaped by architectures; no training.
 
 generator = Generator.from_preset("small-32", classes=10)
 latent = Latent(generator.latent_dim)
@@ -7,7 +7,7 @@ images = generator(latent.sample(8), torch.arange(8))  # (8, 3, 32, 32) in [−1
 
 from __future__ import annotations
 
-from schurgan.networks.architectures import IMAGE, LADDERS, Ladder, Stage, customise, find_ladder
+from schurgan.networks.architectures import ARCHITECTURES, IMAGE, Architecture, Stage, customise, find_architecture
 from schurgan.networks.attention import SelfAttention, plain_attention
 from schurgan.networks.costs import Costs, step_costs
 from schurgan.networks.discriminator import Discriminator
@@ -20,12 +20,12 @@ from schurgan.networks.spectral_clamp import SpectralClamp, apply_spectral_clamp
 from schurgan.networks.weights import unconstrained_state
 
 __all__ = [
+    "ARCHITECTURES",
     "IMAGE",
-    "LADDERS",
+    "Architecture",
     "Costs",
     "Discriminator",
     "Generator",
-    "Ladder",
     "Latent",
     "SelfAttention",
     "SpectralClamp",
@@ -35,7 +35,7 @@ __all__ = [
     "apply_spectral_norm",
     "customise",
     "export_generator",
-    "find_ladder",
+    "find_architecture",
     "leading_singular_values",
     "plain_attention",
     "standing_statistics",

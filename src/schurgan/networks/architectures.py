@@ -50,7 +50,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Ladder:
+class Architecture:
     """A generator and a discriminator that belong together.
 
     skip_z says what of z reaches the blocks beside the class: "chunks" (chunk 0 the linear layer, chunk i + 1 block i;
@@ -122,7 +122,7 @@ class Ladder:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
-        """The ladder that `dataclasses.asdict` took apart. Raises TypeError, KeyError or ValueError."""
+        """The architecture that `dataclasses.asdict` took apart. Raises TypeError, KeyError or ValueError."""
         stages = {part: tuple(Stage(**stage) for stage in fields[part]) for part in get_args(Part)}
         return cls(**{**fields, **stages, "base": tuple(fields["base"])})
 
@@ -146,7 +146,7 @@ class Ladder:
 
 
 def customise(
-    ladder: Ladder,
+    architecture: Architecture,
     *,
     base: tuple[int, int] | None = None,
     skip_z: SkipZ | None = None,
@@ -155,8 +155,8 @@ def customise(
     projection: bool | None = None,
     attention_g: Collection[int] | None = None,
     attention_d: Collection[int] | None = None,
-) -> Ladder:
-    """`ladder` with some of its fields changed; None leaves a field as it is.
+) -> Architecture:
+    """`architecture` with some of its fields changed; None leaves a field as it is.
 
     attention_g, attention_d   heights in pixels of the maps with self-attention, () for none: every stage of the
                                network that gives such a map has it, and no other stage
@@ -169,39 +169,41 @@ def customise(
     places: dict[Part, Collection[int] | None] = {"generator": attention_g, "discriminator": attention_d}
     for part, heights in places.items():
         if heights is not None:  # first none at all: where they were may not fit the new base
-            changes[part] = tuple(replace(stage, attention=False) for stage in getattr(ladder, part))
-    ladder = replace(ladder, **changes)
-    placed: dict[str, Any] = {p: _attending(ladder, p, heights) for p, heights in places.items() if heights is not None}
-    return replace(ladder, **placed)
+            changes[part] = tuple(replace(stage, attention=False) for stage in getattr(architecture, part))
+    architecture = replace(architecture, **changes)
+    placed: dict[str, Any] = {
+        p: _attending(architecture, p, heights) for p, heights in places.items() if heights is not None
+    }
+    return replace(architecture, **placed)
 
 
-def _attending(ladder: Ladder, part: Part, heights: Collection[int]) -> tuple[Stage, ...]:
-    found = [height for height, _ in ladder.maps(part)]
+def _attending(architecture: Architecture, part: Part, heights: Collection[int]) -> tuple[Stage, ...]:
+    found = [height for height, _ in architecture.maps(part)]
     for height in heights:
         if height not in found:
             known = ", ".join(map(str, dict.fromkeys(found)))
             raise ValueError(f"attention: {height} given, the stages of the {part} give heights of {known} pixels")
-    stages: tuple[Stage, ...] = getattr(ladder, part)
+    stages: tuple[Stage, ...] = getattr(architecture, part)
     return tuple(replace(stage, attention=height in heights) for stage, height in zip(stages, found, strict=True))
 
 
 # small-*: thin, for a machine without a GPU.
-_SMALL: dict[str, Ladder] = {
-    "small-16": Ladder(
+_SMALL: dict[str, Architecture] = {
+    "small-16": Architecture(
         generator=(Stage(4, 2), Stage(2, 1)),
         discriminator=(Stage(IMAGE, 1), Stage(1, 2), Stage(2, 4, scale=1)),
         width=16,
         chunk=16,
         embedding=32,
     ),
-    "small-32": Ladder(
+    "small-32": Architecture(
         generator=(Stage(8, 4), Stage(4, 2), Stage(2, 1)),
         discriminator=(Stage(IMAGE, 1), Stage(1, 2), Stage(2, 4), Stage(4, 8, scale=1)),
         width=16,
         chunk=16,
         embedding=32,
     ),
-    "small-64": Ladder(
+    "small-64": Architecture(
         generator=(Stage(16, 8), Stage(8, 4), Stage(4, 2), Stage(2, 1)),
         discriminator=(Stage(IMAGE, 1), Stage(1, 2), Stage(2, 4), Stage(4, 8), Stage(8, 16, scale=1)),
         width=8,
@@ -212,13 +214,13 @@ _SMALL: dict[str, Ladder] = {
 
 # Brock et al. 2019, tables 4 and 5: attention on the 64×64 maps of both networks. 64 pixels: on 32×32, the largest that
 # both have beside the image. 32 pixels: the usual form for CIFAR-10, three equal blocks, attention on 16×16.
-_BIGGAN: dict[str, Ladder] = {
-    "biggan-32": Ladder(
+_BIGGAN: dict[str, Architecture] = {
+    "biggan-32": Architecture(
         generator=(Stage(4, 4), Stage(4, 4, attention=True), Stage(4, 4)),
         discriminator=(Stage(IMAGE, 4, attention=True), Stage(4, 4), Stage(4, 4, scale=1), Stage(4, 4, scale=1)),
         width=96,
     ),
-    "biggan-64": Ladder(
+    "biggan-64": Architecture(
         generator=(Stage(16, 16), Stage(16, 8), Stage(8, 4, attention=True), Stage(4, 2)),
         discriminator=(
             Stage(IMAGE, 1, attention=True),
@@ -229,7 +231,7 @@ _BIGGAN: dict[str, Ladder] = {
         ),
         width=96,
     ),
-    "biggan-128": Ladder(
+    "biggan-128": Architecture(
         generator=(Stage(16, 16), Stage(16, 8), Stage(8, 4), Stage(4, 2, attention=True), Stage(2, 1)),
         discriminator=(
             Stage(IMAGE, 1, attention=True),
@@ -241,7 +243,7 @@ _BIGGAN: dict[str, Ladder] = {
         ),
         width=96,
     ),
-    "biggan-256": Ladder(
+    "biggan-256": Architecture(
         generator=(Stage(16, 16), Stage(16, 8), Stage(8, 8), Stage(8, 4, attention=True), Stage(4, 2), Stage(2, 1)),
         discriminator=(
             Stage(IMAGE, 1),
@@ -257,17 +259,17 @@ _BIGGAN: dict[str, Ladder] = {
 }
 
 
-def _sagan(ladder: Ladder, height: int) -> Ladder:
+def _sagan(architecture: Architecture, height: int) -> Architecture:
     """Zhang et al. 2019 have the blocks that BigGAN took over: z of 128 numbers enters at the linear layer alone, every
     gain and bias of a norm has its own class embedding, and attention is on maps of this height in both networks."""
-    row = replace(ladder, embedding=0, latent=128, skip_z="none", width=64)
+    row = replace(architecture, embedding=0, latent=128, skip_z="none", width=64)
     return customise(row, attention_g=(height,), attention_d=(height,))
 
 
 # At 128 pixels the authors' code and mimicry put attention on 32×32, the best place of their ablation; BigGAN-PyTorch's
 # SA-GAN script takes 64×64 and a shared embedding. The authors published no other size: there the blocks are BigGAN's,
 # and below 64 pixels the map of 32×32 would be the image, so it is 16×16.
-_SAGAN: dict[str, Ladder] = {
+_SAGAN: dict[str, Architecture] = {
     "sagan-32": _sagan(_BIGGAN["biggan-32"], 16),
     "sagan-64": _sagan(_BIGGAN["biggan-64"], 32),
     "sagan-128": _sagan(_BIGGAN["biggan-128"], 32),
@@ -285,38 +287,38 @@ _PAPER_D_256 = (Stage(IMAGE, 2), Stage(2, 4, attention=True), Stage(4, 8), Stage
 # proposed-literal-*: the blocks as printed, each enlarging 4- or 8-fold; z is three and four chunks. Without attention:
 # at 256 pixels no map of 128×128 exists.
 # proposed-32: the chain of three blocks for CIFAR-10, of whose network the paper prints no table.
-_PROPOSED: dict[str, Ladder] = {
-    "proposed-32": Ladder(
+_PROPOSED: dict[str, Architecture] = {
+    "proposed-32": Architecture(
         generator=(Stage(16, 4), Stage(4, 4), Stage(4, 1, attention=True)),
         discriminator=_PAPER_D_128,
     ),
-    "proposed-128": Ladder(
+    "proposed-128": Architecture(
         generator=(Stage(16, 4), Stage(4, 4), Stage(4, 4), Stage(4, 4), Stage(4, 1, attention=True)),
         discriminator=_PAPER_D_128,
     ),
-    "proposed-256": Ladder(
+    "proposed-256": Architecture(
         generator=(Stage(16, 4), Stage(4, 4), Stage(4, 4), Stage(4, 4), Stage(4, 4, attention=True), Stage(4, 1)),
         discriminator=_PAPER_D_256,
     ),
-    "proposed-ladder-128": Ladder(
+    "proposed-ladder-128": Architecture(
         generator=(Stage(16, 16), Stage(16, 8), Stage(8, 4), Stage(4, 2), Stage(2, 1, attention=True)),
         discriminator=_PAPER_D_128,
     ),
-    "proposed-ladder-256": Ladder(
+    "proposed-ladder-256": Architecture(
         generator=(Stage(16, 16), Stage(16, 8), Stage(8, 8), Stage(8, 4), Stage(4, 2, attention=True), Stage(2, 1)),
         discriminator=_PAPER_D_256,
     ),
-    "proposed-literal-128": Ladder(
+    "proposed-literal-128": Architecture(
         generator=(Stage(16, 4, scale=4), Stage(4, 1, scale=8)),
         discriminator=_PAPER_D_128,
     ),
-    "proposed-literal-256": Ladder(
+    "proposed-literal-256": Architecture(
         generator=(Stage(16, 4, scale=4), Stage(4, 4, scale=4), Stage(4, 1, scale=4)),
         discriminator=_PAPER_D_256,
     ),
 }
 
-LADDERS: dict[str, Ladder] = {
+ARCHITECTURES: dict[str, Architecture] = {
     **_SMALL,
     "cifar-32": replace(_BIGGAN["biggan-32"], width=64),
     **_SAGAN,
@@ -325,10 +327,9 @@ LADDERS: dict[str, Ladder] = {
 }
 
 
-def find_ladder(name: str) -> Ladder:
-    """The row of `LADDERS` called `name`. Raises ValueError, with the nearest name, where there is none."""
-    if name not in LADDERS:
-        raise ValueError(
-            f'preset "{name}": no such preset{did_you_mean(name, LADDERS) or "; known: " + ", ".join(LADDERS)}'
-        )
-    return LADDERS[name]
+def find_architecture(name: str) -> Architecture:
+    """The row of `ARCHITECTURES` called `name`. Raises ValueError, with the nearest name, where there is none."""
+    if name not in ARCHITECTURES:
+        known = did_you_mean(name, ARCHITECTURES) or f"; known: {', '.join(ARCHITECTURES)}"
+        raise ValueError(f'preset "{name}": no such preset{known}')
+    return ARCHITECTURES[name]

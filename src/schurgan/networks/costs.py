@@ -1,4 +1,4 @@
-"""What a ladder costs: parameters, arithmetic and memory of a training step, on tensors that hold no numbers."""
+"""What an architecture costs: parameters, arithmetic and memory of a training step, on tensors that hold no numbers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from schurgan.networks.architectures import LADDERS, Ladder, check_sizes
+from schurgan.networks.architectures import ARCHITECTURES, Architecture, check_sizes
 from schurgan.networks.discriminator import Discriminator
 from schurgan.networks.generator import Generator
 from schurgan.networks.spectral import SpectralNorm, constrain_layers
@@ -53,7 +53,7 @@ class Costs:
 
 
 def step_costs(
-    ladder: Ladder,
+    architecture: Architecture,
     *,
     width: int | None = None,
     classes: int = 10,
@@ -62,21 +62,21 @@ def step_costs(
     spectral_norm_g: bool = False,
     spectral_norm_d: bool = True,
 ) -> Costs:
-    """Costs of a step of training the networks of `ladder`; a fraction of a second, whatever their size.
+    """Costs of a step of training the networks of `architecture`; a fraction of a second, whatever their size.
 
     batch_size   images, real and generated each. Raises ValueError for sizes below 1.
     """
     check_sizes(batch_size=batch_size)
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
-        generator = Generator(ladder, classes, width, channels, spectral_norm=False, init="normal")
-        discriminator = Discriminator(ladder, classes, width, channels, spectral_norm=False, init="normal")
+        generator = Generator(architecture, classes, width, channels, spectral_norm=False, init="normal")
+        discriminator = Discriminator(architecture, classes, width, channels, spectral_norm=False, init="normal")
         if spectral_norm_g:
             _normalise(generator, generator.embeddings())
         if spectral_norm_d:
             _normalise(discriminator, ())
         z = torch.empty(batch_size, generator.latent_dim)
         labels = torch.zeros(batch_size, dtype=torch.int64)
-        images = torch.empty(batch_size, channels, *ladder.size)
+        images = torch.empty(batch_size, channels, *architecture.size)
     networks = (generator, discriminator)
     with _FusedAttention(), FlopCounterMode(display=False) as counter:
         with torch.no_grad():
@@ -119,34 +119,34 @@ class Peak:
 
 
 def step_peak(
-    ladder: Ladder,
+    architecture: Architecture,
     *,
     width: int | None = None,
     classes: int = 10,
     channels: int = 3,
     batch_size: int = 32,
-    accumulate: int = 1,
+    gradient_accumulation_steps: int = 1,
     d_steps: int = 1,
     half: bool = False,
 ) -> Peak:
-    """Peak of a step whose batches are computed in `accumulate` parts, D spectrally normalised; some seconds.
+    """Peak of a step whose batches come in `gradient_accumulation_steps` parts, D spectrally normalised; some seconds.
 
     Unlike `Costs.memory` it counts what is alive at each operation, those of the backward passes too. half: autocast to
     a format of 16 bits. Attention is a fused kernel, whose map is never whole. Not counted: the departures of DDFN.
     Raises ValueError for sizes below 1 and a batch that the parts do not divide.
     """
-    check_sizes(batch_size=batch_size, accumulate=accumulate, d_steps=d_steps)
-    if batch_size % accumulate:
-        raise ValueError(f"batch_size: {batch_size} given, a multiple of {accumulate} parts is needed")
-    size = batch_size // accumulate
+    check_sizes(batch_size=batch_size, gradient_accumulation_steps=gradient_accumulation_steps, d_steps=d_steps)
+    if batch_size % gradient_accumulation_steps:
+        raise ValueError(f"batch_size: {batch_size} given, a multiple of {gradient_accumulation_steps} parts is needed")
+    size = batch_size // gradient_accumulation_steps
     # Unlike meta tensors, fake ones are on a CPU, and so autocast knows them.
     with FakeTensorMode(), torch.random.fork_rng(devices=[]):
-        generator = Generator(ladder, classes, width, channels, spectral_norm=False, init="normal")
-        discriminator = Discriminator(ladder, classes, width, channels, spectral_norm=False, init="normal")
+        generator = Generator(architecture, classes, width, channels, spectral_norm=False, init="normal")
+        discriminator = Discriminator(architecture, classes, width, channels, spectral_norm=False, init="normal")
         _normalise(discriminator, ())
         z = torch.empty(size, generator.latent_dim)
         labels = torch.zeros(size, dtype=torch.int64)
-        images = torch.empty(size, channels, *ladder.size)
+        images = torch.empty(size, channels, *architecture.size)
         networks = (generator, discriminator)
         trained = [parameter for network in networks for parameter in network.parameters()]
         held = _size(_tensors(networks)) + 3 * _size(trained) + _size(_tensors([generator]))
@@ -171,13 +171,13 @@ def step_peak(
                 del fake
             discriminator.requires_grad_(False)
             with _Live() as of_generator:
-                if accumulate == 1:  # images once, held while D looks at them
+                if gradient_accumulation_steps == 1:  # images once, held while D looks at them
                     made = generate()
                 (gradient,) = torch.autograd.grad(judge(shown := images.detach().requires_grad_()), shown)
-                if accumulate > 1:
+                if gradient_accumulation_steps > 1:
                     made = generate()
                 (made * gradient).sum().backward()  # type: ignore[no-untyped-call]
-    whole = 4 * batch_size * channels * ladder.size[0] * ladder.size[1]
+    whole = 4 * batch_size * channels * architecture.size[0] * architecture.size[1]
     # Real images of every step of D; generated ones, their adversarial gradient, the conditions' and the sum of both.
     return Peak(held=held, batch=(d_steps + 4) * whole, part=max(of_discriminator.peak, of_generator.peak))
 
@@ -185,20 +185,20 @@ def step_peak(
 def cost_table(
     *, width: int | None = None, classes: int = 10, channels: int = 3, batch_size: int = 32
 ) -> Iterator[str]:
-    """Lines of a table of `LADDERS`: pixels, width, parameters of both networks, memory and arithmetic of a step.
+    """Lines of a table of `ARCHITECTURES`: pixels, width, parameters of both networks, memory and arithmetic of a step.
 
-    width   None: each ladder's own. Each line comes when it is known. Raises ValueError for sizes below 1.
+    width   None: each architecture's own. Each line comes when it is known. Raises ValueError for sizes below 1.
     """
-    yield "ladders (--model.ladder): parameters of both networks, and what one step holds and computes in float32,"
+    yield "architectures (--model.architecture): parameters of both networks, and of one step in float32,"
     yield f"batch {batch_size}, channels {channels}, classes {classes}, D spectrally normalised"
-    space = max(map(len, LADDERS))
+    space = max(map(len, ARCHITECTURES))
     heads = f"{'pixels':>8} {'width':>5} {'generator':>13} {'discriminator':>13} {'GiB':>7} {'GFLOP':>9}"
-    yield f"{'ladder':<{space}} {heads}"
-    for name, ladder in LADDERS.items():
-        costs = step_costs(ladder, width=width, classes=classes, channels=channels, batch_size=batch_size)
-        pixels = f"{ladder.size[0]}×{ladder.size[1]}"
+    yield f"{'architecture':<{space}} {heads}"
+    for name, architecture in ARCHITECTURES.items():
+        costs = step_costs(architecture, width=width, classes=classes, channels=channels, batch_size=batch_size)
+        pixels = f"{architecture.size[0]}×{architecture.size[1]}"
         yield (
-            f"{name:<{space}} {pixels:>8} {width or ladder.width:>5} {costs.generator:>13,} "
+            f"{name:<{space}} {pixels:>8} {width or architecture.width:>5} {costs.generator:>13,} "
             f"{costs.discriminator:>13,} {costs.memory / 2**30:>7.2f} {costs.flops / 1e9:>9,.1f}"
         )
 

@@ -8,17 +8,17 @@ from typing import Self
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from schurgan.networks.architectures import IMAGE, Ladder, Resample, check_sizes, customise, find_ladder
+from schurgan.networks.architectures import IMAGE, Architecture, Resample, check_sizes, customise, find_architecture
 from schurgan.networks.layers import DBlock, Init, initialise
 from schurgan.networks.spectral import apply_spectral_norm
 
 
 class Discriminator(nn.Module):
-    """BigGAN's projection discriminator (Miyato & Koyama 2018), its shape given by a ladder.
+    """BigGAN's projection discriminator (Miyato & Koyama 2018), its shape given by an architecture.
 
     images (B, channels, H, W), labels (B,) int64 below `classes`  ->  scores (B,), w·h + b + e(label)·h with
     h = Σ ReLU(blocks(images)) over the pixels. No batch norm: an image's score depends on no other image. Without
-    `ladder.projection` the score is w·h + b, whatever the label.
+    `architecture.projection` the score is w·h + b, whatever the label.
 
     `spectral_norm` normalises every layer, the embedding included. Weights come from torch's global random numbers: set
     `torch.manual_seed` before. Raises ValueError for sizes below 1.
@@ -26,7 +26,7 @@ class Discriminator(nn.Module):
 
     def __init__(
         self,
-        ladder: Ladder,
+        architecture: Architecture,
         classes: int,
         width: int | None = None,
         channels: int = 3,
@@ -36,11 +36,11 @@ class Discriminator(nn.Module):
     ) -> None:
         super().__init__()
         check_sizes(classes=classes, width=width, channels=channels)
-        self.ladder = ladder
+        self.architecture = architecture
         self.classes = classes
         self.channels = channels
-        self.width = width = ladder.width if width is None else width
-        top = ladder.discriminator[-1].cout * width
+        self.width = width = architecture.width if width is None else width
+        top = architecture.discriminator[-1].cout * width
         self.blocks = nn.Sequential(
             *(
                 DBlock(
@@ -49,13 +49,13 @@ class Discriminator(nn.Module):
                     stage.scale,
                     stage.attention,
                     first=stage.cin == IMAGE,
-                    resample=ladder.resample,
+                    resample=architecture.resample,
                 )
-                for stage in ladder.discriminator
+                for stage in architecture.discriminator
             )
         )
         self.linear = nn.Linear(top, 1)
-        self.embedding = nn.Embedding(classes, top) if ladder.projection else None
+        self.embedding = nn.Embedding(classes, top) if architecture.projection else None
         initialise(self, init)
         if spectral_norm:
             apply_spectral_norm(self)
@@ -75,15 +75,15 @@ class Discriminator(nn.Module):
         projection: bool | None = None,
         attention: Collection[int] | None = None,
     ) -> Self:
-        """The discriminator of a row of `LADDERS`, with some of its fields changed as by `customise`.
+        """The discriminator of a row of `ARCHITECTURES`, with some of its fields changed as by `customise`.
 
         attention   heights in pixels of the maps with self-attention
         Raises ValueError for an unknown name, and for what does not fit the row.
         """
-        ladder = customise(
-            find_ladder(name), base=base, resample=resample, projection=projection, attention_d=attention
+        architecture = customise(
+            find_architecture(name), base=base, resample=resample, projection=projection, attention_d=attention
         )
-        return cls(ladder, classes, width, channels, spectral_norm=spectral_norm, init=init)
+        return cls(architecture, classes, width, channels, spectral_norm=spectral_norm, init=init)
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         h = F.relu(self.blocks(images)).sum((2, 3))

@@ -85,7 +85,7 @@ def frozen(generator: Generator) -> Generator:
 
     Parameters and buffers are `generator`'s own memory where they can be.
     """
-    shape = (generator.ladder, generator.classes, generator.width, generator.channels)
+    shape = (generator.architecture, generator.classes, generator.width, generator.channels)
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
         network = Generator(*shape, spectral_norm=False, init="normal")
     state = unconstrained_state(generator)

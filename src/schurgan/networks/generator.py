@@ -10,26 +10,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from schurgan.networks.architectures import Ladder, Resample, SkipZ, check_sizes, customise, find_ladder
+from schurgan.networks.architectures import Architecture, Resample, SkipZ, check_sizes, customise, find_architecture
 from schurgan.networks.latent import Latent
 from schurgan.networks.layers import BATCH_NORM_EPS, Condition, GBlock, Init, initialise
 from schurgan.networks.spectral import apply_spectral_norm
 
 
 class Generator(nn.Module):
-    """BigGAN's generator (Brock et al. 2019), its shape given by a ladder.
+    """BigGAN's generator (Brock et al. 2019), its shape given by an architecture.
 
-    z (B, latent_dim), labels (B,) int64 below `classes`  ->  images (B, channels, *ladder.size) in [−1, 1].
+    z (B, latent_dim), labels (B,) int64 below `classes`  ->  images (B, channels, *architecture.size) in [−1, 1].
 
-    The class embedding is shared by all blocks; with its part of z (`Ladder.skip_z`) it conditions their batch norms.
-    Where `ladder.embedding` is 0, every gain and bias of these norms has an embedding of its own instead.
+    The class embedding is shared by all blocks; with its part of z (`skip_z`) it conditions their batch norms.
+    Where `architecture.embedding` is 0, every gain and bias of these norms has an embedding of its own instead.
     `spectral_norm` normalises every layer but the embeddings. Weights come from torch's global random numbers:
     set `torch.manual_seed` before. Raises ValueError for sizes below 1.
     """
 
     def __init__(
         self,
-        ladder: Ladder,
+        architecture: Architecture,
         classes: int,
         width: int | None = None,
         channels: int = 3,
@@ -39,33 +39,33 @@ class Generator(nn.Module):
     ) -> None:
         super().__init__()
         check_sizes(classes=classes, width=width, channels=channels)
-        self.ladder = ladder
+        self.architecture = architecture
         self.classes = classes
         self.channels = channels
-        self.width = width = ladder.width if width is None else width
-        self.latent_dim = ladder.latent_dim
+        self.width = width = architecture.width if width is None else width
+        self.latent_dim = architecture.latent_dim
         # What of z goes into the linear layer, and into each block's condition.
         first, later = {
-            "chunks": (ladder.chunk, ladder.chunk),
+            "chunks": (architecture.chunk, architecture.chunk),
             "full": (self.latent_dim, self.latent_dim),
             "none": (self.latent_dim, 0),
-        }[ladder.skip_z]
-        base = ladder.generator[0].cin * width
-        top = ladder.generator[-1].cout * width
-        self.shared = nn.Embedding(classes, ladder.embedding) if ladder.embedding else None
-        first += ladder.embedding if ladder.class_in_linear else 0
-        self.linear = nn.Linear(first, base * ladder.base[0] * ladder.base[1])
+        }[architecture.skip_z]
+        base = architecture.generator[0].cin * width
+        top = architecture.generator[-1].cout * width
+        self.shared = nn.Embedding(classes, architecture.embedding) if architecture.embedding else None
+        first += architecture.embedding if architecture.class_in_linear else 0
+        self.linear = nn.Linear(first, base * architecture.base[0] * architecture.base[1])
         self.blocks = nn.ModuleList(
             GBlock(
                 s.cin * width,
                 s.cout * width,
                 s.scale,
-                later + ladder.embedding,
+                later + architecture.embedding,
                 s.attention,
-                classes=0 if ladder.embedding else classes,
-                resample=ladder.resample,
+                classes=0 if architecture.embedding else classes,
+                resample=architecture.resample,
             )
-            for s in ladder.generator
+            for s in architecture.generator
         )
         self.norm = nn.BatchNorm2d(top, eps=BATCH_NORM_EPS)
         self.output = nn.Conv2d(top, channels, 3, padding=1)
@@ -89,19 +89,24 @@ class Generator(nn.Module):
         embedding: int | None = None,
         attention: Collection[int] | None = None,
     ) -> Self:
-        """The generator of a row of `LADDERS`, with some of its fields changed as by `customise`.
+        """The generator of a row of `ARCHITECTURES`, with some of its fields changed as by `customise`.
 
         attention   heights in pixels of the maps with self-attention
         Raises ValueError for an unknown name, and for what does not fit the row.
         """
-        ladder = customise(
-            find_ladder(name), base=base, skip_z=skip_z, resample=resample, embedding=embedding, attention_g=attention
+        architecture = customise(
+            find_architecture(name),
+            base=base,
+            skip_z=skip_z,
+            resample=resample,
+            embedding=embedding,
+            attention_g=attention,
         )
-        return cls(ladder, classes, width, channels, spectral_norm=spectral_norm, init=init)
+        return cls(architecture, classes, width, channels, spectral_norm=spectral_norm, init=init)
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
         first, conditions = self.split(z, labels if self.shared is None else self.shared(labels))
-        h = self.linear(first).unflatten(1, (-1, *self.ladder.base))
+        h = self.linear(first).unflatten(1, (-1, *self.architecture.base))
         for block, condition in zip(self.blocks, conditions, strict=True):
             h = block(h, condition)
         return torch.tanh(self.output(F.relu(self.norm(h))))
@@ -113,17 +118,17 @@ class Generator(nn.Module):
     def split(self, z: Tensor, embedded: Tensor) -> tuple[Tensor, list[Condition]]:
         """What the linear layer sees, and each block's condition. Raises ValueError for a z of another length.
 
-        z (B, latent_dim), embedded (B, ladder.embedding), or labels (B,) where no embedding is shared
+        z (B, latent_dim), embedded (B, architecture.embedding), or labels (B,) where no embedding is shared
         """
         if z.ndim != 2 or z.shape[1] != self.latent_dim:
             raise ValueError(f"z: shape {tuple(z.shape)} given, (batch, {self.latent_dim}) is needed")
-        if self.ladder.skip_z == "chunks":
-            first, *later = torch.split(z, self.ladder.chunk, 1)
+        if self.architecture.skip_z == "chunks":
+            first, *later = torch.split(z, self.architecture.chunk, 1)
         else:
-            first, later = z, [z if self.ladder.skip_z == "full" else z[:, :0]] * len(self.blocks)
+            first, later = z, [z if self.architecture.skip_z == "full" else z[:, :0]] * len(self.blocks)
         if self.shared is None:
             return first, [(embedded, noise) for noise in later]
-        if self.ladder.class_in_linear:
+        if self.architecture.class_in_linear:
             first = torch.cat([first, embedded], 1)
         return first, [torch.cat([noise, embedded], 1) for noise in later]
 

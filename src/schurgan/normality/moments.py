@@ -31,7 +31,7 @@ class MomentStats(NamedTuple):
     active: Tensor  # bool: something is outside its band, the penalty pulls
 
 
-class MomentCondition(nn.Module):
+class MomentMatching(nn.Module):
     """Moments of a descriptor s(x) of generated images, held near those of the real ones, per class or overall.
 
     "witness": with μ_c the real mean of class c and σ the standard deviations within a class,
@@ -60,7 +60,7 @@ class MomentCondition(nn.Module):
     weight      ρ of the balance, or of the penalty itself without balance
     tau         τ: severity at which the balance is in full force
 
-        condition = MomentCondition("gram", classes=10)
+        condition = MomentMatching("gram", classes=10)
         condition.fit_real(loader)
         condition.observe(fake_of_a_step_of_D, labels)
         fake = generator(z, labels)

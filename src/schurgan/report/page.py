@@ -108,10 +108,10 @@ def _heard(run: Path, shown: int, judged: int, truncation: float, seed: int) -> 
     if shards.classes != model.classes:
         raise UserError(f"{model.card.data}: holds other classes than {run} was trained on; the report compares them")
     config = Config.load(run / CONFIG) if (run / CONFIG).exists() else Config()
-    folds = config.train.exclude_folds
-    learned, _ = split(shards, folds, config.train.held_out)
+    folds = config.train.val_folds
+    learned, _ = split(shards, folds, config.train.val_fraction)
     # The one that watched the run, where it is the same: a page should not take longer than to be read.
-    trained = cached_classifier(shards if folds else learned, exclude_folds=folds, quick=True)
+    trained = cached_classifier(shards if folds else learned, val_folds=folds, quick=True)
     shards = learned
     generated = [model.sample(name, judged, truncation, seed) for name in model.classes]
     real, made = ("pictures", "pictures") if model.pictures else ("recordings", "sounds")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -16,6 +17,15 @@ from schurgan.core.files import atomic_write
 CONFIG = "config.yaml"
 """Name of the file in a run's folder that holds its options."""
 
+_OLD_NAMES = {
+    "model.ladder": "model.architecture",
+    "train.exclude_folds": "train.val_folds",
+    "train.held_out": "train.val_fraction",
+    "train.accumulate": "train.gradient_accumulation_steps",
+    "condition": "moment_matching",
+}
+"""Options of the version before, which its runs and files hold."""
+
 Count = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, lt=10, allow_inf_nan=False)]
@@ -29,10 +39,10 @@ class Options(BaseModel):
 
 
 class ModelOptions(Options):
-    ladder: str = "small-32"
+    architecture: str = "small-32"
     """Shape of both networks, a row of `schurgan presets`; its size must be the size of the prepared images."""
     width: Count | None = None
-    """Channels of a multiple of 1, the ladder's own if not given."""
+    """Channels of a multiple of 1, the architecture's own if not given."""
     width_d: Count | None = None
     """Width of the discriminator, where it is to be another than the generator's."""
     channels: Annotated[int, Field(ge=1, le=4)] = 1
@@ -40,13 +50,13 @@ class ModelOptions(Options):
     colormap: Literal["viridis", "magma", "turbo", "jet"] | None = None
     """Paint images with a colour map that can be undone."""
     skip_z: Literal["chunks", "full", "none"] | None = None
-    """What of z reaches the generator's blocks; the ladder's own if not given."""
+    """What of z reaches the generator's blocks; the architecture's own if not given."""
     resample: Literal["nearest", "strided"] | None = None
-    """How blocks change size; the ladder's own if not given."""
+    """How blocks change size; the architecture's own if not given."""
     attention_g: tuple[Count, ...] | None = None
-    """Heights of the generator's maps with self-attention; the ladder's own if not given."""
+    """Heights of the generator's maps with self-attention; the architecture's own if not given."""
     attention_d: tuple[Count, ...] | None = None
-    """Heights of the discriminator's maps with self-attention; the ladder's own if not given."""
+    """Heights of the discriminator's maps with self-attention; the architecture's own if not given."""
     latent: Literal["normal", "uniform"] = "normal"
     """Distribution of z: N(0, latent-variance) or U[-1, 1]."""
     latent_variance: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
@@ -119,7 +129,7 @@ class DDFNOptions(Options):
     """Images of a batch whose exact departure corrects the estimator's mean."""
 
 
-class ConditionOptions(Options):
+class MomentMatchingOptions(Options):
     """A condition on the generator beside DDFN: some moments of generated images are those of real ones."""
 
     descriptor: Literal["none", "dfn", "variance", "frobenius", "gram", "profile", "pixels"] = "none"
@@ -186,9 +196,9 @@ class TrainOptions(Options):
     """Decay of the running mean of the generator's weights, which is what samples are made with."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seeds the weights, the order of the data and the noise."""
-    exclude_folds: tuple[int, ...] = ()
+    val_folds: tuple[int, ...] = ()
     """Folds of the data that are not trained on, and judged by."""
-    held_out: Share = 0.0
+    val_fraction: Share = 0.0
     """Share of each class's recordings to leave out and judge by, where the data has no folds."""
     balanced: bool = False
     """Show every class equally often."""
@@ -202,7 +212,7 @@ class TrainOptions(Options):
     """Steps between checkpoints."""
     keep_checkpoints: Count = 2
     """Newest checkpoints that are kept, beside the best one and the last healthy one."""
-    accumulate: Count = 1
+    gradient_accumulation_steps: Count = 1
     """Parts that a batch is computed in, one after another: less memory, and batch norm's statistics are of a part."""
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     """Arithmetic of the networks; losses and conditions are float32 always."""
@@ -223,7 +233,7 @@ class Config(Options):
     """Folder made by `schurgan prepare`."""
     model: ModelOptions = ModelOptions()
     ddfn: DDFNOptions = DDFNOptions()
-    condition: ConditionOptions = ConditionOptions()
+    moment_matching: MomentMatchingOptions = MomentMatchingOptions()
     regularize: RegularizeOptions = RegularizeOptions()
     train: TrainOptions = TrainOptions()
     health: HealthOptions = HealthOptions()
@@ -236,7 +246,7 @@ class Config(Options):
     @classmethod
     def load(cls, path: str | Path) -> Config:
         """Options saved by `save`. Raises UserError naming the file and the key."""
-        return _validated(read_yaml(path), str(path))
+        return _validated(_renamed(read_yaml(path), str(path)), str(path))
 
 
 def preset_names() -> list[str]:
@@ -263,7 +273,7 @@ def resolve(preset: str | None = None, file: str | Path | None = None) -> Config
     config = _validated(options | {"preset": preset}, f"preset {preset}")
     if file is None:
         return config
-    return _validated(merge_options(config.model_dump(), given | {"preset": preset}), str(file))
+    return _validated(merge_options(config.model_dump(), _renamed(given, str(file)) | {"preset": preset}), str(file))
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -284,6 +294,19 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if odd := [key for key in value if not isinstance(key, str)]:
         raise UserError(f"{path}: names of options are text, {odd[0]!r} is not")
     return value
+
+
+def _renamed(options: dict[str, Any], where: str) -> dict[str, Any]:
+    """Options under their new names, with a warning for each old one."""
+    options = {key: dict(value) if isinstance(value, Mapping) else value for key, value in options.items()}
+    for old, new in _OLD_NAMES.items():
+        (group, _, old_key), (new_group, _, key) = old.partition("."), new.partition(".")
+        holder = options.get(group) if old_key else options
+        if isinstance(holder, dict) and (old_key or group) in holder:
+            target = options.setdefault(new_group, {}) if key else options
+            target[key or new_group] = holder.pop(old_key or group)
+            warnings.warn(f"{where}: {old} is called {new} now; the old name is read in this version only", stacklevel=3)
+    return options
 
 
 def _presets() -> Any:

@@ -134,7 +134,7 @@ def _take_best(run: Path, outcome: Outcome) -> int | None:
     config = Config.load(run / CONFIG)
     assert config.data is not None
     everything = Shards(config.data)
-    shards, _ = split(everything, config.train.exclude_folds, config.train.held_out)
+    shards, _ = split(everything, config.train.val_folds, config.train.val_fraction)
     transform = choose_transform(config, everything)
     trainer = Trainer(config, len(shards.classes), torch.device("cpu"), world=World(device=torch.device("cpu")))
     trainer.load_state_dict(read(path).state["trainer"])

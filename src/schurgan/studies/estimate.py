@@ -18,7 +18,7 @@ from schurgan.runs.config import Config
 from schurgan.runs.messages import duration
 from schurgan.studies.outcome import read_outcome
 from schurgan.studies.study import Cell
-from schurgan.training.build import build_ladder
+from schurgan.training.build import build_architecture
 from schurgan.training.trainer import Trainer
 
 _TIMED = 3
@@ -79,9 +79,9 @@ def arithmetic(config: Config, classes: int) -> tuple[float, Costs]:
     A pass of D's phase is G forward on a batch and D forward and back on two: with g and d the operations of one
     forward pass of a batch, g + 6 d, out of 4 g + 8 d for the pair (whose last D pass leaves out the weights).
     """
-    ladder, model, batch = build_ladder(config.model), config.model, config.train.batch_size
+    architecture, model, batch = build_architecture(config.model), config.model, config.train.batch_size
     costs = step_costs(
-        ladder,
+        architecture,
         width=model.width,
         classes=classes,
         channels=model.channels,
@@ -90,7 +90,7 @@ def arithmetic(config: Config, classes: int) -> tuple[float, Costs]:
         spectral_norm_d=model.spectral_norm_d,
     )
     with torch.device("meta"), torch.random.fork_rng(devices=[]), torch.no_grad():
-        generator = Generator(ladder, classes, model.width, model.channels, spectral_norm=False, init="normal")
+        generator = Generator(architecture, classes, model.width, model.channels, spectral_norm=False, init="normal")
         z, labels = torch.empty(batch, generator.latent_dim), torch.zeros(batch, dtype=torch.int64)
         with FlopCounterMode(display=False) as counter:
             generator(z, labels)
@@ -105,7 +105,7 @@ def _timed(config: Config, classes: int, flops: float) -> tuple[float, int]:
     batch, whole = config.train.batch_size, config.train.batch_size
     if device.type == "cpu" and flops > _MOST_ON_CPU:
         batch = min(whole, max(2, int(whole * _MOST_ON_CPU / flops)))
-    train = config.train.model_copy(update={"batch_size": batch, "accumulate": 1, "compile": False})
+    train = config.train.model_copy(update={"batch_size": batch, "gradient_accumulation_steps": 1, "compile": False})
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(train.threads or threads)
@@ -119,7 +119,7 @@ def _timed(config: Config, classes: int, flops: float) -> tuple[float, int]:
 def _measure(config: Config, classes: int, device: torch.device) -> float:
     trainer = Trainer(config, classes, device)
     chance = torch.Generator().manual_seed(0)
-    shape = (config.train.batch_size, config.model.channels, *build_ladder(config.model).size)
+    shape = (config.train.batch_size, config.model.channels, *build_architecture(config.model).size)
     images = torch.rand(shape, generator=chance) * 2 - 1
     labels = torch.arange(len(images)) % classes
     every = torch.arange(2 * classes) % classes  # two images a class, as conditions want to see a spread

@@ -91,7 +91,7 @@ def _sweep(study: Study, scale: ScaleName, cells: Sequence[Cell], out: Path) -> 
             images = model.images(labels, alpha, cell.seed).mean(1).numpy()
             ax.imshow(_tiled(images), cmap="gray", vmin=-1, vmax=1)
             ax.set_axis_off()
-            gap, kinds = (points[alpha][name].value for name in ("departure_gap", "kinds_per_batch"))
+            gap, kinds = (points[alpha][name].value for name in ("departure_gap", "vendi_score"))
             ax.set_title(f"α = {alpha:g}, ε = {digits(None if gap is None else abs(gap))}\nk = {digits(kinds)}")
         curves = (("fid", "FID"), ("inception_score", "Inception Score"), ("variety", "variety, share of real"))
         x = sorted(points)
@@ -187,7 +187,7 @@ def _first(study: Study, cells: Sequence[Cell]) -> Cell:
 def _shards(cell: Cell) -> Shards:
     assert cell.config.data is not None
     train = cell.config.train
-    shards, _ = split(Shards(cell.config.data), train.exclude_folds, train.held_out)
+    shards, _ = split(Shards(cell.config.data), train.val_folds, train.val_fraction)
     return shards
 
 

@@ -29,7 +29,7 @@ class Products:
         """A copy of the averaged generator, its constraints taken into the weights, with its own batch statistics."""
         average, manifest = trainer.average, self.shards.manifest
         card = Card(
-            ladder=asdict(average.ladder),
+            architecture=asdict(average.architecture),
             width=average.width,
             channels=average.channels,
             latent=trainer.latent.kind,

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from schurgan.networks import (
+    Architecture,
     Discriminator,
     Generator,
-    Ladder,
     Latent,
     apply_spectral_clamp,
     apply_spectral_norm,
     customise,
-    find_ladder,
+    find_architecture,
 )
-from schurgan.normality.moments import MomentCondition
-from schurgan.runs.config import ConditionOptions, ModelOptions, RegularizeOptions
+from schurgan.normality.moments import MomentMatching
+from schurgan.runs.config import ModelOptions, MomentMatchingOptions, RegularizeOptions
 from schurgan.training.augment import DiffAugment
 from schurgan.training.losses import LOSSES, Loss
 from schurgan.training.penalties import R1, R2, GradientPenalty, Penalty
 
 
-def build_ladder(model: ModelOptions) -> Ladder:
+def build_architecture(model: ModelOptions) -> Architecture:
     """The row that is named, with what the options change. Raises ValueError for what does not fit it."""
     return customise(
-        find_ladder(model.ladder),
+        find_architecture(model.architecture),
         skip_z=model.skip_z,
         resample=model.resample,
         attention_g=model.attention_g,
@@ -34,7 +34,7 @@ def build_generator(model: ModelOptions, classes: int) -> Generator:
     """G with its constraint. Raises ValueError for options that do not fit each other."""
     if model.clamp_g and model.spectral_norm_g:
         raise ValueError(f"clamp_g: {model.clamp_g} given beside spectral_norm_g, one of the two is needed")
-    network = Generator(build_ladder(model), classes, model.width, model.channels, init=model.init)
+    network = Generator(build_architecture(model), classes, model.width, model.channels, init=model.init)
     if model.spectral_norm_g:
         apply_spectral_norm(network, network.embeddings(), iterations=model.spectral_iterations)
     elif model.clamp_g:
@@ -44,20 +44,20 @@ def build_generator(model: ModelOptions, classes: int) -> Generator:
 
 
 def build_discriminator(model: ModelOptions, classes: int) -> Discriminator:
-    """D with its constraint. Raises ValueError as `build_ladder` does."""
-    ladder = build_ladder(model)
+    """D with its constraint. Raises ValueError as `build_architecture` does."""
+    architecture = build_architecture(model)
     width = model.width_d or model.width
-    network = Discriminator(ladder, classes, width, model.channels, spectral_norm=False, init=model.init)
+    network = Discriminator(architecture, classes, width, model.channels, spectral_norm=False, init=model.init)
     if model.spectral_norm_d:
         apply_spectral_norm(network, iterations=model.spectral_iterations)
     return network
 
 
-def build_condition(options: ConditionOptions, classes: int) -> MomentCondition | None:
+def build_moment_matching(options: MomentMatchingOptions, classes: int) -> MomentMatching | None:
     """The condition beside DDFN, if there is one. Raises ValueError for options that do not fit each other."""
     if options.descriptor == "none":
         return None
-    return MomentCondition(classes=classes, **options.model_dump())
+    return MomentMatching(classes=classes, **options.model_dump())
 
 
 def build_latent(model: ModelOptions, generator: Generator) -> Latent:

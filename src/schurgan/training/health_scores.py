@@ -24,7 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from schurgan.data.shards import Shards
 from schurgan.evaluation.features.extractor import Extractor
 from schurgan.evaluation.metrics.frechet import Moments, checked_labels, frechet_from_moments
-from schurgan.evaluation.metrics.variety import kinds_per_batch, variety
+from schurgan.evaluation.metrics.variety import variety, vendi_score
 from schurgan.networks import Latent
 from schurgan.networks.batch_norm import local_statistics
 
@@ -95,7 +95,7 @@ class QuickScores:
         frechet, frechet_ema   Fréchet distance of the generator's, and of its average's, images to those of `train`
         frechet_floor          that of as many real images of `train`, drawn with replacement
         variety                mean distance of two images of a class, over that of real ones
-        variety_batch          effective number of different images in a chunk (`kinds_per_batch`), over that of real
+        variety_batch          effective number of different images in a chunk (`vendi_score`), over that of real
         accuracy_d             share of images that D takes for what they are, of real and generated ones alike
         held_out               (E D(train) − E D(held out)) / (E D(train) − E D(fake)), each class counted alike: 0
                                where D knows no training image by heart, over ½ where an unseen one seems rather fake
@@ -144,9 +144,9 @@ class QuickScores:
             return _shared(len(self._chunks), make)
 
     def _kinds(self, images: Tensor) -> float:
-        """Mean of `kinds_per_batch` over chunks, of their images as a share of what is there."""
+        """Mean of `vendi_score` over chunks, of their images as a share of what is there."""
         chunks = [images[chunk] for chunk in self._chunks if len(images[chunk])]
-        return sum(kinds_per_batch(chunk, self._variety) / len(chunk) for chunk in chunks) / len(chunks)
+        return sum(vendi_score(chunk, self._variety) / len(chunk) for chunk in chunks) / len(chunks)
 
     def _copies(self, real: Tensor, labels: Tensor, seed: int) -> float:
         """What the distance is of a generator that copies training images, one by chance for each that is asked for."""

@@ -11,15 +11,15 @@ from schurgan.core.errors import UserError
 from schurgan.data.codec import ImageCodec, open_transform
 from schurgan.data.shards import Shards
 from schurgan.runs.config import Config
-from schurgan.training.build import build_ladder
+from schurgan.training.build import build_architecture
 
 
 def choose_transform(config: Config, shards: Shards) -> Spectrogram | ImageCodec:
-    """The shards' transform with the run's channels. Raises UserError when the ladder makes images of another size."""
+    """The shards' transform with the run's channels. Raises UserError when G makes images of another size."""
     try:
-        ladder = build_ladder(config.model)
+        architecture = build_architecture(config.model)
     except ValueError as error:
-        raise UserError(f"--model.ladder {config.model.ladder}: {error}") from None
+        raise UserError(f"--model.architecture {config.model.architecture}: {error}") from None
     channels, colormap = config.model.channels, config.model.colormap
     try:
         transform = open_transform(shards.manifest.transform)
@@ -30,12 +30,12 @@ def choose_transform(config: Config, shards: Shards) -> Spectrogram | ImageCodec
     if isinstance(transform, ImageCodec) and (colormap or channels != transform.channels):
         given = f"--model.colormap {colormap}" if colormap else f"--model.channels: {channels}"
         raise UserError(f"{given} given, {shards.folder} holds pictures of {transform.channels} channels as they are")
-    if ladder.size != shards.shape[1:]:
-        made = f"{ladder.size[0]}x{ladder.size[1]}"
+    if architecture.size != shards.shape[1:]:
+        made = f"{architecture.size[0]}x{architecture.size[1]}"
         held = f"{shards.shape[1]}x{shards.shape[2]}"
         raise UserError(
-            f'--model.ladder: "{config.model.ladder}" makes images of {made}, {shards.folder} holds {held};'
-            f" prepare with --size {ladder.size[0]} or choose another ladder"
+            f'--model.architecture: "{config.model.architecture}" makes images of {made}, {shards.folder} holds {held};'
+            f" prepare with --size {architecture.size[0]} or choose another architecture"
         )
     return transform
 

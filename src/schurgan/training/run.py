@@ -56,7 +56,7 @@ class Run:
             raise UserError("--data: missing, the folder that `schurgan prepare` made is needed")
         torch.set_num_threads(config.train.threads or max(1, (os.cpu_count() or 1) // world.size))
         self.all_shards = Shards(config.data)
-        self.shards, self.held_out = split(self.all_shards, config.train.exclude_folds, config.train.held_out)
+        self.shards, self.held_out = split(self.all_shards, config.train.val_folds, config.train.val_fraction)
         self.transform = choose_transform(config, self.all_shards)
         self.attempt = 0
         self._build(config)

@@ -19,11 +19,11 @@ from schurgan.runs.config import Config
 from schurgan.training.augment import DiffAugment
 from schurgan.training.build import (
     build_augmentation,
-    build_condition,
     build_discriminator,
     build_generator,
     build_latent,
     build_loss,
+    build_moment_matching,
     build_penalties,
 )
 from schurgan.training.ema import EMA
@@ -44,7 +44,8 @@ class Trainer:
     A step is a function of this state, its number and its data: its noise comes from a generator seeded by (seed, step,
     phase), so a run that goes on from a saved state repeats the one that was never stopped.
 
-    Of `world.size` processes each trains on its share of a batch, in `train.accumulate` parts one after another, which
+    Of `world.size` processes each trains on its share of a batch, in
+    `train.gradient_accumulation_steps` parts one after another, which
     bounds the memory. The noise of an image depends on its place in the whole batch alone, and gradients are means over
     it, so that shares and parts give the step of a single process up to rounding; but for what is not a mean over
     images: batch norm's statistics, which are of all processes but of one part, and LeCam's averages, which move with
@@ -62,9 +63,9 @@ class Trainer:
         model, train, regularize = config.model, config.train, config.regularize
         torch.manual_seed(train.seed)
         self.config, self.device, self.world = config, device, world or World()
-        share, left = divmod(train.batch_size, self.world.size * train.accumulate)
+        share, left = divmod(train.batch_size, self.world.size * train.gradient_accumulation_steps)
         if left or not share:
-            parts = f"{self.world.size} processes x {train.accumulate} parts"
+            parts = f"{self.world.size} processes x {train.gradient_accumulation_steps} parts"
             raise ValueError(f"batch_size: {train.batch_size} given, a multiple of {parts} is needed")
         self.precision = Precision(train.precision, device)
         self.generator = self._place(build_generator(model, classes))
@@ -81,7 +82,7 @@ class Trainer:
         self.orthogonal_g = OrthogonalRegularizer(regularize.orthogonal_g, regularize.orthogonal_kind)
         self.orthogonal_d = OrthogonalRegularizer(regularize.orthogonal_d, regularize.orthogonal_kind)
         self.ddfn = DDFN(**config.ddfn.model_dump()).to(device)
-        self.condition = build_condition(config.condition, classes)
+        self.condition = build_moment_matching(config.moment_matching, classes)
         if self.condition is not None:
             self.condition.to(device)
         self.optimizer_g = self._adam(self.generator, train.lr_g)
@@ -268,7 +269,7 @@ class Trainer:
 
     def _parts(self, count: int) -> list[slice]:
         """The parts, one after another, of this process's share of a batch."""
-        size = count // self.config.train.accumulate
+        size = count // self.config.train.gradient_accumulation_steps
         return [slice(start, start + size) for start in range(0, count, size)]
 
     def _noise(self, part: slice, phase: int, number: int) -> Noise:

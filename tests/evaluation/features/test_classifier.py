@@ -130,7 +130,7 @@ def test_the_highest_fold_is_held_out_where_there_are_folds():
 
 def test_folds_that_the_run_excludes_are_tested_on_and_never_trained_on():
     data = Bands(count=60, folds=tuple(1 + i // 12 for i in range(60)))
-    trained = train_classifier(data, exclude_folds=(2, 3), epochs=2, least_steps=0)
+    trained = train_classifier(data, val_folds=(2, 3), epochs=2, least_steps=0)
     assert (trained.n_train, trained.n_test) == (36, 24)
     excluded = range(12, 36)
     assert data.seen[-24:] == list(excluded)
@@ -140,7 +140,7 @@ def test_folds_that_the_run_excludes_are_tested_on_and_never_trained_on():
 def test_folds_that_leave_nothing_are_refused():
     data = Bands(count=12, folds=(1,) * 6 + (2,) * 6)
     with pytest.raises(UserError, match="0 clips to train on"):
-        train_classifier(data, exclude_folds=(1, 2))
+        train_classifier(data, val_folds=(1, 2))
 
 
 def test_the_fewest_clips_still_leave_some_to_train_and_some_to_test():
@@ -206,5 +206,5 @@ def test_logits_have_a_column_a_class_at_every_size(size):
 def test_real_sounds_of_a_fold_not_seen_are_known(tmp_path):
     source = open_source("esc50", os.environ["SCHURGAN_ESC50"], subset="esc10")
     prepare(source, tmp_path / "esc10", Spectrogram(size=64, channels=1), workers=1)
-    trained = train_classifier(Shards(tmp_path / "esc10"), exclude_folds=(5,))
+    trained = train_classifier(Shards(tmp_path / "esc10"), val_folds=(5,))
     assert trained.accuracy > 0.75  # 80 clips; 0.84 to 0.93 was seen of several seeds

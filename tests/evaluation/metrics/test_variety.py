@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from schurgan.evaluation.metrics.variety import kinds_per_batch, variety
+from schurgan.evaluation.metrics.variety import variety, vendi_score
 
 
 def images(n: int, seed: int = 0) -> torch.Tensor:
@@ -44,13 +44,13 @@ def test_variety_of_what_has_no_pairs_is_refused():
 @pytest.mark.parametrize(("kinds", "copies"), [(1, 8), (2, 4), (4, 1), (4, 16)])
 def test_equal_groups_of_copies_count_as_so_many_kinds(kinds, copies):
     far = 100 * torch.arange(kinds).double()[:, None].repeat(copies, 1)
-    assert kinds_per_batch(far, scale=1.0) == pytest.approx(kinds, rel=1e-9)
+    assert vendi_score(far, scale=1.0) == pytest.approx(kinds, rel=1e-9)
 
 
 def test_unequal_groups_count_as_the_exponential_of_their_entropy():
     far = torch.tensor([[0.0]] * 6 + [[100.0]] * 2)
     entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
-    assert kinds_per_batch(far, scale=1.0) == pytest.approx(math.exp(entropy), rel=1e-9)
+    assert vendi_score(far, scale=1.0) == pytest.approx(math.exp(entropy), rel=1e-9)
 
 
 def test_two_images_count_by_their_distance_over_the_scale():
@@ -58,24 +58,24 @@ def test_two_images_count_by_their_distance_over_the_scale():
     for distance, similarity in ((0.0, 1.0), (3.0, math.exp(-2)), (1.5, math.exp(-0.5))):
         shares = [(1 + similarity) / 2, (1 - similarity) / 2]
         expected = math.exp(-sum(p * math.log(p) for p in shares if p))
-        assert kinds_per_batch(torch.tensor([[0.0], [distance]]), scale=3.0) == pytest.approx(expected, rel=1e-9)
+        assert vendi_score(torch.tensor([[0.0], [distance]]), scale=3.0) == pytest.approx(expected, rel=1e-9)
 
 
 def test_kinds_lie_between_one_and_the_batch():
-    assert kinds_per_batch(images(1), scale=1.0) == 1
-    assert 1 <= kinds_per_batch(images(16), scale=1e-3) <= 16
-    assert kinds_per_batch(images(16), scale=1e-3) == pytest.approx(16)
-    assert kinds_per_batch(images(16), scale=1e6) == pytest.approx(1)
+    assert vendi_score(images(1), scale=1.0) == 1
+    assert 1 <= vendi_score(images(16), scale=1e-3) <= 16
+    assert vendi_score(images(16), scale=1e-3) == pytest.approx(16)
+    assert vendi_score(images(16), scale=1e6) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, math.nan, math.inf])
 def test_a_scale_that_is_none_is_refused(scale):
     with pytest.raises(ValueError, match=r"scale: .* a finite number above 0"):
-        kinds_per_batch(images(3), scale)
+        vendi_score(images(3), scale)
 
 
 def test_no_images_and_nan_are_refused():
     with pytest.raises(ValueError, match="images: 0 rows"):
-        kinds_per_batch(images(0), 1.0)
+        vendi_score(images(0), 1.0)
     with pytest.raises(ValueError, match="images: 2 of 2 rows hold NaN"):
-        kinds_per_batch(images(2) / 0 * 0, 1.0)
+        vendi_score(images(2) / 0 * 0, 1.0)

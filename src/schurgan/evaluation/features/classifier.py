@@ -114,7 +114,7 @@ class Trained:
 def train_classifier(
     shards: Shards,
     *,
-    exclude_folds: Collection[int] = (),
+    val_folds: Collection[int] = (),
     epochs: int = 40,
     least_steps: int = 400,
     most_steps: int = 4000,
@@ -124,7 +124,7 @@ def train_classifier(
 ) -> Trained:
     """Train on the real images of `shards`, altered a little each time, and test on those held out.
 
-    exclude_folds  what the run was not trained on: the classifier is tested on it, and never trained. Without any, the
+    val_folds  what the run was not trained on: the classifier is tested on it, and never trained. Without any, the
                    highest fold is held out, or every fifth clip of each class where there are no folds (clips of one
                    origin recording may then be on both sides). Copies at other pitches take no part
     epochs, least_steps, most_steps
@@ -137,7 +137,7 @@ def train_classifier(
     global random numbers stay as they are. Raises UserError when no clip is left to train on or to test on.
     """
     shards = shards.select(augmented=False)
-    test = _held_out(shards, exclude_folds)
+    test = _held_out(shards, val_folds)
     train = (~test).nonzero()[:, 0]
     if not len(train) or not test.any():
         raise UserError(
@@ -191,9 +191,9 @@ def draws(clips: Tensor, chance: torch.Generator) -> Iterator[Tensor]:
         waiting = waiting[_BATCH:]
 
 
-def _held_out(shards: Shards, exclude_folds: Collection[int] = ()) -> Tensor:
-    if exclude_folds:
-        return torch.tensor([fold in exclude_folds for fold in shards.folds])
+def _held_out(shards: Shards, val_folds: Collection[int] = ()) -> Tensor:
+    if val_folds:
+        return torch.tensor([fold in val_folds for fold in shards.folds])
     folds = [fold for fold in shards.folds if fold is not None]
     if len(set(folds)) > 1:
         return torch.tensor([fold == max(folds) for fold in shards.folds])

@@ -1,6 +1,6 @@
 """What turns images into the numbers that scores are made of: one interface, and a name for each way.
 
-    extractor = open_extractor("classifier", shards, exclude_folds=(5,))
+    extractor = open_extractor("classifier", shards, val_folds=(5,))
     features, probabilities = extractor(images)
 
 classifier                  a network trained once on the run's own real images, kept in a cache
@@ -84,7 +84,7 @@ def open_extractor(
     name: str,
     shards: Shards | None = None,
     *,
-    exclude_folds: Collection[int] = (),
+    val_folds: Collection[int] = (),
     quick: bool = False,
     seed: int = 0,
     device: str | torch.device = "cpu",
@@ -93,7 +93,7 @@ def open_extractor(
     """The extractor of this name, ready for images.
 
     shards         the whole set that the run chose from, which "classifier" is trained on
-    exclude_folds  folds that the run left out: "classifier" is tested on them, and never trained
+    val_folds  folds that the run left out: "classifier" is tested on them, and never trained
     quick          "classifier" trained a quarter as long, with a digest of its own: for scores while a run trains
     progress       is called with the steps of training done and their number, if there is anything to train
 
@@ -103,9 +103,7 @@ def open_extractor(
         if shards is None:
             raise ValueError('shards: needed by extractor "classifier", which is trained on them')
         return ClassifierExtractor(
-            cached_classifier(
-                shards, exclude_folds=exclude_folds, quick=quick, seed=seed, device=device, progress=progress
-            )
+            cached_classifier(shards, val_folds=val_folds, quick=quick, seed=seed, device=device, progress=progress)
         )
     if name == "inception":
         from schurgan.evaluation.features.inception import open_inception
@@ -122,7 +120,7 @@ def open_extractor(
 def cached_classifier(
     shards: Shards,
     *,
-    exclude_folds: Collection[int] = (),
+    val_folds: Collection[int] = (),
     quick: bool = False,
     seed: int = 0,
     device: str | torch.device = "cpu",
@@ -135,7 +133,7 @@ def cached_classifier(
         "data": shards.fingerprint,
         "classes": len(shards.classes),
         "shape": [shards.manifest.planes, shards.shape[-1]],
-        "exclude_folds": sorted({int(fold) for fold in exclude_folds}),
+        "val_folds": sorted({int(fold) for fold in val_folds}),
         "seed": seed,
         **amount,
     }
@@ -143,9 +141,7 @@ def cached_classifier(
         network = Classifier(len(shards.classes), shards.shape[-1], shards.manifest.planes)
     if known := cache.load("classifier", key, network):
         return Trained(network.to(device).eval(), **(known | {"per_class": tuple(known["per_class"])}))
-    trained = train_classifier(
-        shards, exclude_folds=exclude_folds, seed=seed, device=device, progress=progress, **amount
-    )
+    trained = train_classifier(shards, val_folds=val_folds, seed=seed, device=device, progress=progress, **amount)
     about = {name: getattr(trained, name) for name in ("accuracy", "per_class", "n_train", "n_test")}
     cache.save("classifier", key, trained.network, about)
     return trained

@@ -26,7 +26,7 @@ def variety(images: Tensor, labels: Tensor) -> float:
     return torch.stack(each).mean().item()
 
 
-def kinds_per_batch(images: Tensor, scale: float) -> float:
+def vendi_score(images: Tensor, scale: float) -> float:
     """The effective number of different images among a batch (B, ...): from 1, all alike, to B, all distinct.
 
     The seed paper (Figure 2) plots a "number of spectrogram variety in each batch" without a definition. Here it is the
