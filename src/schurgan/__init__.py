@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from schurgan.version import __version__
 
 if TYPE_CHECKING:
+    from schurgan.evaluation.evaluate import evaluate
     from schurgan.model import Model, Sounds, load
 
-__all__ = ["Model", "Sounds", "__version__", "load"]
+# Imported when they are first used: torch takes seconds, and `schurgan --help` must not wait for it.
+_HOMES = {"Model": "model", "Sounds": "model", "load": "model", "evaluate": "evaluation.evaluate"}
+
+__all__ = ["Model", "Sounds", "__version__", "evaluate", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    # torch takes seconds to import; the command line's --help must not wait for it.
-    if name in ("Model", "Sounds", "load"):
-        from schurgan import model
-
-        return getattr(model, name)
+    if name in _HOMES:
+        return getattr(import_module(f"schurgan.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'schurgan' has no attribute {name!r}")

@@ -94,7 +94,7 @@ def run(folded, model, tmp_path) -> Path:
 def score(run, monkeypatch) -> Callable[..., Evaluation]:
     """`score(seed=1)`: 60 images of the run in a second, without its sounds."""
     monkeypatch.setattr(score_run, "score_sounds", lambda *_: {})
-    return partial(schurgan.evaluation.evaluate, run, extractor=OWN, images=60, runs=2)
+    return partial(schurgan.evaluate, run, extractor=OWN, images=60, runs=2)
 
 
 def test_every_score_is_there_and_what_is_written_is_what_is_returned(score, run):
@@ -168,7 +168,7 @@ def test_batch_statistics_leave_the_model_as_it_was(run):
 def test_without_held_out_clips_it_says_so_and_scores_the_rest(folded, model, tmp_path, monkeypatch):
     monkeypatch.setattr(score_run, "score_sounds", lambda *_: {})
     run = make_run(tmp_path / "all", folded.folder, model, exclude=())
-    found = schurgan.evaluation.evaluate(run, extractor=OWN, images=60, runs=1)
+    found = schurgan.evaluate(run, extractor=OWN, images=60, runs=1)
     assert any("held out no clips" in note and "--train.val-folds" in note for note in found.notes)
     assert found.protocol.held_out_data is None
     assert found.scores["memorisation"].value is None
@@ -181,7 +181,7 @@ def test_without_held_out_clips_it_says_so_and_scores_the_rest(folded, model, tm
 def test_a_set_without_folds_is_scored_and_told_apart_from_one_trained_on_all_folds(shards, finished_run, tmp_path):
     model = schurgan.load(finished_run)
     run = make_run(tmp_path / "no-folds", shards, model, exclude=())
-    found = schurgan.evaluation.evaluate(run, extractor=OWN, images=60, runs=1, quick=True)
+    found = schurgan.evaluate(run, extractor=OWN, images=60, runs=1, quick=True)
     assert any("--train.val-fraction" in note for note in found.notes)
     assert "accuracy" not in found.scores  # of eight classes, where the extractor knows three
 
@@ -189,7 +189,7 @@ def test_a_set_without_folds_is_scored_and_told_apart_from_one_trained_on_all_fo
 def test_usefulness_without_held_out_clips_is_refused_before_any_work(folded, model, tmp_path):
     run = make_run(tmp_path / "all", folded.folder, model, exclude=())
     with pytest.raises(UserError, match=r"usefulness: .* held out no clips to test classifiers on"):
-        schurgan.evaluation.evaluate(run, usefulness=True)
+        schurgan.evaluate(run, usefulness=True)
 
 
 def test_usefulness_is_a_score_with_all_that_was_measured(score, monkeypatch):
@@ -204,7 +204,7 @@ def test_sounds_are_scored_with_held_out_clips_and_without(folded, model, tmp_pa
     monkeypatch.setattr(sound_scores, "_WANTED", 6)
     monkeypatch.setattr(sound_scores, "_REFINE", 2)
     run = make_run(tmp_path / "sound", folded.folder, model, exclude=exclude)
-    found = schurgan.evaluation.evaluate(run, extractor=OWN, images=60, runs=1)
+    found = schurgan.evaluate(run, extractor=OWN, images=60, runs=1)
     assert set(found.scores) == EVERY | OF_SOUND
     assert all(found.scores[name].value is not None for name in OF_SOUND)
     distance = found.scores["frechet_audio_distance"]
@@ -232,7 +232,7 @@ def test_the_classifier_is_trained_without_the_held_out_fold_and_its_accuracy_is
     monkeypatch.setattr(
         "schurgan.evaluation.features.extractor.QUICK", {"epochs": 1, "least_steps": 4, "most_steps": 4}
     )
-    found = schurgan.evaluation.evaluate(run, images=60, runs=1, quick=True)
+    found = schurgan.evaluate(run, images=60, runs=1, quick=True)
     assert found.protocol.extractor == "classifier"
     assert found.protocol.extractor_accuracy == found.scores["accuracy"].held_out
     right = found.protocol.extractor_accuracy * 12  # clips of the held-out fold
@@ -249,7 +249,7 @@ def _process(rank: int, port: int, run: str, folder: str) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     sound_scores._WANTED, sound_scores._REFINE = 6, 2
     with join("cpu", timeout=120) as world:
-        found = schurgan.evaluation.evaluate(run, extractor=OWN, images=150, runs=2, world=world)
+        found = schurgan.evaluate(run, extractor=OWN, images=150, runs=2, world=world)
     Path(folder, f"{rank}.json").write_text(json.dumps(found.as_json()["scores"]))
 
 
@@ -265,7 +265,7 @@ def test_two_processes_share_the_work_and_find_what_one_does(run, tmp_path, monk
     monkeypatch.setattr(sound_scores, "_REFINE", 2)
     found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
     written = Evaluation.load(run / "scores.json").as_json()["scores"]
-    alone = schurgan.evaluation.evaluate(run, extractor=OWN, images=150, runs=2).as_json()["scores"]
+    alone = schurgan.evaluate(run, extractor=OWN, images=150, runs=2).as_json()["scores"]
     assert found[0] == found[1] == written
     assert found[0] == json.loads(json.dumps(alone))
 

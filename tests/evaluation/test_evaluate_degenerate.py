@@ -43,7 +43,7 @@ def run(folded, model, tmp_path) -> Path:
 @pytest.fixture
 def score(run, monkeypatch) -> Callable[..., Evaluation]:
     monkeypatch.setattr(score_run, "score_sounds", lambda *_: {})
-    return partial(schurgan.evaluation.evaluate, run, extractor=OWN, images=60, runs=2)
+    return partial(schurgan.evaluate, run, extractor=OWN, images=60, runs=2)
 
 
 def broken(model: Model, share: float) -> Model:
@@ -117,7 +117,7 @@ def test_one_class_has_scores_and_a_flag_where_one_says_nothing(tmp_path, monkey
         "schurgan.evaluation.features.extractor.QUICK", {"epochs": 1, "least_steps": 4, "most_steps": 4}
     )
     monkeypatch.setenv("SCHURGAN_CACHE", str(tmp_path / "cache"))
-    found = schurgan.evaluation.evaluate(run, images=60, runs=1, quick=True).scores
+    found = schurgan.evaluate(run, images=60, runs=1, quick=True).scores
     assert found["inception_score"].value == 1
     assert any("knows one class: the score is 1" in flag for flag in found["inception_score"].flags)
     assert found["fid"].value > 0
@@ -153,8 +153,8 @@ def test_a_run_whose_data_is_gone_is_one_sentence_and_takes_it_from_elsewhere(fo
     monkeypatch.setattr(score_run, "score_sounds", lambda *_: {})
     run = make_run(tmp_path / "moved", tmp_path / "gone", model)
     with pytest.raises(UserError, match=f"its data folder {tmp_path / 'gone'} is gone"):
-        schurgan.evaluation.evaluate(run, extractor=OWN)
-    found = schurgan.evaluation.evaluate(run, extractor=OWN, images=60, runs=1, data=folded.folder)
+        schurgan.evaluate(run, extractor=OWN)
+    found = schurgan.evaluate(run, extractor=OWN, images=60, runs=1, data=folded.folder)
     assert found.protocol.n_real == 12
 
 

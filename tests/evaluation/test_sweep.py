@@ -36,7 +36,7 @@ def test_more_truncation_means_less_variety_and_fewer_kinds_in_a_batch(run):
 def test_a_point_of_a_sweep_is_what_evaluate_finds_at_that_truncation(run, monkeypatch):
     monkeypatch.setattr(score_run, "score_sounds", lambda *_: {})
     point = sweep(run, (0.5, 1.0), extractor=OWN, images=60, figures=False).points[0]
-    whole = schurgan.evaluation.evaluate(run, extractor=OWN, images=60, runs=1, truncation=0.5).scores
+    whole = schurgan.evaluate(run, extractor=OWN, images=60, runs=1, truncation=0.5).scores
     assert {name: score.value for name, score in point.items()} == {name: whole[name].value for name in COLUMNS}
 
 

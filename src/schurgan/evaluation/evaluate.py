@@ -1,6 +1,6 @@
 """`schurgan evaluate`: all scores of a run, each beside what real images reach, and with what made it.
 
-    evaluation = schurgan.evaluation.evaluate("runs/esc10", images=5000, runs=10)
+    evaluation = schurgan.evaluate("runs/esc10", images=5000, runs=10)
     evaluation.scores["fid"].value, evaluation.scores["fid"].floor
 
 RUN/scores.json, RUN/evaluation/nearest.png
@@ -191,7 +191,7 @@ def _useful(subject: Subject, truncation: float | None, seed: int, world: Proces
 def _notes(subject: Subject, not_finite: int, images: int) -> list[str]:
     notes = []
     if subject.held_out is None:
-        option = "held-out" if set(subject.shards.folds) == {None} else "val-folds"
+        option = "val-fraction" if set(subject.shards.folds) == {None} else "val-folds"
         notes.append(
             f"{subject.run.name} held out no clips: what unseen recordings would score is not known, and copies of"
             f" training images can hardly be told; train with --train.{option} to know"
