@@ -36,7 +36,7 @@ import damage
 from ladders import LADDERS, SCORES, Course, Judge, Ladder, climb
 from schurgan.audio import Spectrogram
 from schurgan.data import Shards, prepare
-from schurgan.data.codec import open_transform
+from schurgan.data.codec import open_codec
 from schurgan.data.sources import open_source
 from schurgan.evaluation.features.embedding import open_embedding
 from schurgan.evaluation.features.extractor import Extracted, Extractor, cached_classifier, open_extractor
@@ -140,7 +140,7 @@ def draw(climbed: Sequence[tuple[Ladder, dict[str, Course]]], picture: Path) -> 
 
 
 def sounds(shards: Shards, quick: bool) -> None:
-    spectrogram = open_transform(shards.manifest.transform)
+    spectrogram = open_codec(shards.manifest.transform)
     if not isinstance(spectrogram, Spectrogram):
         raise SystemExit(f"{shards.folder}: --sounds needs a set of sounds")
     extractor = open_extractor("classifier", shards, val_folds=(HELD_OUT,), quick=quick)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import safetensors
 import safetensors.torch
@@ -22,7 +22,7 @@ from schurgan.audio import Aux, Spectrogram, write_audio
 from schurgan.audio.pictures import picture, save_png
 from schurgan.core.errors import UserError, did_you_mean
 from schurgan.core.files import atomic_write
-from schurgan.data.codec import open_transform
+from schurgan.data.codec import open_codec
 from schurgan.data.shards import Shards
 from schurgan.networks import Architecture, Generator, Latent
 
@@ -46,7 +46,7 @@ class Card:
     latent_variance: float
     classes: tuple[str, ...]
     transform: dict[str, Any]
-    """`open_transform(transform)` is what made the images, and decodes those of sounds."""
+    """`open_codec(transform)` is what made the images, and decodes those of sounds."""
     references: tuple[float, ...]
     """Level of the top of the scale for each class, the median of its recordings."""
     data: str | None
@@ -94,7 +94,7 @@ class Model:
         self.card = card
         variance = card.latent_variance if card.latent == "normal" else None
         self.latent = Latent(generator.latent_dim, card.latent, variance=variance)
-        self.transform = open_transform(card.transform)
+        self.codec = open_codec(card.transform)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -103,14 +103,14 @@ class Model:
     @property
     def pictures(self) -> bool:
         """Whether it was trained on pictures, which are no sounds."""
-        return not isinstance(self.transform, Spectrogram)
+        return self.codec.kind == "images"
 
     @property
     def spectrogram(self) -> Spectrogram:
         """What turns its images into sound. Raises UserError for a model of pictures."""
-        if not isinstance(self.transform, Spectrogram):
+        if self.pictures:
             raise UserError("this model was trained on pictures: it makes no sounds")
-        return self.transform
+        return cast(Spectrogram, self.codec)
 
     @property
     def sample_rate(self) -> int | None:

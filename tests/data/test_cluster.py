@@ -87,6 +87,7 @@ class Elsewhere:
     """Clips that say in which process they are made, by their number of periods."""
 
     name: str = "elsewhere"
+    kind: str = "audio"
     skipped: tuple[tuple[str, str], ...] = ()
     deadly: bool = False
 

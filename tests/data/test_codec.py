@@ -15,7 +15,7 @@ from torch import Tensor
 from schurgan.audio import Spectrogram
 from schurgan.core.errors import UserError
 from schurgan.data import Manifest, Shards, prepare, summary
-from schurgan.data.codec import ImageCodec, native_size, open_transform
+from schurgan.data.codec import ImageCodec, native_size, open_codec, same_levels
 from schurgan.data.sources.base import Item
 from schurgan.data.verify import verify
 
@@ -62,7 +62,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_all_256_values_of_a_picture_of_native_size_survive_to_the_byte(channels):
     codec = ImageCodec(16, channels)
     values = torch.arange(256, dtype=torch.uint8).view(1, 16, 16).expand(channels, -1, -1)
-    images = codec.encode([values])
+    images, _ = codec.encode([values])
     assert images.dtype == torch.float32
     assert (images.min(), images.max()) == (-1, 1)
     assert torch.equal(codec.decode(images)[0], values)
@@ -72,7 +72,7 @@ def test_twice_the_size_is_the_mean_of_four_pixels():
     large = picture(0, 3, 32, 32)
     means = large.double().view(3, 16, 2, 16, 2).mean((2, 4))
     # One rounding to float32 of values up to 255.
-    assert ((ImageCodec(16).encode([large])[0].double() + 1) * 127.5 - means).abs().max() < 1e-4
+    assert ((ImageCodec(16).encode([large])[0][0].double() + 1) * 127.5 - means).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize(("height", "width"), [(16, 29), (41, 16), (16, 17)])
@@ -80,18 +80,18 @@ def test_the_middle_square_is_kept(height, width):
     large = picture(1, 3, height, width)
     top, left = (height - 16) // 2, (width - 16) // 2
     codec = ImageCodec(16)
-    assert torch.equal(codec.decode(codec.encode([large]))[0], large[:, top : top + 16, left : left + 16])
+    assert torch.equal(codec.decode(codec.encode([large])[0])[0], large[:, top : top + 16, left : left + 16])
 
 
 @pytest.mark.parametrize("side", [1, 5, 16, 37, 300])
 def test_a_flat_picture_of_any_size_stays_flat(side):
     flat = torch.full((3, side, side + 4), 137, dtype=torch.uint8)
     codec = ImageCodec(16)
-    assert (codec.decode(codec.encode([flat])) == 137).all()
+    assert (codec.decode(codec.encode([flat])[0]) == 137).all()
 
 
 def test_pictures_of_different_sizes_and_colours_make_one_batch():
-    images = ImageCodec(16).encode([picture(0), picture(1, 1, 20, 40), picture(2, 3, 100, 7)])
+    images, _ = ImageCodec(16).encode([picture(0), picture(1, 1, 20, 40), picture(2, 3, 100, 7)])
     assert images.shape == (3, 3, 16, 16)
     assert torch.equal(images[1, 0], images[1, 2]), "grey has three equal channels"
 
@@ -101,7 +101,7 @@ def test_colour_becomes_the_grey_that_pillow_makes():
     colour = picture(3)
     truth = torch.from_numpy(np.array(pil.fromarray(colour.permute(1, 2, 0).numpy()).convert("L")))
     codec = ImageCodec(16, 1)
-    difference = codec.decode(codec.encode([colour]))[0, 0].int() - truth.int()
+    difference = codec.decode(codec.encode([colour])[0])[0, 0].int() - truth.int()
     assert difference.abs().max() <= 1  # it rounds its weights to 16 bits, and down
 
 
@@ -127,7 +127,7 @@ def test_sizes_and_channels_out_of_range_are_named(options):
 
 def test_a_transform_is_opened_from_its_configuration_as_json():
     for transform in (ImageCodec(24, 1), Spectrogram(size=32, n_samples=8000, channels=1)):
-        again = open_transform(json.loads(json.dumps(transform.config)))
+        again = open_codec(json.loads(json.dumps(transform.config)))
         assert type(again) is type(transform)
         assert again.config == transform.config
 
@@ -192,10 +192,35 @@ def checksums(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
 
 
+def test_both_codecs_colour_levels_and_undo_it_without_being_asked_what_they_are():
+    level = torch.linspace(-1, 1, 256).view(1, 1, 16, 16)
+    for codec in (Spectrogram(size=16, n_samples=8000, colormap="magma"), Spectrogram(size=16, n_samples=8000)):
+        coloured = codec.apply_colormap(level)
+        assert (codec.kind, coloured.shape) == ("audio", (1, 3, 16, 16))
+        assert (codec.invert_colormap(coloured) - level).abs().max() < 2e-3
+    pictures = torch.rand(2, 3, 16, 16)
+    codec = ImageCodec(16)
+    assert codec.kind == "images"
+    assert codec.invert_colormap(codec.apply_colormap(pictures)) is pictures
+
+
+def test_a_run_may_recolour_spectrograms_and_no_pictures():
+    grey = Spectrogram(size=16, n_samples=8000, channels=1)
+    magma = grey.recolored(3, "magma")
+    assert (magma.channels, magma.colormap) == (3, "magma")
+    assert same_levels(grey, magma)
+    assert not same_levels(grey, Spectrogram(size=16, n_samples=8000, scale="linear"))
+    assert not same_levels(ImageCodec(16, 1), ImageCodec(16, 3))
+    assert ImageCodec(16).recolored(3, None).config == ImageCodec(16).config
+    for channels, colormap, argument in ((1, None, "channels"), (3, "magma", "colormap")):
+        with pytest.raises(ValueError, match=f"^{argument}: {colormap or channels} given"):
+            ImageCodec(16).recolored(channels, colormap)
+
+
 def test_a_transform_of_the_other_kind_is_refused_by_name(tmp_path):
-    with pytest.raises(ValueError, match=r"pictures: a source of images, yet a Spectrogram was given"):
+    with pytest.raises(ValueError, match=r"codec: .*audio.* pictures"):
         prepare(Pictures(), tmp_path, Spectrogram(size=16, n_samples=8000))
-    with pytest.raises(ValueError, match=r"pictures: a source of audio, yet an ImageCodec was given"):
+    with pytest.raises(ValueError, match=r"codec: .*images.* pictures"):
         prepare(Pictures(kind="audio"), tmp_path, ImageCodec(16))
     with pytest.raises(ValueError, match="no pitch to shift"):
         prepare(Pictures(), tmp_path, ImageCodec(16), pitches=(0.75,))

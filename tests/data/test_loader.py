@@ -25,6 +25,7 @@ class Chirps:
     """21 clips in two classes."""
 
     name: str = "chirps"
+    kind: str = "audio"
     skipped: tuple[tuple[str, str], ...] = ()
 
     def classes(self) -> tuple[str, ...]:

@@ -81,6 +81,7 @@ class Faulty:
     deadly: str = ""
     pids: Path | None = None
     name: str = "faulty"
+    kind: str = "audio"
     skipped: tuple[tuple[str, str], ...] = ()
 
     def classes(self) -> tuple[str, ...]:
@@ -635,6 +636,7 @@ from schurgan.data.sources.base import Item
 class Noise:
     count: int
     name: str = "noise"
+    kind: str = "audio"
     skipped: tuple = ()
     def classes(self):
         return ("noise",)

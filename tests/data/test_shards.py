@@ -26,6 +26,7 @@ class Tones:
     """45 decaying tones in three classes and five folds, each of its own frequency."""
 
     name: str = "tones"
+    kind: str = "audio"
     shift: float = 0.0
     skipped: tuple[tuple[str, str], ...] = ()
 

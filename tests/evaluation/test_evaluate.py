@@ -275,6 +275,6 @@ def test_images_painted_by_a_run_are_compared_as_the_levels_that_the_shards_hold
     painted = Model(model.generator, replace(model.card, transform=transform.config))
     subject = open_subject(make_run(tmp_path / "painted", folded.folder, painted))
     images = folded.images([0, 5])
-    back = subject.prepared(transform.paint(images))
+    back = subject.prepared(transform.apply_colormap(images))
     assert back.shape == (2, 1, 16, 16)
     torch.testing.assert_close(back, images, atol=0.02, rtol=0)  # the colours are a table of 256

@@ -61,7 +61,7 @@ def test_a_copy_of_the_donor_scores_what_the_plain_reconstruction_does(recording
     transform = spectrogram()
     sounds, labels = recordings
     donors = Donors(transform, sounds, labels)
-    copied = donors.rebuild(transform.paint(donors.images), torch.arange(len(sounds)))
+    copied = donors.rebuild(transform.apply_colormap(donors.images), torch.arange(len(sounds)))
     image, aux = transform.encode(sounds)
     truth = Fidelity.of(sounds, transform.decode(image, aux, phase="carrier", refine=0))
     assert copied.snr_db.median == pytest.approx(truth.snr_db.median, abs=1e-3)  # batches of another size

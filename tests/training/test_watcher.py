@@ -13,7 +13,7 @@ import torch
 from schurgan.core.distributed import World
 from schurgan.data import Shards
 from schurgan.runs.config import Config
-from schurgan.training.images import choose_transform
+from schurgan.training.images import choose_codec
 from schurgan.training.trainer import Trainer
 from schurgan.training.watcher import Watch
 
@@ -30,7 +30,7 @@ def made(tiny: Callable[..., Config], shards) -> Callable[..., tuple[Watch, Trai
         config = config.model_copy(update={"health": config.health.model_copy(update=values)})
         data = Shards(shards)
         rest = data if held_out else None  # the same recordings: D cannot tell them apart
-        watch = Watch(config, data, rest, choose_transform(config, data), World())
+        watch = Watch(config, data, rest, choose_codec(config, data), World())
         trainer = Trainer(config, len(data.classes), CPU)
         trainer.ddfn.fit_real(data.batches(64))
         return watch, trainer

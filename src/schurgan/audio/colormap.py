@@ -42,13 +42,13 @@ def _table(name: str) -> Tensor:
     return torch.lerp(knots[low], knots[low + 1], (position - low)[:, None])
 
 
-def paint(level: Tensor, name: str) -> Tensor:
+def apply_colormap(level: Tensor, name: str) -> Tensor:
     """(B, 1, H, W) in [−1, 1] -> (B, 3, H, W) in [−1, 1] by the nearest of 1,024 colours."""
     index = ((level[:, 0].clamp(-1, 1) + 1) * ((_LEVELS - 1) / 2)).round().long()
     return _table(name).to(level)[index].movedim(-1, 1)
 
 
-def unpaint(image: Tensor, name: str) -> Tensor:
+def invert_colormap(image: Tensor, name: str) -> Tensor:
     """(B, 3, H, W) -> (B, 1, H, W) in [−1, 1]: the level of the colour nearest to each pixel, on the map or off it."""
     table = _table(name).to(image)
     pixels = image.movedim(1, -1).reshape(-1, 3)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from schurgan.audio.colormap import paint
+from schurgan.audio.colormap import apply_colormap
 from schurgan.core.files import atomic_write
 
 
@@ -25,7 +25,7 @@ def picture(image: Tensor, scale: int = 1, *, photo: bool = False) -> Image.Imag
     elif image.shape[0] == 3 and not torch.equal(image[0], image[1]):
         colour = image.flip(1)
     else:
-        colour = paint(image.mean(0)[None, None], "magma")[0].flip(1)
+        colour = apply_colormap(image.mean(0)[None, None], "magma")[0].flip(1)
     pixels = ((colour.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     drawn = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
     return drawn.resize((drawn.width * scale, drawn.height * scale), Image.Resampling.NEAREST)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -45,6 +45,8 @@ class Spectrogram:
     Everything that decoding needs is in `config`; `Spectrogram(**config)` is the same transform. Raises ValueError
     naming the argument for values out of range.
     """
+
+    kind: Literal["audio"] = "audio"
 
     def __init__(
         self,
@@ -128,7 +130,7 @@ class Spectrogram:
         else:
             floor = 10 ** (-self.floor_db / 20)
             level = (20 * torch.log10(relative.clamp_min(floor)) / self.floor_db) * 2 + 1
-        return self.paint(level[:, None]), Aux(reference, x)
+        return self.apply_colormap(level[:, None]), Aux(reference, x)
 
     def decode(
         self,
@@ -165,21 +167,27 @@ class Spectrogram:
 
     def magnitude(self, image: Tensor) -> Tensor:
         """Image -> magnitudes (B, size, size) relative to the top of the scale, in [0, 1]; the floor is exactly 0."""
-        level = self.unpaint(image)[:, 0].clamp(-1, 1)
+        level = self.invert_colormap(image)[:, 0].clamp(-1, 1)
         if self.scale == "linear":
             return (level + 1) / 2
         amplitude = torch.pow(10.0, (level - 1) * (self.floor_db / 40))
         return torch.where(level <= -1 + 1e-6, torch.zeros_like(amplitude), amplitude)
 
-    def paint(self, level: Tensor) -> Tensor:
+    def apply_colormap(self, level: Tensor) -> Tensor:
         """(B, 1, H, W) levels in [−1, 1] -> (B, channels, H, W)."""
-        return colours.paint(level, self.colormap) if self.colormap else level.expand(-1, self.channels, -1, -1)
+        if self.colormap:
+            return colours.apply_colormap(level, self.colormap)
+        return level.expand(-1, self.channels, -1, -1)
 
-    def unpaint(self, image: Tensor) -> Tensor:
-        """(B, channels, H, W) -> (B, 1, H, W): the inverse of `paint`; the mean of channels that should be equal."""
+    def invert_colormap(self, image: Tensor) -> Tensor:
+        """(B, channels, H, W) -> (B, 1, H, W): the inverse of `apply_colormap`; the mean of equal channels."""
         if image.ndim != 4 or image.shape[1:] != (self.channels, self.size, self.size):
             raise ValueError(f"image {tuple(image.shape)}: (B, {self.channels}, {self.size}, {self.size}) is needed")
-        return colours.unpaint(image, self.colormap) if self.colormap else image.mean(1, keepdim=True)
+        return colours.invert_colormap(image, self.colormap) if self.colormap else image.mean(1, keepdim=True)
+
+    def recolored(self, channels: int, colormap: str | None) -> Spectrogram:
+        """The same transform with other channels or another colour map. ValueError where they do not fit."""
+        return Spectrogram(**(self.config | {"channels": channels, "colormap": colormap}))
 
     def _pool(self, c: Coefficients) -> Tensor:
         """Coefficients -> (B, size, size): rms modulus in each cell, of the real part alone for "log_real"."""

@@ -106,11 +106,11 @@ def prepare(
     from schurgan.core.progress import Bar
     from schurgan.data import prepare as run
     from schurgan.data import summary
-    from schurgan.data.codec import ImageCodec, native_size
+    from schurgan.data.codec import Codec, ImageCodec, native_size
     from schurgan.data.work import PITCHES
 
     pictures = opened.kind == "images"
-    encoder: Spectrogram | ImageCodec
+    encoder: Codec
     try:
         if pictures:
             encoder = ImageCodec(size or native_size(opened, 64), 3 if images == "colour" else 1)

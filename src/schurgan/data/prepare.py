@@ -19,9 +19,8 @@ from typing import cast
 import torch
 from pydantic import JsonValue
 
-from schurgan.audio import Spectrogram
 from schurgan.core.errors import UserError
-from schurgan.data.codec import ImageCodec
+from schurgan.data.codec import Codec
 from schurgan.data.manifest import Clip, DType, Manifest, Part, Skipped
 from schurgan.data.sources.base import Item, Source
 from schurgan.data.summary import assemble
@@ -35,7 +34,7 @@ Progress = Callable[[int, int, float], None]
 def prepare(
     source: Source,
     out: str | Path,
-    transform: Spectrogram | ImageCodec,
+    codec: Codec,
     *,
     dtype: DType | None = None,
     shard_clips: int = 1024,
@@ -50,7 +49,7 @@ def prepare(
 ) -> Manifest:
     """Make the folder `out` of shards and `manifest.json` that `Shards(out)` reads, and return the manifest.
 
-    transform    a Spectrogram, or an ImageCodec for a source whose `kind` is "images"
+    codec        a Spectrogram, or an ImageCodec for a source whose `kind` is "images"
     dtype        how pixels are stored; by default uint8 for the log scales, float16 for the linear one
     shard_clips  items of the source a shard covers
     keep_audio   keep the recordings too (int16, peak 1): carriers of phase, ten times the bytes of their uint8 images
@@ -70,13 +69,12 @@ def prepare(
     """
     if shard_clips < 1 or (workers is not None and workers < 1):
         raise ValueError(f"shard_clips {shard_clips}, workers {workers}: 1 or more are needed")
-    pictures = isinstance(transform, ImageCodec)
-    _check_kind(source, pictures, pitches)
+    _check_kind(source, codec, pitches)
     job = Job(
         source,
-        json.dumps(transform.config, sort_keys=True),
-        dtype or ("float16" if isinstance(transform, Spectrogram) and transform.scale == "linear" else "uint8"),
-        keep_audio and not pictures,
+        json.dumps(codec.config, sort_keys=True),
+        dtype or ("float16" if codec.scale == "linear" else "uint8"),
+        keep_audio and codec.kind == "audio",
         {name: number for number, name in enumerate(source.classes())},
         tuple(float(pitch) for pitch in pitches),
     )
@@ -111,7 +109,7 @@ def prepare(
             plan=folder.plan,
             dtype=job.dtype,
             planes=job.planes,
-            transform=transform.config,
+            transform=codec.config,
             source=described,
         )
         manifest.save(folder.path)
@@ -119,13 +117,11 @@ def prepare(
     return manifest
 
 
-def _check_kind(source: Source, pictures: bool, pitches: Sequence[float]) -> None:
-    """Whether the transform is one for what the source holds."""
-    holds = getattr(source, "kind", "audio")
-    if (holds == "images") != pictures:
-        given, needed = ("an ImageCodec", "a Spectrogram") if pictures else ("a Spectrogram", "an ImageCodec")
-        raise ValueError(f"{source.name}: a source of {holds}, yet {given} was given; {needed} is needed")
-    if pitches and pictures:
+def _check_kind(source: Source, codec: Codec, pitches: Sequence[float]) -> None:
+    """Whether the codec is one for what the source holds."""
+    if source.kind != codec.kind:
+        raise ValueError(f"codec: one of {codec.kind} given, {source.name} is a source of {source.kind}")
+    if pitches and codec.kind == "images":
         raise ValueError(f"{source.name}: a source of images, which have no pitch to shift")
     for pitch in pitches:
         if not 0.25 <= pitch <= 4 or pitch == 1:

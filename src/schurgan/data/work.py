@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from pydantic import JsonValue
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from schurgan.audio import AudioError, AudioWarning, Spectrogram, fit_clip
 from schurgan.audio.pitch import pitch_shift
-from schurgan.data.codec import ImageCodec, open_transform
+from schurgan.data.codec import Codec, open_codec
 from schurgan.data.manifest import FORMAT_VERSION, Clip, DType, Skipped, printable
 from schurgan.data.shards import quantise
 from schurgan.data.sources.base import Item, Source
@@ -58,9 +58,9 @@ class Job:
     @property
     def planes(self) -> int:
         """Channels stored: equal ones only once."""
-        transform = _open(self.transform)
-        coloured = isinstance(transform, ImageCodec) or transform.colormap
-        return transform.channels if coloured else 1
+        codec = _open(self.transform)
+        coloured = codec.kind == "images" or codec.colormap
+        return codec.channels if coloured else 1
 
     def plan(self, described: dict[str, JsonValue], items: Sequence[Item], shard_clips: int) -> str:
         """Hex SHA-256 of all that determines the files."""
@@ -73,17 +73,15 @@ class Job:
     def run(self, items: Sequence[Item]) -> Chunk:
         """Load, transform and quantise; whatever is wrong with an item becomes its reason."""
         torch.set_num_threads(1)  # short FFTs: more threads cost time, and could change the last bit
-        transform = _open(self.transform)
+        codec = _open(self.transform)
         with torch.inference_mode():
-            if isinstance(transform, ImageCodec):
-                return self._pictures(items, transform)
-            return self._recordings(items, transform)
+            return (self._pictures if codec.kind == "images" else self._recordings)(items, codec)
 
-    def _pictures(self, items: Sequence[Item], codec: ImageCodec) -> Chunk:
+    def _pictures(self, items: Sequence[Item], codec: Codec) -> Chunk:
         images, clips, skipped = [], [], []
         for item in items:
             try:
-                images.append(codec.encode([self.source.load_image(item)]))
+                images.append(codec.encode(self.source.load_image(item)[None])[0])
             except Exception as error:
                 skipped.append(_skipped(item, error))
                 continue
@@ -93,18 +91,18 @@ class Job:
         stored = quantise(torch.cat(images), self.dtype) if images else None
         return Chunk(len(items), clips, skipped, stored)
 
-    def _recordings(self, items: Sequence[Item], spectrogram: Spectrogram) -> Chunk:
+    def _recordings(self, items: Sequence[Item], codec: Codec) -> Chunk:
         loaded: list[_Loaded] = []
         skipped = []
         for item in items:
             try:
-                loaded += self._load(item, spectrogram)
+                loaded += self._load(item, cast(Spectrogram, codec))
             except Exception as error:
                 skipped.append(_skipped(item, error))
         if not loaded:
             return Chunk(len(items), [], skipped)
         waves = torch.stack([each.wave for each in loaded])
-        images, aux = zip(*map(spectrogram.encode, torch.split(waves, BATCH)), strict=True)
+        images, aux = zip(*map(codec.encode, torch.split(waves, BATCH)), strict=True)
         references = torch.cat([each.reference for each in aux]).tolist()
         audio = (waves * 32767).round().to(torch.int16)
         clips = [
@@ -157,8 +155,8 @@ class _Loaded(NamedTuple):
 
 
 @lru_cache(maxsize=1)
-def _open(config: str) -> Spectrogram | ImageCodec:
-    return open_transform(json.loads(config))
+def _open(config: str) -> Codec:
+    return open_codec(json.loads(config))
 
 
 _catching = threading.Lock()  # caught warnings are the process's: in an executor of threads they would mix

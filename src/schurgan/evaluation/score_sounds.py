@@ -188,7 +188,7 @@ def _without_held_out(
     lenders = Donors(spectrogram, known, known_labels)
     audio = model.decode(images, labels, refine=_REFINE, seed=seed)
     some = torch.randperm(len(known), generator=torch.Generator().manual_seed(seed))[: len(images)]
-    real_images = spectrogram.paint(lenders.images[some])
+    real_images = spectrogram.apply_colormap(lenders.images[some])
     found = model.decode(real_images, known_labels[some], refine=_REFINE, seed=seed)
     own = torch.arange(len(known))
     counts: Counts = {"n_real": len(known), "n_fake": len(images)}
@@ -197,7 +197,7 @@ def _without_held_out(
         "snr_db": _signal(
             lenders.rebuild(images, lenders.nearest(images, labels)),
             None,
-            lenders.rebuild(spectrogram.paint(lenders.images), own),
+            lenders.rebuild(spectrogram.apply_colormap(lenders.images), own),
             lenders.rebuild(lenders.mean_image(known_labels), own),
             unknown,
             counts,

@@ -22,7 +22,7 @@ from torch import Tensor
 from schurgan.audio import Aux, Spectrogram, power_ratio_db, snr_db, snr_paper_db
 from schurgan.audio.files import SILENCE
 from schurgan.core.errors import UserError
-from schurgan.data.codec import open_transform
+from schurgan.data.codec import open_codec, same_levels
 from schurgan.data.shards import Shards
 from schurgan.evaluation.features.extractor import Extractor
 from schurgan.evaluation.metrics.frechet import frechet_distance
@@ -63,7 +63,7 @@ class Donors:
             )
         self.spectrogram, self.recordings, self.labels = spectrogram, recordings, labels
         encoded = [spectrogram.encode(part) for part in torch.split(recordings, _BATCH)]
-        self.images = torch.cat([spectrogram.unpaint(image) for image, _ in encoded])  # (M, 1, R, R)
+        self.images = torch.cat([spectrogram.invert_colormap(image) for image, _ in encoded])  # (M, 1, R, R)
         self.references = torch.cat([aux.reference for _, aux in encoded])
 
     def nearest(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ class Donors:
         missing = sorted(set(labels.tolist()) - set(self.labels.tolist()))
         if missing:
             raise ValueError(f"labels: no recording of class {missing[0]} is there to lend its phase")
-        level = self.spectrogram.unpaint(images)
+        level = self.spectrogram.invert_colormap(images)
         distance = torch.cdist(level.flatten(1).double(), self.images.flatten(1).double())
         distance[labels[:, None] != self.labels] = torch.inf
         return distance.argmin(1)
@@ -91,7 +91,7 @@ class Donors:
     def mean_image(self, labels: Tensor) -> Tensor:
         """The mean image of the donors of each class: labels (N,) -> (N, C, R, R)."""
         means = {c: self.images[self.labels == c].mean(0) for c in set(labels.tolist())}
-        return self.spectrogram.paint(torch.stack([means[c] for c in labels.tolist()]))
+        return self.spectrogram.apply_colormap(torch.stack([means[c] for c in labels.tolist()]))
 
 
 def consistency(spectrogram: Spectrogram, images: Tensor, audio: Tensor) -> Spread:
@@ -270,7 +270,7 @@ def score_sound(
     fresh, fresh_labels = _recordings(held_out, per_class)
     lenders = Donors(spectrogram, known, known_labels)
     new = Donors(spectrogram, fresh, fresh_labels)
-    fresh_images = spectrogram.paint(new.images)
+    fresh_images = spectrogram.apply_colormap(new.images)
     try:
         labels = torch.arange(len(model.classes)).repeat_interleave(per_class)
         images = model.images(labels, truncation, seed)
@@ -309,10 +309,9 @@ def check_apart(model: Model, training: Shards, held_out: Shards) -> None:
 
     A run chooses its own channels and colour map, which the images of shards need not have.
     """
-    paint = {"channels": None, "colormap": None} if not model.pictures else {}
     for shards in (training, held_out):
-        config = open_transform(shards.manifest.transform).config
-        if shards.classes != model.classes or config | paint != model.transform.config | paint:
+        codec = open_codec(shards.manifest.transform)
+        if shards.classes != model.classes or not same_levels(codec, model.codec):
             raise UserError(f"{shards.folder}: holds other classes or images than the model was trained on")
     sources = [
         {parent or origin for origin, parent in zip(shards.origins, shards.parents, strict=True)}

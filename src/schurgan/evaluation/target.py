@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from schurgan.audio import Spectrogram
 from schurgan.core.errors import UserError
-from schurgan.data.codec import ImageCodec, open_transform
+from schurgan.data.codec import Codec, open_codec, same_levels
 from schurgan.data.shards import Shards
 from schurgan.data.split import split
 from schurgan.model import Model, load
@@ -34,8 +33,8 @@ class Subject:
     training: Shards
     held_out: Shards | None
     """None where the run left out none."""
-    transform: Spectrogram | ImageCodec
-    """Of the shards; a run may paint its images otherwise."""
+    codec: Codec
+    """Of the shards; a run may give its images other channels or a colour map."""
 
     @property
     def val_folds(self) -> tuple[int, ...]:
@@ -48,8 +47,7 @@ class Subject:
 
     def prepared(self, images: Tensor) -> Tensor:
         """Generated images (N, C, R, R) as they would lie in the shards, (N, planes, R, R)."""
-        if isinstance(self.transform, Spectrogram):
-            images = self.transform.paint(self.model.spectrogram.unpaint(images))
+        images = self.codec.apply_colormap(self.model.codec.invert_colormap(images))
         return images[:, : self.shards.manifest.planes]
 
     def real(self, shards: Shards, clips: Tensor) -> Tensor:
@@ -110,9 +108,8 @@ def open_subject(run: str | Path, data: str | Path | None = None, device: str | 
     if folder is None or not folder.is_dir():
         raise UserError(f"{run}: its data folder {folder} is gone, which scores compare with; --data says where it is")
     shards = Shards(folder)
-    transform = open_transform(shards.manifest.transform)
-    paint = {} if model.pictures else {"channels": None, "colormap": None}
-    if shards.classes != model.classes or transform.config | paint != model.transform.config | paint:
+    codec = open_codec(shards.manifest.transform)
+    if shards.classes != model.classes or not same_levels(codec, model.codec):
         raise UserError(f"{folder}: holds other classes or images than {run} was trained on")
     training, held_out = split(shards, config.train.val_folds, config.train.val_fraction)
-    return Subject(run, config, model, shards, training.select(augmented=False), held_out, transform)
+    return Subject(run, config, model, shards, training.select(augmented=False), held_out, codec)

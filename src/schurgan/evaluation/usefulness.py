@@ -18,9 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from schurgan.audio import Spectrogram
 from schurgan.core.errors import UserError
-from schurgan.data.codec import ImageCodec, open_transform
+from schurgan.data.codec import open_codec
 from schurgan.data.shards import Shards
 from schurgan.evaluation.features.classifier import Classifier, augment, draws
 from schurgan.evaluation.metrics.intervals import Interval, wilson
@@ -240,15 +239,15 @@ def score_usefulness(
     for name, value in (("steps", steps), ("per_class", per_class)):
         if value is not None and value < 2:
             raise UserError(f"{name}: {value} given, a whole number of 2 or more is needed")
-    channels = training.shape[0] if model.pictures else 1
-    trainer = ClassifierTrainer(len(model.classes), channels, steps, model.pictures, device)
+    real = _images(training, per_class)
+    trainer = ClassifierTrainer(len(model.classes), real[0].shape[1], steps, model.pictures, device)
 
     def generate(labels: Tensor, number: int) -> Tensor:
-        return _level(model.transform, model.images(labels, truncation, number))
+        return model.codec.invert_colormap(model.images(labels, truncation, number))
 
     try:
         return usefulness(
-            _images(training, per_class),
+            real,
             _images(held_out, None),
             generate,
             trainer,
@@ -290,10 +289,5 @@ def _difference(right: Tensor) -> Difference:
 def _images(shards: Shards, per_class: int | None) -> tuple[Tensor, Tensor]:
     shards = shards.select(augmented=False)
     clips = np.concatenate([np.flatnonzero(shards.labels == c)[:per_class] for c in range(len(shards.classes))])
-    images = _level(open_transform(shards.manifest.transform), shards.images(clips))
+    images = open_codec(shards.manifest.transform).invert_colormap(shards.images(clips))
     return images, torch.from_numpy(shards.labels[clips])
-
-
-def _level(transform: Spectrogram | ImageCodec, images: Tensor) -> Tensor:
-    """One channel of a sound's image, whatever colours shards and run give it; pictures as they are."""
-    return transform.unpaint(images) if isinstance(transform, Spectrogram) else images

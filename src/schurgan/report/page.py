@@ -17,6 +17,7 @@ from torch import Tensor
 from schurgan.audio.pictures import picture, png
 from schurgan.core.errors import UserError, writing
 from schurgan.core.files import atomic_write, write_json
+from schurgan.data.codec import open_codec
 from schurgan.data.shards import Shards
 from schurgan.data.split import split
 from schurgan.evaluation.features.classifier import Trained, judge
@@ -118,8 +119,8 @@ def _heard(run: Path, shown: int, judged: int, truncation: float, seed: int) -> 
     verdict = _judge(model, shards, trained, generated, truncation, seed)
     subtitle = (
         f"{len(shards)} {real} of {len(model.classes)} classes, {model.card.step} steps of training, "
-        f"{model.transform.size}x{model.transform.size}"
-        + ("" if model.pictures else f" {model.transform.config['transform']} spectrograms")
+        f"{model.codec.size}x{model.codec.size}"
+        + ("" if model.pictures else f" {model.codec.config['transform']} spectrograms")
     )
     legend = f"Left: {real} that the model learned from. Right: {made} that it made." + (
         "" if model.pictures else " The pictures are the spectrograms, low notes at the bottom."
@@ -154,11 +155,11 @@ def _judge(
 
 def _variety(model: Model, shards: Shards, sounds: Sounds) -> float:
     clips = (shards.labels == shards.classes.index(sounds.label)).nonzero()[0][:100]
-    made = sounds.images if model.pictures else model.spectrogram.unpaint(sounds.images)
+    made = model.codec.invert_colormap(sounds.images)
     if len(made) < 2 or len(clips) < 2:
         return 0.0
-    real = shards.images(clips)
-    return (_spread(made) / _spread(real if model.pictures else real.mean(1, keepdim=True))).item()
+    real = open_codec(shards.manifest.transform).invert_colormap(shards.images(clips))
+    return (_spread(made) / _spread(real)).item()
 
 
 def _spread(images: Tensor) -> Tensor:
@@ -172,7 +173,7 @@ def _analysed(model: Model, sounds: Sounds) -> Tensor:
     if audio is None:
         return sounds.images
     peak = audio.abs().amax(1, keepdim=True).clamp_min(1e-9)
-    return model.spectrogram.unpaint(model.spectrogram.encode(audio / peak)[0])
+    return model.codec.invert_colormap(model.spectrogram.encode(audio / peak)[0])
 
 
 def _verdict(verdict: Verdict, real: str, made: str) -> str:

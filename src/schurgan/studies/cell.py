@@ -22,7 +22,7 @@ from schurgan.studies.study import Cell
 from schurgan.training import resume, train
 from schurgan.training.artifacts import Products
 from schurgan.training.checkpoint import Checkpoints, Record, read
-from schurgan.training.images import choose_transform
+from schurgan.training.images import choose_codec
 from schurgan.training.trainer import Trainer
 
 _FREE = {"data", "preset"}
@@ -135,10 +135,10 @@ def _take_best(run: Path, outcome: Outcome) -> int | None:
     assert config.data is not None
     everything = Shards(config.data)
     shards, _ = split(everything, config.train.val_folds, config.train.val_fraction)
-    transform = choose_transform(config, everything)
+    codec = choose_codec(config, everything)
     trainer = Trainer(config, len(shards.classes), torch.device("cpu"), world=World(device=torch.device("cpu")))
     trainer.load_state_dict(read(path).state["trainer"])
-    Products(run, config, shards, transform).save(trainer)
+    Products(run, config, shards, codec).save(trainer)
     return trainer.step
 
 

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import torch
 
-from schurgan.audio import Spectrogram
 from schurgan.audio.pictures import grid, save_png
-from schurgan.data.codec import ImageCodec
+from schurgan.data.codec import Codec
 from schurgan.data.shards import Shards
 from schurgan.model import GENERATOR, Card, Model, build
 from schurgan.networks import standing_statistics, unconstrained_state
@@ -22,8 +21,8 @@ _COLUMNS = 6
 class Products:
     """RUN/generator.safetensors, samples/step-*.png and samples/step-*/CLASS-000.wav, all made anew from a trainer."""
 
-    def __init__(self, run: Path, config: Config, shards: Shards, transform: Spectrogram | ImageCodec) -> None:
-        self.run, self.config, self.shards, self.transform = run, config, shards, transform
+    def __init__(self, run: Path, config: Config, shards: Shards, codec: Codec) -> None:
+        self.run, self.config, self.shards, self.codec = run, config, shards, codec
 
     def model(self, trainer: Trainer) -> Model:
         """A copy of the averaged generator, its constraints taken into the weights, with its own batch statistics."""
@@ -35,7 +34,7 @@ class Products:
             latent=trainer.latent.kind,
             latent_variance=trainer.latent.variance,
             classes=self.shards.classes,
-            transform=self.transform.config,
+            transform=self.codec.config,
             references=manifest.references,
             data=str(self.config.data) if self.config.data else None,
             step=trainer.step,
@@ -59,7 +58,7 @@ class Products:
         for number, label in enumerate(model.classes):
             rows.append(list(model.images(torch.full((_COLUMNS,), number), seed=seed)))
             model.sample(label, 1, seed=seed).save(path.with_suffix(""))
-        save_png(grid(rows, scale=max(1, 64 // model.transform.size), photo=model.pictures), path)
+        save_png(grid(rows, scale=max(1, 64 // model.codec.size), photo=model.pictures), path)
 
     def grid(self, step: int, attempt: int = 0) -> Path:
         """Where the grid of a step is, made after `attempt` rollbacks."""

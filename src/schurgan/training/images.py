@@ -6,30 +6,23 @@ from typing import Any
 
 import torch
 
-from schurgan.audio import Spectrogram
 from schurgan.core.errors import UserError
-from schurgan.data.codec import ImageCodec, open_transform
+from schurgan.data.codec import Codec, open_codec
 from schurgan.data.shards import Shards
 from schurgan.runs.config import Config
 from schurgan.training.build import build_architecture
 
 
-def choose_transform(config: Config, shards: Shards) -> Spectrogram | ImageCodec:
-    """The shards' transform with the run's channels. Raises UserError when G makes images of another size."""
+def choose_codec(config: Config, shards: Shards) -> Codec:
+    """The shards' codec with the run's channels. Raises UserError when G makes images of another size."""
     try:
         architecture = build_architecture(config.model)
     except ValueError as error:
         raise UserError(f"--model.architecture {config.model.architecture}: {error}") from None
-    channels, colormap = config.model.channels, config.model.colormap
     try:
-        transform = open_transform(shards.manifest.transform)
-        if isinstance(transform, Spectrogram):
-            transform = Spectrogram(**(transform.config | {"channels": channels, "colormap": colormap}))
+        codec = open_codec(shards.manifest.transform).recolored(config.model.channels, config.model.colormap)
     except ValueError as error:
-        raise UserError(f"--model: {error}") from None
-    if isinstance(transform, ImageCodec) and (colormap or channels != transform.channels):
-        given = f"--model.colormap {colormap}" if colormap else f"--model.channels: {channels}"
-        raise UserError(f"{given} given, {shards.folder} holds pictures of {transform.channels} channels as they are")
+        raise UserError(f"--model.{error} ({shards.folder})") from None
     if architecture.size != shards.shape[1:]:
         made = f"{architecture.size[0]}x{architecture.size[1]}"
         held = f"{shards.shape[1]}x{shards.shape[2]}"
@@ -37,14 +30,12 @@ def choose_transform(config: Config, shards: Shards) -> Spectrogram | ImageCodec
             f'--model.architecture: "{config.model.architecture}" makes images of {made}, {shards.folder} holds {held};'
             f" prepare with --size {architecture.size[0]} or choose another architecture"
         )
-    return transform
+    return codec
 
 
-def kind_of_images(transform: Spectrogram | ImageCodec) -> dict[str, Any]:
+def kind_of_images(codec: Codec) -> dict[str, Any]:
     """What DiffAugment must know of the images."""
-    if isinstance(transform, ImageCodec):
-        return {"images": "photo"}
-    if transform.colormap is None:
-        return {"images": transform.scale, "floor_db": transform.floor_db}
-    silence = transform.paint(torch.full((1, 1, 1, 1), -1.0))
+    if codec.colormap is None:
+        return {"images": codec.scale, "floor_db": codec.floor_db}
+    silence = codec.apply_colormap(torch.full((1, 1, 1, 1), -1.0))
     return {"images": "colormap", "floor": silence.flatten().tolist()}

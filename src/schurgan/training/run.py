@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from schurgan.audio import Spectrogram
 from schurgan.core.distributed import World
 from schurgan.core.errors import Interrupted, UserError, writing
 from schurgan.data.loader import Batches, Prefetch
@@ -23,7 +22,7 @@ from schurgan.training.artifacts import Products
 from schurgan.training.build import build_augmentation
 from schurgan.training.changes import Change, Identity, changed_options, check_changes
 from schurgan.training.checkpoint import Checkpoint, Checkpoints, read
-from schurgan.training.images import choose_transform, kind_of_images
+from schurgan.training.images import choose_codec, kind_of_images
 from schurgan.training.journal import Journal
 from schurgan.training.nan_finder import first_not_finite
 from schurgan.training.recovery import Action, decide, gentler
@@ -57,11 +56,11 @@ class Run:
         torch.set_num_threads(config.train.threads or max(1, (os.cpu_count() or 1) // world.size))
         self.all_shards = Shards(config.data)
         self.shards, self.held_out = split(self.all_shards, config.train.val_folds, config.train.val_fraction)
-        self.transform = choose_transform(config, self.all_shards)
+        self.codec = choose_codec(config, self.all_shards)
         self.attempt = 0
         self._build(config)
-        self.watch = Watch(config, self.shards, self.held_out, self.transform, world)
-        self.products = Products(run, config, self.shards, self.transform)
+        self.watch = Watch(config, self.shards, self.held_out, self.codec, world)
+        self.products = Products(run, config, self.shards, self.codec)
         self.checkpoints = Checkpoints(run, config.train.keep_checkpoints)
         self.identity = Identity(options=config.model_dump(mode="json"), data=self.all_shards.fingerprint)
         self.journal = Journal(run, quiet=not world.is_main, tensorboard=config.train.tensorboard)
@@ -72,7 +71,7 @@ class Run:
         self.options = config
         self._fault = torch.zeros((), device=self.world.device)
         try:
-            augment = build_augmentation(config.regularize, **kind_of_images(self.transform))
+            augment = build_augmentation(config.regularize, **kind_of_images(self.codec))
             self.trainer = Trainer(config, len(self.shards.classes), self.world.device, augment, self.world)
         except ValueError as error:
             raise UserError(f"options do not fit: {error}") from None
@@ -83,7 +82,7 @@ class Run:
 
     def paint(self, images: Tensor) -> Tensor:
         """Prepared images as the networks see them."""
-        return self.transform.paint(images) if isinstance(self.transform, Spectrogram) else images
+        return self.codec.apply_colormap(images)
 
     def begin(self) -> None:
         """The state before the first step. Raises UserError when the data cannot be trained on."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
@@ -13,9 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from schurgan.audio import Spectrogram
 from schurgan.core.distributed import World
-from schurgan.data.codec import ImageCodec
+from schurgan.data.codec import Codec
 from schurgan.data.shards import Shards
 from schurgan.evaluation.features.extractor import Extracted, Extractor, open_extractor
 from schurgan.health.monitor import Monitor, Verdict
@@ -45,12 +43,12 @@ class Watch:
         config: Config,
         training: Shards,
         held_out: Shards | None,
-        transform: Spectrogram | ImageCodec,
+        codec: Codec,
         world: World,
     ) -> None:
         self.options, self.world = config.health, world
         self.stretch = 0  # not known yet
-        self._config, self._training, self._held_out, self._transform = config, training, held_out, transform
+        self._config, self._training, self._held_out, self._codec = config, training, held_out, codec
         self.begin()
         self._scores: QuickScores | None = None
         self._timed: list[float] = []
@@ -141,12 +139,12 @@ class Watch:
                 extractor = self.world.in_turn(
                     lambda: open_extractor("classifier", self._training, quick=True, device=self.world.device)
                 )
-                if isinstance(self._transform, Spectrogram) and self._transform.colormap:
-                    extractor = _Unpainted(extractor, self._transform.unpaint)
+                if self._codec.colormap:
+                    extractor = _OfLevels(extractor, self._codec)
             classes = len(self._training.classes)
             self._scores = QuickScores(
-                self._painted(self._training.select(augmented=False)),
-                None if self._held_out is None else self._painted(self._held_out),
+                self._as_seen(self._training.select(augmented=False)),
+                None if self._held_out is None else self._as_seen(self._held_out),
                 extractor=extractor,
                 images=max(self.options.images, 2 * classes),
                 boundary=trainer.loss.boundary,
@@ -154,13 +152,10 @@ class Watch:
             )
         return self._scores
 
-    def _painted(self, shards: Shards) -> tuple[Tensor, Tensor]:
+    def _as_seen(self, shards: Shards) -> tuple[Tensor, Tensor]:
         """Images as D sees them, and labels; of many, some that the seed draws."""
         order = np.random.default_rng(self._config.train.seed).permutation(len(shards))[:_MOST_REAL]
-        images = shards.images(order)
-        if isinstance(self._transform, Spectrogram):
-            images = self._transform.paint(images)
-        return images, torch.from_numpy(shards.labels[order])
+        return self._codec.apply_colormap(shards.images(order)), torch.from_numpy(shards.labels[order])
 
     @torch.no_grad()
     def _gap(self, trainer: Trainer) -> dict[str, float]:
@@ -195,12 +190,12 @@ class Watch:
         return max(1, math.ceil(share / self.options.budget))
 
 
-class _Unpainted:
+class _OfLevels:
     """An extractor of grey images, for coloured ones."""
 
-    def __init__(self, extractor: Extractor, unpaint: Callable[[Tensor], Tensor]) -> None:
-        self.extractor, self.unpaint = extractor, unpaint
+    def __init__(self, extractor: Extractor, codec: Codec) -> None:
+        self.extractor, self.codec = extractor, codec
         self.name, self.digest, self.resize = extractor.name, extractor.digest, extractor.resize
 
     def __call__(self, images: Tensor) -> Extracted:
-        return self.extractor(self.unpaint(images))
+        return self.extractor(self.codec.invert_colormap(images))

@@ -1,0 +1,1 @@
+"""The folder of a run: its options, its records and its status, read without torch."""
