@@ -11,21 +11,21 @@ import pytest
 import torch
 import yaml
 
-from schurgan.runs.config import Config, preset_names, preset_summary, resolve
-from schurgan.networks import ARCHITECTURES, find_architecture
-from schurgan.networks.costs import step_costs, step_peak
 from schurgan.commands.parsing import parse
 from schurgan.commands.run import train_command
+from schurgan.health.monitor import RULES
+from schurgan.networks import ARCHITECTURES, find_architecture
+from schurgan.networks.costs import step_costs, step_peak
+from schurgan.runs.config import Config, preset_names, preset_summary, resolve
 from schurgan.training.build import (
     build_augmentation,
-    build_moment_matching,
     build_discriminator,
     build_generator,
     build_latent,
     build_loss,
+    build_moment_matching,
 )
 from schurgan.training.checkpoint import Checkpoints
-from schurgan.health.monitor import RULES
 
 DOCS = Path(__file__).parents[2] / "docs"
 

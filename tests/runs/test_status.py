@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from schurgan.core.errors import UserError
+from schurgan.runs.messages import duration, event_sentence, figures, file_size, health_sentence
 from schurgan.runs.status import read_status, status_lines
 from schurgan.training.changes import Identity
 from schurgan.training.checkpoint import Checkpoints
-from schurgan.runs.messages import duration, event_sentence, figures, file_size, health_sentence
 
 NOW = 1_800_000_000.0
 ROW = {

@@ -305,7 +305,9 @@ def _renamed(options: dict[str, Any], where: str) -> dict[str, Any]:
         if isinstance(holder, dict) and (old_key or group) in holder:
             target = options.setdefault(new_group, {}) if key else options
             target[key or new_group] = holder.pop(old_key or group)
-            warnings.warn(f"{where}: {old} is called {new} now; the old name is read in this version only", stacklevel=3)
+            warnings.warn(
+                f"{where}: {old} is called {new} now; the old name is read in this version only", stacklevel=3
+            )
     return options
 
 

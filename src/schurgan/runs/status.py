@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 import yaml
 
-from schurgan.runs.config import CONFIG
 from schurgan.core.errors import UserError
-from schurgan.runs.records import METRICS, Record, Records, read_records
+from schurgan.runs.config import CONFIG
 from schurgan.runs.messages import duration, event_sentence, figures, file_size, health_sentence, number, rate, tone_of
+from schurgan.runs.records import METRICS, Record, Records, read_records
 
 State = Literal["starting", "running", "finished", "stopped", "interrupted", "silent"]
 _RATE_ROWS = 10
