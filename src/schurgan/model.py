@@ -25,8 +25,8 @@ from schurgan.core.files import atomic_write
 from schurgan.data.codec import open_codec
 from schurgan.data.shards import Shards
 from schurgan.networks import Architecture, Generator, Latent
+from schurgan.runs.folder import RunFolder
 
-GENERATOR = "generator.safetensors"
 _FORMAT = "schurgan-generator/2"
 _BATCH = 32
 _MOST, _SEEDS = 10_000, 2**31
@@ -264,7 +264,7 @@ def build(card: Card) -> Generator:
 def load(path: str | Path, device: str = "cpu") -> Model:
     """The model of a run folder, or of an exported generator file. Raises UserError when there is none."""
     path = Path(path)
-    file = path / GENERATOR if path.is_dir() else path
+    file = RunFolder(path).generator if path.is_dir() else path
     if not file.exists():
         what = "the run has not saved a generator yet" if path.is_dir() else "no such file or folder"
         raise UserError(f"{file}: {what}; `schurgan train` makes one")

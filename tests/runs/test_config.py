@@ -18,10 +18,9 @@ def test_every_shipped_preset_resolves_and_its_networks_make_and_judge_images_of
     architecture = ARCHITECTURES[config.model.architecture]
     shape = {"width": config.model.width, "classes": 3, "channels": config.model.channels}
     with torch.device("meta"):
-        generator = Generator.from_preset(
-            config.model.architecture, spectral_norm=config.model.spectral_norm_g, **shape
-        )
-        discriminator = Discriminator.from_preset(config.model.architecture, spectral_norm=False, **shape).eval()
+        name = config.model.architecture
+        generator = Generator.from_preset(name, spectral_norm=config.model.spectral_norm_g, **shape)
+        discriminator = Discriminator.from_preset(name, spectral_norm=False, **shape).eval()
         z = torch.empty(2, Latent(generator.latent_dim).dim)
         labels = torch.zeros(2, dtype=torch.int64)
         images = generator.eval()(z, labels)

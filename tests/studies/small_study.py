@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from schurgan.evaluation.scores import SCORES, Evaluation, Protocol, Score
+from schurgan.evaluation.scores import Evaluation, Protocol, Score
+from schurgan.runs.folder import RunFolder
 from schurgan.studies.outcome import Outcome
 from schurgan.studies.study import Cell
 
@@ -111,5 +112,5 @@ def score(cell: Cell, fid: float, inception: float = 2.0, protocol: Protocol = P
         "fid": Score(fid, sd=0.5, floor=1.25, held_out=1.5),
         "inception_score": Score(inception, sd=0.25, floor=7.0),
     }
-    Evaluation(protocol, scores).save(cell.folder / SCORES)
+    Evaluation(protocol, scores).save(RunFolder(cell.folder).scores)
     Outcome(**{"state": "finished", "scored_step": 8} | outcome).save(cell.folder)  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ from schurgan.core.errors import UserError
 from schurgan.core.files import sha256
 from schurgan.model import load
 from schurgan.runs.config import Config
-from schurgan.runs.records import METRICS, read_records
+from schurgan.runs.folder import RunFolder
 from schurgan.studies import cell as cells_module
 from schurgan.studies.outcome import Outcome, read_outcome
 from schurgan.studies.runner import run_cells
@@ -172,9 +172,9 @@ def test_a_study_that_was_stopped_amid_a_cell_ends_with_the_same_table(jobs, num
     save_table(study, "laptop", cells, tmp_path / "whole")
     out = tmp_path / "out"
     process = start(images, out, jobs, 40)
-    metrics = out / "cells" / "a-laptop-0" / METRICS
+    folder = RunFolder(out / "cells" / "a-laptop-0")
     until = time.monotonic() + 600
-    while not any(row["step"] >= 6 for row in read_records(metrics).rows):
+    while not any(row["step"] >= 6 for row in folder.read_records().rows):
         assert time.monotonic() < until
         time.sleep(0.02)
     process.send_signal(number)

@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 
 from schurgan.core.errors import UserError
+from schurgan.runs.folder import RunFolder
 from schurgan.runs.records import Records
-from schurgan.studies.outcome import OUTCOME, Outcome, judge, read_outcome
+from schurgan.studies.outcome import Outcome, judge, read_outcome
 
 
 def health(step: int, frechet: float | None, variety: float = 1.0) -> dict:
@@ -52,6 +53,6 @@ def test_what_is_written_is_read_again(tmp_path):
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"format": "schurgan-outcome/1", "mood": "good"}'])
 def test_a_damaged_file_is_named(tmp_path, text):
-    (tmp_path / OUTCOME).write_text(text)
+    (RunFolder(tmp_path).outcome).write_text(text)
     with pytest.raises(UserError, match=r"outcome\.json: not what became of a run"):
         read_outcome(tmp_path)

@@ -11,7 +11,8 @@ from schurgan.data import Shards, prepare
 from schurgan.data.sources import open_source
 from schurgan.model import load
 from schurgan.report.page import write_report
-from schurgan.runs.config import CONFIG, resolve
+from schurgan.runs.config import resolve
+from schurgan.runs.folder import RunFolder
 from schurgan.training import resume, train
 
 _SECONDS = 2.0
@@ -31,16 +32,16 @@ def run_demo(out: str | Path) -> None:
             bar.update(done, f"{heard:.0f} s of sound")
 
         prepare(source, out / "data", spectrogram, progress=progress)
-    if (out / CONFIG).exists():
+    if RunFolder(out).config.exists():
         resume(out)
     else:
         train(resolve("demo").model_copy(update={"data": out / "data"}), out)
     model = load(out)
     with Bar("sample", len(model.classes), "classes") as bar:
         for i, name in enumerate(model.classes):
-            model.sample(name, 6, seed=0).save(out / "samples" / name)
+            model.sample(name, 6, seed=0).save(RunFolder(out).samples / name)
             bar.update(i + 1)
     page = write_report(out)
     shown = len(Shards(out / "data"))
-    print(f"{shown} recordings learned, sounds in {out / 'samples'}, {time.monotonic() - began:.0f} s in all")
+    print(f"{shown} recordings learned, sounds in {RunFolder(out).samples}, {time.monotonic() - began:.0f} s in all")
     print(f"open {page.resolve().as_uri()}")

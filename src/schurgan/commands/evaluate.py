@@ -11,6 +11,7 @@ from tyro.conf import Positional, arg
 
 from schurgan.commands.parsing import Folder
 from schurgan.core.errors import UserError, writing
+from schurgan.runs.folder import RunFolder
 
 if TYPE_CHECKING:
     from schurgan.core.distributed import World
@@ -72,7 +73,7 @@ def evaluate(
         )
     if world.is_main:
         print_evaluation(found)
-        print(f"scores: {run / 'scores.json'}")
+        print(f"scores: {RunFolder(run).scores}")
 
 
 def compare(
@@ -156,7 +157,7 @@ def sweep(
         )
     if world.is_main:
         print(found.cells().markdown(), end="")
-        print(f"sweep: {run / 'evaluation' / ('sweep.png' if figures else 'sweep.md')}")
+        print(f"sweep: {RunFolder(run).sweep.with_suffix('.png' if figures else '.md')}")
 
 
 def _numbers(text: str) -> tuple[float, ...]:

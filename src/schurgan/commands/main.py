@@ -19,6 +19,7 @@ from schurgan.commands.run import animate, report, resume, status, train_command
 from schurgan.commands.study import study
 from schurgan.core.errors import Interrupted, UserError, did_you_mean, say, writing
 from schurgan.runs.config import Config, preset_names, preset_summary, resolve
+from schurgan.runs.folder import RunFolder
 from schurgan.version import __version__
 
 PhaseName = Literal["noise", "carrier", "griffin-lim"]
@@ -77,7 +78,7 @@ def sample(
 
     _check_refine(refine)
     model = load(run)
-    folder = out or (run if run.is_dir() else run.parent) / "sounds"
+    folder = out or RunFolder(run if run.is_dir() else run.parent).sounds
     labels = [label] if label is not None else list(model.classes)
     for name in labels:
         sounds = model.sample(name, count, truncation, seed, phase=phase, refine=refine)

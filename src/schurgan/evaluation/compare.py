@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from schurgan.core.errors import UserError
-from schurgan.evaluation.scores import SCORES, Evaluation, Score, difference
+from schurgan.evaluation.scores import Evaluation, Score, difference
 from schurgan.evaluation.table import MARK, NAMES, Cells, figure, real_figure, title
+from schurgan.runs.folder import RunFolder
 
 _SHOWN = (
     "inception_score",
@@ -35,7 +36,7 @@ def compare(runs: Sequence[str | Path]) -> Cells:
     paths = [Path(run) for run in runs]
     if len(paths) < 2:
         raise UserError(f"{len(paths)} run given, two or more are needed to compare")
-    found = [Evaluation.load(path / SCORES if path.is_dir() else path) for path in paths]
+    found = [Evaluation.load(RunFolder(path).scores if path.is_dir() else path) for path in paths]
     first = found[0].protocol
     for path, each in zip(paths[1:], found[1:], strict=True):
         if differs := difference(first, each.protocol):
@@ -60,7 +61,7 @@ def compare(runs: Sequence[str | Path]) -> Cells:
 def legend(runs: Sequence[str | Path]) -> str:
     """How the compared scores were taken: one line under the table."""
     path = Path(runs[0])
-    protocol = Evaluation.load(path / SCORES if path.is_dir() else path).protocol
+    protocol = Evaluation.load(RunFolder(path).scores if path.is_dir() else path).protocol
     truncation = "" if protocol.truncation is None else f", truncation {protocol.truncation:g}"
     return (
         f"{protocol.n_fake} generated images against {protocol.n_real} training images{truncation}, batch norm "

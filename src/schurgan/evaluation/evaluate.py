@@ -22,13 +22,13 @@ from schurgan.evaluation.pixels import score_departure, score_memory, score_vari
 from schurgan.evaluation.processes import Alone, Meter, Processes
 from schurgan.evaluation.score_images import Measure
 from schurgan.evaluation.score_sounds import score_sounds
-from schurgan.evaluation.scores import SCORES, Counts, Evaluation, Protocol, Score
+from schurgan.evaluation.scores import Counts, Evaluation, Protocol, Score
 from schurgan.evaluation.seen import see_generated, see_real
 from schurgan.evaluation.target import BatchNorm, Subject, open_subject
 from schurgan.evaluation.usefulness import score_usefulness
+from schurgan.runs.folder import RunFolder
 from schurgan.version import __version__
 
-FOLDER = "evaluation"
 _MOST_IMAGES, _MOST_RUNS, _SEEDS = 1_000_000, 100, 2**31
 
 
@@ -107,11 +107,12 @@ def evaluate(
     evaluation = Evaluation(protocol, scores, tuple(notes))
 
     def write() -> None:
-        with writing(subject.run / SCORES):
-            evaluation.save(subject.run / SCORES)
-        with writing(subject.run / FOLDER):
+        folder = RunFolder(subject.run)
+        with writing(folder.scores):
+            evaluation.save(folder.scores)
+        with writing(folder.evaluation):
             unseen = None if held_out is None or unseen_clips is None else (held_out, unseen_clips)
-            save_nearest(subject.run / FOLDER / "nearest.png", subject, fake, (real, clips), unseen)
+            save_nearest(folder.nearest, subject, fake, (real, clips), unseen)
 
     world.check(write)
     return evaluation

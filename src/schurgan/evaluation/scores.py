@@ -17,7 +17,6 @@ from typing import Any, TypedDict
 from schurgan.core.errors import UserError
 from schurgan.core.files import write_json
 
-SCORES = "scores.json"
 FORMAT = "schurgan-scores/1"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from schurgan.core.errors import UserError, writing
 from schurgan.core.files import atomic_write, write_json
-from schurgan.evaluation.evaluate import FOLDER, check_numbers, describe, known_accuracy, open_judge
+from schurgan.evaluation.evaluate import check_numbers, describe, known_accuracy, open_judge
 from schurgan.evaluation.figures import need_matplotlib, save_figure
 from schurgan.evaluation.pixels import score_departure, score_variety
 from schurgan.evaluation.processes import Alone, Processes
@@ -19,6 +19,7 @@ from schurgan.evaluation.scores import Evaluation, Protocol, Score
 from schurgan.evaluation.seen import see_generated, see_real
 from schurgan.evaluation.table import Cells, figure, real_figure, title
 from schurgan.evaluation.target import BatchNorm, Subject, open_subject
+from schurgan.runs.folder import RunFolder
 
 FORMAT = "schurgan-sweep/1"
 TRUNCATIONS = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
@@ -105,12 +106,12 @@ def check_truncations(truncations: Sequence[float]) -> None:
 
 
 def _write(subject: Subject, found: Sweep, figures: bool) -> None:
-    folder = subject.run / FOLDER
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "sweep.json", found.as_json())
-        with atomic_write(folder / "sweep.md", "w") as file:
+    path = RunFolder(subject.run).sweep
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, found.as_json())
+        with atomic_write(path.with_suffix(".md"), "w") as file:
             file.write(found.cells().markdown())
         if figures:
             values = [{name: asdict(score) for name, score in point.items()} for point in found.points]
-            save_figure(found.truncations, values, folder / "sweep")
+            save_figure(found.truncations, values, path.with_suffix(""))

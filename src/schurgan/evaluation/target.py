@@ -17,7 +17,8 @@ from schurgan.data.codec import Codec, open_codec, same_levels
 from schurgan.data.shards import Shards
 from schurgan.data.split import split
 from schurgan.model import Model, load
-from schurgan.runs.config import CONFIG, Config
+from schurgan.runs.config import Config
+from schurgan.runs.folder import RunFolder
 
 BatchNorm = Literal["standing", "batch"]
 
@@ -99,11 +100,7 @@ def open_subject(run: str | Path, data: str | Path | None = None, device: str | 
     data  where the shards are now, if they were moved
     """
     run = Path(run)
-    if not run.is_dir():
-        raise UserError(f"{run}: no such run folder")
-    if not (run / CONFIG).exists():
-        raise UserError(f"{run}: no run here (no {CONFIG}); `schurgan train` makes one")
-    config, model = Config.load(run / CONFIG), load(run, str(device))
+    config, model = RunFolder(run).read_config(), load(run, str(device))
     folder = Path(data) if data is not None else config.data
     if folder is None or not folder.is_dir():
         raise UserError(f"{run}: its data folder {folder} is gone, which scores compare with; --data says where it is")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import subprocess
 import tempfile
@@ -13,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from schurgan.core.errors import UserError, writing
 from schurgan.core.files import atomic_write
+from schurgan.runs.folder import RunFolder
 
 MOST_FRAMES = 150
 MOST_PIXELS = 24_000_000
@@ -31,7 +31,7 @@ def animate(run: str | Path, out: str | Path | None = None, fps: float = 6.0) ->
     UserError where there are no grids, `fps` is not within 0.1 to 50, or the file cannot be made.
     """
     run = Path(run)
-    out = Path(out) if out is not None else run / "samples.gif"
+    out = Path(out) if out is not None else RunFolder(run).animation
     if not 0.1 <= fps <= 50:
         raise UserError(f"--fps: {fps:g} given, 0.1 to 50 frames a second are possible")
     if out.suffix not in (".gif", ".mp4"):
@@ -40,7 +40,8 @@ def animate(run: str | Path, out: str | Path | None = None, fps: float = 6.0) ->
         raise UserError(f"{run}: no such run folder")
     grids = _grids(run)
     if not grids:
-        raise UserError(f"{run / 'samples'}: no sample grids here yet; a run makes one each --train.sample-every steps")
+        folder = RunFolder(run).samples
+        raise UserError(f"{folder}: no sample grids here yet; a run makes one each --train.sample-every steps")
     pictures = _frames(grids)
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -53,11 +54,7 @@ def animate(run: str | Path, out: str | Path | None = None, fps: float = 6.0) ->
 
 def _grids(run: Path) -> list[tuple[str, Path]]:
     """(what the frame says, file), in the order of attempts and steps."""
-    found = sorted(
-        (int(name[2] or 0), int(name[1]), path)
-        for path in (run / "samples").glob("step-*.png")
-        if (name := re.fullmatch(r"step-(\d+)(?:-a(\d+))?", path.stem))
-    )
+    found = RunFolder(run).grids()
     if len(found) > MOST_FRAMES:
         found = [found[round(i * (len(found) - 1) / (MOST_FRAMES - 1))] for i in range(MOST_FRAMES)]
     return [(f"step {step}" + (f", attempt {attempt}" if attempt else ""), path) for attempt, step, path in found]

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from schurgan.report.charts import Line, Mark, line_chart
+from schurgan.runs.folder import RunFolder
 from schurgan.runs.messages import event_name, event_sentence, health_sentence, number, tone_of, verdict_of
 from schurgan.runs.records import Record, Records
 
-SCORES = "scores.json"
 _WIDE, _TALL = 1120, 320
 _MOST_EVENTS = 200
 _CHARTS: tuple[tuple[str, str, tuple[tuple[str, str, str], ...], bool], ...] = (
@@ -68,7 +68,7 @@ def events(records: Records) -> str:
 def scores(run: Path) -> str:
     """RUN/scores.json as a table, with what it was measured by; nothing where there is none or it is something else."""
     try:
-        known = json.loads((run / SCORES).read_text("utf-8"), parse_constant=lambda _: None)
+        known = json.loads(RunFolder(run).scores.read_text("utf-8"), parse_constant=lambda _: None)
     except (OSError, ValueError, RecursionError):
         return ""
     table = known.get("scores") if isinstance(known, dict) else None

@@ -22,15 +22,12 @@ from schurgan.data.shards import Shards
 from schurgan.data.split import split
 from schurgan.evaluation.features.classifier import Trained, judge
 from schurgan.evaluation.features.extractor import cached_classifier
-from schurgan.model import GENERATOR, Model, Sounds, load
+from schurgan.model import Model, Sounds, load
 from schurgan.report import curves
 from schurgan.runs.config import Config
+from schurgan.runs.folder import RunFolder
 from schurgan.runs.messages import duration
-from schurgan.runs.records import METRICS, read_records
-from schurgan.runs.status import CONFIG, read_status
-
-REPORT = "report.html"
-VERDICT = "classifier.json"
+from schurgan.runs.status import read_status
 
 
 @dataclass(frozen=True)
@@ -60,13 +57,11 @@ def write_report(run: str | Path, *, shown: int = 3, judged: int = 12, truncatio
     run = Path(run)
     if not run.is_dir():
         raise UserError(f"{run}: no such run folder")
-    bare = not (run / GENERATOR).exists() and ((run / CONFIG).exists() or (run / METRICS).exists())
+    folder = RunFolder(run)
+    bare = not folder.generator.exists() and (folder.config.exists() or folder.metrics.exists())
     verdict, parts = (None, _bare()) if bare else _heard(run, shown, judged, truncation, seed)
-    try:
-        records = read_records(run / METRICS)
-    except OSError as error:
-        raise UserError(f"{run / METRICS}: cannot be read ({error.strerror or error})") from None
-    page = Template((resources.files("schurgan.report") / "templates" / REPORT).read_text("utf-8")).substitute(
+    records = folder.read_records()
+    page = Template((resources.files("schurgan.report") / "templates" / "page.html").read_text("utf-8")).substitute(
         parts,
         title=f"Schurgan: {escape(run.resolve().name)}",
         state=_state(run),
@@ -74,14 +69,14 @@ def write_report(run: str | Path, *, shown: int = 3, judged: int = 12, truncatio
         scores=curves.scores(run),
         charts=curves.charts(records),
         events=curves.events(records),
-        options=escape((run / CONFIG).read_text("utf-8", "replace")) if (run / CONFIG).exists() else "",
+        options=escape(folder.config.read_text("utf-8", "replace")) if folder.config.exists() else "",
     )
-    with writing(run / REPORT):
+    with writing(folder.report):
         if verdict is not None:
-            write_json(run / VERDICT, verdict.__dict__)
-        with atomic_write(run / REPORT, "w") as file:
+            write_json(folder.classifier, verdict.__dict__)
+        with atomic_write(folder.report, "w") as file:
             file.write(page)
-    return run / REPORT
+    return folder.report
 
 
 def _bare() -> dict[str, str]:
@@ -108,7 +103,7 @@ def _heard(run: Path, shown: int, judged: int, truncation: float, seed: int) -> 
     shards = Shards(model.card.data)
     if shards.classes != model.classes:
         raise UserError(f"{model.card.data}: holds other classes than {run} was trained on; the report compares them")
-    config = Config.load(run / CONFIG) if (run / CONFIG).exists() else Config()
+    config = RunFolder(run).read_config() if RunFolder(run).config.exists() else Config()
     folds = config.train.val_folds
     learned, _ = split(shards, folds, config.train.val_fraction)
     # The one that watched the run, where it is the same: a page should not take longer than to be read.

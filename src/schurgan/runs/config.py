@@ -14,9 +14,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from schurgan.core.errors import UserError, did_you_mean
 from schurgan.core.files import atomic_write
 
-CONFIG = "config.yaml"
-"""Name of the file in a run's folder that holds its options."""
-
 _OLD_NAMES = {
     "model.ladder": "model.architecture",
     "train.exclude_folds": "train.val_folds",

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from schurgan.runs.records import METRICS, Records, read_events, read_health, read_metrics, read_records
+from schurgan.runs.records import Records, read_events, read_health, read_metrics, read_records
 
-__all__ = ["METRICS", "MetricsFile", "Records", "read_events", "read_health", "read_metrics", "read_records"]
+__all__ = ["MetricsFile", "Records", "read_events", "read_health", "read_metrics", "read_records"]
 
 
 class MetricsFile:

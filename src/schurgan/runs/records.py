@@ -7,7 +7,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-METRICS = "metrics.jsonl"
 _MOST = 2**53
 """Beyond it a step could not be told from the next as a float, which charts need."""
 

@@ -13,15 +13,14 @@ from typing import Any, Literal
 import yaml
 
 from schurgan.core.errors import UserError
-from schurgan.runs.config import CONFIG
+from schurgan.runs.folder import RunFolder
 from schurgan.runs.messages import duration, event_sentence, figures, file_size, health_sentence, number, rate, tone_of
-from schurgan.runs.records import METRICS, Record, Records, read_records
+from schurgan.runs.records import Record, Records
 
 State = Literal["starting", "running", "finished", "stopped", "interrupted", "silent"]
 _RATE_ROWS = 10
 """Rows that the rate is the mean of."""
 _SHOWN_EVENTS = 5
-_CHECKPOINT = re.compile(r"step-(\d+)(?:-a(\d+))?\.pt")
 _LONGEST_RECORD = 65536
 _TAIL = re.compile(rb"[0-9a-f]{64}([0-9a-f]{8})schurgan\Z")
 _LEAST_SILENCE = 120.0
@@ -76,17 +75,11 @@ class Status:
 
 def read_status(run: str | Path, now: float | None = None) -> Status:
     """Of the run in folder `run`; `now` is in seconds since 1970. Raises UserError when it is no run."""
-    run = Path(run)
-    if not run.is_dir():
-        raise UserError(f"{run}: no such run folder")
-    if not (run / CONFIG).is_file():
-        raise UserError(f"{run}: no run here (no {CONFIG}); `schurgan train` makes one")
-    steps, every = _options(run / CONFIG)
-    try:
-        records = read_records(run / METRICS)
-        written = (run / (METRICS if (run / METRICS).exists() else CONFIG)).stat().st_mtime
-    except OSError as error:
-        raise UserError(f"{run / METRICS}: cannot be read ({error.strerror or error})") from None
+    folder = RunFolder(run)
+    folder.require()
+    steps, every = _options(folder.config)
+    records = folder.read_records()
+    written = (folder.metrics if folder.metrics.exists() else folder.config).stat().st_mtime
     last = records.rows[-1] if records.rows else None
     latest = _latest(records)
     attempt = latest.get("attempt", 0) if latest else 0
@@ -95,7 +88,7 @@ def read_status(run: str | Path, now: float | None = None) -> Status:
     step = latest["step"] if latest else 0
     state = _state(records, latest, steps, silent, max(_LEAST_SILENCE, _SILENT_ROWS * every / speed if speed else 0.0))
     return Status(
-        run=str(run),
+        run=str(folder.path),
         state=state,
         step=step,
         steps=steps,
@@ -106,7 +99,7 @@ def read_status(run: str | Path, now: float | None = None) -> Status:
         row={key: value for key, value in last.items() if key != "singular_values"} if last else None,
         health=records.health[-1] if records.health else None,
         events=tuple(records.events),
-        checkpoints=_checkpoints(run / "checkpoints"),
+        checkpoints=_checkpoints(folder),
     )
 
 
@@ -182,16 +175,13 @@ def _rate(rows: list[Record]) -> float | None:
     return len(speeds) / sum(1 / speed for speed in speeds) if speeds else None
 
 
-def _checkpoints(folder: Path) -> tuple[Checkpoint, ...]:
+def _checkpoints(folder: RunFolder) -> tuple[Checkpoint, ...]:
     found = []
-    for path in folder.glob("step-*.pt"):
-        if name := _CHECKPOINT.fullmatch(path.name):
-            facts = _facts(path)
-            score, healthy = number(facts.get("score")), facts.get("healthy") is True
-            with suppress(OSError):  # rotated away meanwhile
-                size = path.stat().st_size
-                found.append(Checkpoint(path.name, int(name[1]), int(name[2] or 0), size, score, healthy))
-    found.sort(key=lambda file: (file.attempt, file.step))
+    for attempt, step, path in folder.checkpoint_files():
+        facts = _facts(path)
+        score, healthy = number(facts.get("score")), facts.get("healthy") is True
+        with suppress(OSError):  # rotated away meanwhile
+            found.append(Checkpoint(path.name, step, attempt, path.stat().st_size, score, healthy))
     scored = [file for file in reversed(found) if file.score is not None]  # of equals the newest is the best
     holders = {
         "newest": found[-1:],

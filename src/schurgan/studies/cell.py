@@ -15,8 +15,8 @@ from schurgan.core.errors import Interrupted, UserError, writing
 from schurgan.data.shards import Shards
 from schurgan.data.split import split
 from schurgan.evaluation.evaluate import evaluate
-from schurgan.runs.config import CONFIG, Config
-from schurgan.runs.records import METRICS, read_records
+from schurgan.runs.config import Config
+from schurgan.runs.folder import RunFolder
 from schurgan.studies.outcome import Outcome, judge, read_outcome
 from schurgan.studies.study import Cell
 from schurgan.training import resume, train
@@ -41,7 +41,7 @@ def run_cell(cell: Cell) -> Outcome:
     with _alone(cell.folder):
         with join(device) as world:
             known = world.broadcast_object(_finished(cell))
-            started = world.broadcast_object((cell.folder / CONFIG).exists())
+            started = world.broadcast_object(RunFolder(cell.folder).config.exists())
         if known is not None:
             return Outcome(**known)
         outcome = _train(cell, started)
@@ -57,7 +57,7 @@ def run_cell(cell: Cell) -> Outcome:
 
 def check_same(cell: Cell) -> None:
     """Raises UserError where the cell's folder holds a run of other options."""
-    path = cell.folder / CONFIG
+    path = RunFolder(cell.folder).config
     if not path.exists():
         return
     there, here = (_flat(config) for config in (Config.load(path), cell.config))
@@ -82,12 +82,12 @@ def _train(cell: Cell, started: bool) -> Outcome:
     except Interrupted:
         raise
     except UserError as error:
-        outcome = judge(read_records(cell.folder / METRICS))
+        outcome = judge(RunFolder(cell.folder).read_records())
         # A number that is not finite ends a run as a collapse, and its files say so.
         return outcome if outcome.state == "collapsed" and "not finite" in outcome.reason.lower() else _failed(error)
     except (OSError, RuntimeError, ValueError, MemoryError) as error:
         return _failed(error)
-    return judge(read_records(cell.folder / METRICS), _monitor(cell.folder))
+    return judge(RunFolder(cell.folder).read_records(), _monitor(cell.folder))
 
 
 def _score(cell: Cell, outcome: Outcome, world: World) -> Outcome:
@@ -131,7 +131,7 @@ def _take_best(run: Path, outcome: Outcome) -> int | None:
     if not chosen:
         return None
     path = min(chosen, key=lambda each: _rank(records[each]))
-    config = Config.load(run / CONFIG)
+    config = RunFolder(run).read_config()
     assert config.data is not None
     everything = Shards(config.data)
     shards, _ = split(everything, config.train.val_folds, config.train.val_fraction)
@@ -175,6 +175,6 @@ def _alone(folder: Path) -> Iterator[None]:
 
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as file:
+    with open(RunFolder(folder).lock, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -16,7 +16,7 @@ from schurgan.data.split import split
 from schurgan.evaluation.sweep import sweep
 from schurgan.evaluation.table import figure as digits
 from schurgan.model import Model, load
-from schurgan.runs.records import METRICS, read_records
+from schurgan.runs.folder import RunFolder
 from schurgan.studies.listening import Borrowed, borrow, choose_clips, phase_picture, save_set
 from schurgan.studies.outcome import read_outcome
 from schurgan.studies.study import Cell, ScaleName, Study
@@ -62,7 +62,7 @@ def _gaps(study: Study, scale: ScaleName, cells: Sequence[Cell], out: Path) -> l
 
 
 def _one_gap(ax: Any, cell: Cell, style: dict[str, Any], label: str) -> None:
-    lines = [line for line in read_records(cell.folder / METRICS).health if line["health"].get("gap") is not None]
+    lines = [line for line in RunFolder(cell.folder).read_records().health if line["health"].get("gap") is not None]
     steps, gaps = [line["step"] for line in lines], [line["health"]["gap"] for line in lines]
     ax.plot(steps, gaps, alpha=1.0 if cell.seed == 0 else 0.5, label=label or None, **style)
     outcome = read_outcome(cell.folder)

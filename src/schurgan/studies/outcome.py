@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from schurgan.core.errors import UserError
 from schurgan.core.files import write_json
+from schurgan.runs.folder import RunFolder
 from schurgan.runs.records import Records
 
-OUTCOME = "outcome.json"
 _FORMAT = "schurgan-outcome/1"
 
 
@@ -38,12 +38,12 @@ class Outcome:
 
     def save(self, run: Path) -> None:
         """Atomically."""
-        write_json(run / OUTCOME, {"format": _FORMAT} | asdict(self))
+        write_json(RunFolder(run).outcome, {"format": _FORMAT} | asdict(self))
 
 
 def read_outcome(run: Path) -> Outcome | None:
     """None where there is none yet. Raises UserError for a file of something else."""
-    path = run / OUTCOME
+    path = RunFolder(run).outcome
     try:
         known = json.loads(path.read_text("utf-8"))
         if known.pop("format") != _FORMAT:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from schurgan.evaluation.scores import SCORES, Evaluation
+from schurgan.evaluation.scores import Evaluation
 from schurgan.evaluation.table import title
+from schurgan.runs.folder import RunFolder
 from schurgan.studies.outcome import Outcome, read_outcome
 from schurgan.studies.study import Cell
 
@@ -41,7 +42,7 @@ def read_results(cells: Sequence[Cell]) -> list[Result]:
         outcome = read_outcome(cell.folder)
         if outcome is not None:
             scored = outcome.scored_step is not None
-            results.append(Result(cell, outcome, Evaluation.load(cell.folder / SCORES) if scored else None))
+            results.append(Result(cell, outcome, Evaluation.load(RunFolder(cell.folder).scores) if scored else None))
     return results
 
 

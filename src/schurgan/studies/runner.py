@@ -15,12 +15,12 @@ from multiprocessing.process import BaseProcess
 
 from schurgan.core.distributed import find_placement
 from schurgan.core.errors import Interrupted, UserError, say
+from schurgan.runs.folder import RunFolder
 from schurgan.studies.cell import check_same, run_cell
 from schurgan.studies.outcome import Outcome, read_outcome
 from schurgan.studies.study import Cell
 from schurgan.training.signals import stop_requests
 
-LOG = "cell.log"
 _STOPPED = 3  # exit status of a cell's process that saved its state and ended as it was asked to
 _POLL = 0.2  # seconds
 
@@ -91,7 +91,7 @@ def _outcome_of(cell: Cell, status: int) -> Outcome:
     if status == 0 and outcome is not None:
         return outcome
     died = f"its process ended by signal {-status}" if status < 0 else f"its process ended with status {status}"
-    outcome = Outcome("failed", reason=f"{died}; {LOG} in its folder says more")
+    outcome = Outcome("failed", reason=f"{died}; {RunFolder(cell.folder).log} says more")
     cell.folder.mkdir(parents=True, exist_ok=True)
     outcome.save(cell.folder)
     return outcome
@@ -103,7 +103,7 @@ def _work(cell: Cell) -> None:
 
     _follow_parent()
     cell.folder.mkdir(parents=True, exist_ok=True)
-    log = os.open(cell.folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    log = os.open(RunFolder(cell.folder).log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
         os.dup2(log, stream.fileno())

@@ -16,6 +16,7 @@ from schurgan.core.files import atomic_write, write_json
 from schurgan.evaluation.metrics.intervals import Interval
 from schurgan.evaluation.scores import difference
 from schurgan.evaluation.table import NAMES, Cells, figure, figure_and_spread, title
+from schurgan.runs.folder import RunFolder
 from schurgan.studies.contrast import compare_parts
 from schurgan.studies.result import STEPS, Result, name_column, read_results
 from schurgan.studies.study import Cell, Printed, Row, ScaleName, Study
@@ -260,5 +261,5 @@ def _check_comparable(study: Study, results: Sequence[Result]) -> None:
             what, ours, theirs = differs
             raise UserError(
                 f"{other.cell.name} and {result.cell.name} cannot be compared: {what} is {ours} in the one and "
-                f"{theirs} in the other; remove {result.cell.folder / 'outcome.json'} and start the study again"
+                f"{theirs} in the other; remove {RunFolder(result.cell.folder).outcome} and start the study again"
             )

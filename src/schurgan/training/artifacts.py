@@ -10,9 +10,10 @@ import torch
 from schurgan.audio.pictures import grid, save_png
 from schurgan.data.codec import Codec
 from schurgan.data.shards import Shards
-from schurgan.model import GENERATOR, Card, Model, build
+from schurgan.model import Card, Model, build
 from schurgan.networks import standing_statistics, unconstrained_state
 from schurgan.runs.config import Config
+from schurgan.runs.folder import RunFolder
 from schurgan.training.trainer import Trainer
 
 _COLUMNS = 6
@@ -22,7 +23,7 @@ class Products:
     """RUN/generator.safetensors, samples/step-*.png and samples/step-*/CLASS-000.wav, all made anew from a trainer."""
 
     def __init__(self, run: Path, config: Config, shards: Shards, codec: Codec) -> None:
-        self.run, self.config, self.shards, self.codec = run, config, shards, codec
+        self.folder, self.config, self.shards, self.codec = RunFolder(run), config, shards, codec
 
     def model(self, trainer: Trainer) -> Model:
         """A copy of the averaged generator, its constraints taken into the weights, with its own batch statistics."""
@@ -48,11 +49,11 @@ class Products:
 
     def save(self, trainer: Trainer) -> None:
         """The generator's file."""
-        self.model(trainer).save(self.run / GENERATOR)
+        self.model(trainer).save(self.folder.generator)
 
     def show(self, trainer: Trainer, attempt: int = 0) -> None:
         """The first sound of each class, then a grid of images with the same noise every time, a row a class."""
-        model, path = self.model(trainer), self.grid(trainer.step, attempt)
+        model, path = self.model(trainer), self.folder.grid(trainer.step, attempt)
         path.parent.mkdir(exist_ok=True)
         rows, seed = [], self.config.train.seed
         for number, label in enumerate(model.classes):
@@ -60,10 +61,6 @@ class Products:
             model.sample(label, 1, seed=seed).save(path.with_suffix(""))
         save_png(grid(rows, scale=max(1, 64 // model.codec.size), photo=model.pictures), path)
 
-    def grid(self, step: int, attempt: int = 0) -> Path:
-        """Where the grid of a step is, made after `attempt` rollbacks."""
-        return self.run / "samples" / (f"step-{step:08d}" + (f"-a{attempt}" if attempt else "") + ".png")
-
     def complete(self, step: int, attempt: int = 0) -> bool:
         """Whether what the last step leaves is there."""
-        return (self.run / GENERATOR).exists() and self.grid(step, attempt).exists()
+        return self.folder.generator.exists() and self.folder.grid(step, attempt).exists()

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from schurgan.core.errors import UserError
 from schurgan.core.files import atomic_write, sync_folder
+from schurgan.runs.folder import RunFolder
 from schurgan.training.changes import Identity
 
 FORMAT = "schurgan-checkpoint/3"
@@ -84,15 +85,16 @@ class Checkpoints:
     """
 
     def __init__(self, run: str | Path, keep: int = 2) -> None:
-        self.folder = Path(run) / "checkpoints"
+        self.run = RunFolder(run)
+        self.folder = self.run.checkpoints
         self.keep = keep
 
     def path(self, step: int, attempt: int = 0) -> Path:
-        return self.folder / (f"step-{step:08d}-a{attempt}.pt" if attempt else f"step-{step:08d}.pt")
+        return self.run.checkpoint(step, attempt)
 
     def paths(self) -> list[Path]:
         """Oldest first, damaged ones too."""
-        return sorted((path for path in self.folder.glob("step-*.pt") if _NAME.fullmatch(path.name)), key=_age)
+        return [file.path for file in self.run.checkpoint_files()]
 
     def records(self) -> dict[Path, Record]:
         """Oldest first, those that can be read; their states are neither read nor verified."""

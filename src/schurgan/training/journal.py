@@ -10,7 +10,8 @@ from types import TracebackType
 from typing import Any, Literal
 
 from schurgan.normality import departure_counters, reset_departure_counters
-from schurgan.runs.metrics_file import METRICS, MetricsFile
+from schurgan.runs.folder import RunFolder
+from schurgan.runs.metrics_file import MetricsFile
 from schurgan.training.live_view import View
 from schurgan.training.means import Means
 from schurgan.training.tensorboard import TensorBoard
@@ -28,7 +29,7 @@ class Journal:
 
     def __init__(self, run: Path, *, quiet: bool, tensorboard: bool) -> None:
         self.run, self.quiet = run, quiet
-        self.file = MetricsFile(run / METRICS)
+        self.file = MetricsFile(RunFolder(run).metrics)
         self.means = Means()
         self.mended: dict[str, int] = {}
         self._known = 0  # bytes of the file that belong to the state

@@ -17,7 +17,7 @@ from schurgan.data.loader import Batches, Prefetch
 from schurgan.data.shards import Shards
 from schurgan.data.split import split
 from schurgan.runs.config import Config
-from schurgan.runs.metrics_file import METRICS, read_events
+from schurgan.runs.folder import RunFolder
 from schurgan.training.artifacts import Products
 from schurgan.training.build import build_augmentation
 from schurgan.training.changes import Change, Identity, changed_options, check_changes
@@ -293,13 +293,13 @@ class Run:
 
     def _show(self) -> None:
         self.products.show(self.trainer, self.attempt)
-        self.journal.samples(self.products.grid(self.trainer.step, self.attempt), self.trainer.step)
+        self.journal.samples(RunFolder(self.run).grid(self.trainer.step, self.attempt), self.trainer.step)
 
     def _done(self) -> bool:
         """Whether there is nothing left to do: all steps are made, or the run has ended itself under these options."""
         if self.trainer.step >= self.config.train.steps:
             return self.products.complete(self.trainer.step, self.attempt)
-        events = read_events(self.run / METRICS)
+        events = RunFolder(self.run).read_records().events
         return bool(events) and events[-1]["event"] == "stopped" and not self._changes
 
     def _finish(self) -> None:

@@ -1,7 +1,4 @@
-"""A run is a folder that says all about itself: begun by `train`, taken up where it stopped by `resume`.
-
-RUN/config.yaml, metrics.jsonl, generator.safetensors, checkpoints/step-*.pt, samples/step-*.png and */CLASS-000.wav
-"""
+"""A run is a folder that says all about itself: begun by `train`, taken up where it stopped by `resume`.""" ""
 
 from __future__ import annotations
 
@@ -11,7 +8,8 @@ from pathlib import Path
 
 from schurgan.core.distributed import World, join, restarted
 from schurgan.core.errors import UserError, writing
-from schurgan.runs.config import CONFIG, Config
+from schurgan.runs.config import Config
+from schurgan.runs.folder import RunFolder
 from schurgan.training.run import Run
 
 
@@ -23,7 +21,7 @@ def train(config: Config, run: str | Path) -> Path:
     """
     run = Path(run)
     with join(config.train.device) as world:
-        if restarted() and (run / CONFIG).exists():
+        if restarted() and RunFolder(run).config.exists():
             return _resume(run, world, None, ())
         world.check(lambda: _refuse_existing(run))
         if config.data is not None:  # absolute, so that the run can be taken up from any folder
@@ -41,14 +39,12 @@ def resume(run: str | Path, data: str | Path | None = None, allow: Collection[st
     they were, such as "train.lr-g". A finished run is left as it is.
     """
     run = Path(run)
-    if not (run / CONFIG).exists():
-        raise UserError(f"{run}: no run here (no {CONFIG}); start one by `schurgan train`")
-    with join(Config.load(run / CONFIG).train.device) as world:
+    with join(RunFolder(run).read_config().train.device) as world:
         return _resume(run, world, data, allow)
 
 
 def _resume(run: Path, world: World, data: str | Path | None, allow: Collection[str]) -> Path:
-    config = Config.load(run / CONFIG)
+    config = RunFolder(run).read_config()
     if data is not None:
         config = config.model_copy(update={"data": Path(data).resolve()})
     job = Run(config, run, world)
@@ -57,7 +53,7 @@ def _resume(run: Path, world: World, data: str | Path | None, allow: Collection[
 
 
 def _refuse_existing(run: Path) -> None:
-    if (run / CONFIG).exists():
+    if RunFolder(run).config.exists():
         raise UserError(f"{run}: holds a run already; continue it by `schurgan resume {run}`, or choose another --out")
 
 
@@ -65,7 +61,7 @@ def _found(run: Path, config: Config) -> None:
     with writing(run):
         run.mkdir(parents=True, exist_ok=True)
         try:
-            config.save(run / CONFIG)
+            config.save(RunFolder(run).config)
         except OSError:
             with suppress(OSError):
                 run.rmdir()  # unless something is in it

@@ -11,9 +11,8 @@ import numpy as np
 from PIL import Image
 
 from schurgan.core.errors import UserError
+from schurgan.runs.folder import RunFolder
 from schurgan.runs.messages import event_sentence, number
-
-FOLDER = "tensorboard"
 
 
 class TensorBoard:
@@ -30,7 +29,7 @@ class TensorBoard:
             missing = "the package tensorboard is missing"
             raise UserError(f"--train.tensorboard: {missing}; `pip install schurgan[tensorboard]` brings it") from None
         self._make: Callable[..., Any] = SummaryWriter
-        self._folder, self._attempt = Path(run) / FOLDER, attempt
+        self._folder, self._attempt = RunFolder(run).tensorboard, attempt
         self._writer: Any = None
         self._failed = False
         self._try(lambda: self._open(start + 1))

@@ -1,0 +1,119 @@
+"""The folder of a run: every file in it has its name here, and nowhere else."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from schurgan.core.errors import UserError
+from schurgan.runs.config import Config
+from schurgan.runs.records import Records, read_records
+
+_STEP = re.compile(r"step-(\d{8,})(?:-a([1-9]\d*))?")
+
+
+class StepFile(NamedTuple):
+    """A file of one step. They sort in the order in which the run wrote them."""
+
+    attempt: int
+    """Rollbacks before it."""
+    step: int
+    path: Path
+
+
+class RunFolder:
+    """The paths of a run's files, whether or not they exist yet, and readers that need no torch."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        """Every option, as `Config.save` writes it."""
+        self.metrics = self.path / "metrics.jsonl"
+        """Means, evaluations of health and events, a JSON object a line."""
+        self.checkpoints = self.path / "checkpoints"
+        """Folder of the states from which the run can go on."""
+        self.generator = self.path / "generator.safetensors"
+        """The newest generator, all that sampling needs."""
+        self.samples = self.path / "samples"
+        """Folder of images and sounds of fixed latents, made while the run trains."""
+        self.sounds = self.path / "sounds"
+        """Folder of the sounds that `schurgan sample` makes."""
+        self.tensorboard = self.path / "tensorboard"
+        """Folder of TensorBoard's files, one folder in it for each attempt."""
+        self.scores = self.path / "scores.json"
+        """What `schurgan evaluate` measured."""
+        self.evaluation = self.path / "evaluation"
+        """Folder of tables and figures."""
+        self.nearest = self.evaluation / "nearest.png"
+        """Generated images beside the real ones nearest to them."""
+        self.sweep = self.evaluation / "sweep.json"
+        """Scores over truncations; sweep.md, sweep.png and sweep.svg show them."""
+        self.report = self.path / "report.html"
+        """The page that `schurgan report` writes."""
+        self.classifier = self.path / "classifier.json"
+        """What the report's classifier takes the generated sounds for."""
+        self.animation = self.path / "samples.gif"
+        """The film that `schurgan animate` makes."""
+        self.outcome = self.path / "outcome.json"
+        """What became of the run as a trial of a study."""
+        self.log = self.path / "cell.log"
+        """What the process of a trial printed."""
+        self.lock = self.path / ".lock"
+        """Held by the process that works on a trial."""
+
+    def checkpoint(self, step: int, attempt: int = 0) -> Path:
+        """The state after `step` steps, `attempt` rollbacks into the run."""
+        return self.checkpoints / f"{_name(step, attempt)}.pt"
+
+    def checkpoint_files(self) -> list[StepFile]:
+        """The states that there are, oldest first, damaged ones too."""
+        return _step_files(self.checkpoints, ".pt")
+
+    def grid(self, step: int, attempt: int = 0) -> Path:
+        """The grid of sample images of a step; the sounds are in the folder of that name without its suffix."""
+        return self.samples / f"{_name(step, attempt)}.png"
+
+    def grids(self) -> list[StepFile]:
+        """The grids that there are, oldest first."""
+        return _step_files(self.samples, ".png")
+
+    def require(self) -> None:
+        """Check that this is the folder of a run.
+
+        Raises:
+            UserError: it is not.
+        """
+        if not self.path.is_dir():
+            raise UserError(f"{self.path}: no such run folder")
+        if not self.config.is_file():
+            raise UserError(f"{self.path}: no run here (no {self.config.name}); `schurgan train` makes one")
+
+    def read_config(self) -> Config:
+        """The options of the run.
+
+        Raises:
+            UserError: this is no run, or the file is damaged or of another version.
+        """
+        self.require()
+        return Config.load(self.config)
+
+    def read_records(self) -> Records:
+        """The lines of metrics.jsonl, also while the run writes it; no lines where there is no file.
+
+        Raises:
+            UserError: the file may not be read.
+        """
+        try:
+            return read_records(self.metrics)
+        except OSError as error:
+            raise UserError(f"{self.metrics}: cannot be read ({error.strerror or error})") from None
+
+
+def _name(step: int, attempt: int) -> str:
+    return f"step-{step:08d}" + (f"-a{attempt}" if attempt else "")
+
+
+def _step_files(folder: Path, suffix: str) -> list[StepFile]:
+    names = ((path, _STEP.fullmatch(path.stem)) for path in folder.glob(f"step-*{suffix}"))
+    return sorted(StepFile(int(name[2] or 0), int(name[1]), path) for path, name in names if name)
