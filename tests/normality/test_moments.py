@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from schurgan.normality import DDFN
-from schurgan.normality.moments import MomentMatching, MomentStats
+from schurgan.normality.moments import Condition, MomentMatching, MomentStats
 
 HINGE = {"penalty": "hinge", "spread": False, "balance": False}
 
@@ -196,6 +196,23 @@ def test_hinge_on_the_global_departure_is_the_papers_ddfn(estimator, per_class):
         assert stats.active == theirs.active
         for each in (condition, ddfn):
             each.train()
+
+
+@pytest.mark.parametrize("build", [lambda: DDFN(relative_epsilon=0.01), lambda: MomentMatching("gram", classes=3)])
+def test_a_step_of_training_uses_every_condition_alike(build):
+    condition: Condition = build()
+    condition.fit_real([(images(60), labels(60))])
+    fake = images(6, seed=1, level=0.4).requires_grad_()
+    condition.observe(fake.detach(), labels(6))
+    finish = condition.begin(fake, labels(6))
+    (g_adversarial,) = torch.autograd.grad(fake.square().sum(), fake)
+    penalty, stats = finish()
+    (g_penalty,) = torch.autograd.grad(penalty, fake)
+    factor = condition.scale(g_adversarial, g_penalty)
+    assert penalty.shape == factor.shape == ()
+    assert factor > 0 < g_penalty.norm()
+    assert all(not value.requires_grad and value.shape == () for value in stats._asdict().values())
+    condition.load_state_dict(condition.state_dict())
 
 
 @pytest.mark.parametrize("name", ["variance", "frobenius"])

@@ -9,10 +9,14 @@ from .bounds import departure_bounds
 from .counters import departure_counters, reset_departure_counters
 from .ddfn import DDFN, DDFNStats
 from .estimators import departure_from_normality
+from .moments import Condition, MomentMatching, MomentStats
 
 __all__ = [
     "DDFN",
+    "Condition",
     "DDFNStats",
+    "MomentMatching",
+    "MomentStats",
     "departure_bounds",
     "departure_counters",
     "departure_from_normality",

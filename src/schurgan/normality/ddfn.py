@@ -187,6 +187,13 @@ class DDFN(nn.Module):
         departures = self._begin(images, self.exact_subset)
         return lambda: self._penalty(departures().float(), classes, learning)
 
+    def observe(self, fake: Tensor, labels: Tensor | None = None) -> None:
+        """Do nothing: the moving average is of the images of `forward`."""
+
+    def scale(self, g_adversarial: Tensor, g_penalty: Tensor) -> Tensor:
+        """1: the weight is in the penalty."""
+        return torch.ones((), device=self.real_mean.device)
+
     def _penalty(self, departures: Tensor, classes: Tensor, learning: bool) -> tuple[Tensor, DDFNStats]:
         zero = torch.zeros_like(self.real_mean)
         sums = zero.index_add(0, classes, departures)

@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import departure_from_normality
-from .estimators import check_method
+from .estimators import check_method, departure_from_normality
 
 Descriptor = Callable[[Tensor], Tensor]
 

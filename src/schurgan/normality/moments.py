@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,50 @@ LARGEST = 2.0  # gap of the moving average, in the features' units, beyond which
 LEAST = 1e-20  # count of the moving average below which a class counts as not seen: long ago is 0/0 in the end
 
 _FITTED = ("mean", "spread_within", "centre", "share", "ema_sum", "ema_count")
+
+
+class Statistics(Protocol):
+    """A NamedTuple of detached scalars on the condition's device."""
+
+    def _asdict(self) -> dict[str, Any]: ...
+
+
+class Condition(Protocol):
+    """A condition on the generator, as a training step uses it; `MomentMatching` and `DDFN` are two.
+
+    After `fit_real`, a step with its discriminator and generator phases is
+
+        condition.observe(fake_of_the_discriminator_phase, labels)
+
+        finish = condition.begin(fake, labels)                  # fake requires a gradient
+        (g_adversarial,) = torch.autograd.grad(adversarial(fake), fake)
+        penalty, stats = finish()
+        (g_penalty,) = torch.autograd.grad(penalty, fake)       # where penalty.requires_grad
+        fake.backward(g_adversarial + condition.scale(g_adversarial, g_penalty) * g_penalty)
+
+    Images are (B, C, H, W) or (B, H, W) in [−1, 1], labels (B,).
+    """
+
+    def fit_real(self, loader: Iterable[Tensor | Sequence[Tensor]], *, sharded: bool = False) -> None:
+        """Measure the real images: batches of images, or of (images, labels, ...)."""
+
+    def observe(self, fake: Tensor, labels: Tensor | None = None) -> None:
+        """Take generated images of the discriminator phase into the moving average, if it is made of those."""
+
+    def begin(self, fake: Tensor, labels: Tensor | None = None) -> Callable[[], tuple[Tensor, Statistics]]:
+        """Start on the penalty of generated images; the function returned finishes it: (penalty, statistics)."""
+
+    def __call__(self, fake: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Statistics]:
+        """Penalty (scalar, differentiable) and statistics at once."""
+
+    def scale(self, g_adversarial: Tensor, g_penalty: Tensor) -> Tensor:
+        """Factor (scalar) of the penalty's gradient at the images, beside the adversarial one; 1 unless balanced."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` restores."""
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> object:
+        """Restore a state; ValueError if it was fitted with other options."""
 
 
 class MomentStats(NamedTuple):
@@ -171,6 +215,10 @@ class MomentMatching(nn.Module):
         if self.penalty == "witness":
             sums, counts, _ = self._sums(self.features(fake, labels), self._classes(labels, len(fake)))
             self._update(sums, counts)
+
+    def begin(self, fake: Tensor, labels: Tensor | None = None) -> Callable[[], tuple[Tensor, MomentStats]]:
+        """`forward` in two halves, of which the function returned does all."""
+        return lambda: self(fake, labels)
 
     def forward(self, fake: Tensor, labels: Tensor | None = None) -> tuple[Tensor, MomentStats]:
         """Penalty (scalar, differentiable) and statistics of generated images, with labels (B,) if `per_class`.
