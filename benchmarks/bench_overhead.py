@@ -30,12 +30,12 @@ from schurgan.normality import DDFN
 from schurgan.normality.moments import MomentMatching
 from schurgan.runs.config import resolve
 from schurgan.training import train
-from schurgan.training.artifacts import Products
+from schurgan.training.artifacts import Artifacts
 from schurgan.training.checkpoint import Checkpoints
-from schurgan.training.journal import Journal
+from schurgan.training.logger import Logger
 from schurgan.training.run import Run
 from schurgan.training.trainer import Trainer
-from schurgan.training.watcher import Watch
+from schurgan.training.watcher import Watcher
 
 PARTS = {
     "step": (Trainer, "run_step"),
@@ -44,17 +44,17 @@ PARTS = {
     "condition forward": (MomentMatching, "forward"),
     "condition observes": (MomentMatching, "observe"),
     "loading": (Run, "_load"),
-    "adding up": (Watch, "add"),
-    "journal adds": (Journal, "add"),
-    "log line": (Journal, "log"),
-    "evaluation": (Watch, "evaluate"),
-    "classifier": (Watch, "_quick_scores"),
+    "adding up": (Watcher, "add"),
+    "logger adds": (Logger, "add"),
+    "log line": (Logger, "log"),
+    "evaluation": (Watcher, "evaluate"),
+    "classifier": (Watcher, "_quick_scores"),
     "checkpoint": (Checkpoints, "save"),
-    "generator's file": (Products, "save"),
-    "samples": (Products, "show"),
+    "generator's file": (Artifacts, "save"),
+    "samples": (Artifacts, "show"),
 }
 IN_STEP = ("ddfn forward", "ddfn and condition backward", "condition forward", "condition observes")
-BESIDE = ("loading", "adding up", "journal adds")
+BESIDE = ("loading", "adding up", "logger adds")
 
 
 def watch_calls(taken: dict[str, list[float]]) -> None:

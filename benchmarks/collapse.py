@@ -33,8 +33,8 @@ from schurgan.evaluation.features.extractor import Extractor, open_extractor
 from schurgan.evaluation.metrics.frechet import frechet_distance
 from schurgan.evaluation.metrics.inception_score import class_accuracy, inception_score
 from schurgan.runs.config import Config
-from schurgan.training.health_scores import QuickScores
-from schurgan.training.means import Means
+from schurgan.training.health_scores import HealthScores
+from schurgan.training.logger import Means
 from schurgan.training.trainer import Trainer
 
 EVERY, WATCHED, JUDGED = 50, 400, 1000
@@ -119,7 +119,7 @@ class Bed:
         if held_out is not None:
             unseen = held_out.images(np.arange(len(held_out)))
             self.floor = frechet_distance(self.extractor(unseen).features, self.all_features)
-        self.scores = QuickScores(
+        self.scores = HealthScores(
             (self.images, self.labels), held_out, extractor=self.extractor, images=WATCHED, seed=12345
         )
 

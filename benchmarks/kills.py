@@ -45,7 +45,7 @@ from schurgan.runs.config import Config
 from schurgan.training import resume, train
 from schurgan.training.checkpoint import Checkpoints, read
 from schurgan.training.trainer import Trainer
-from schurgan.training.watcher import Watch
+from schurgan.training.watcher import Watcher
 
 FORK = multiprocessing.get_context("fork")
 LONGEST = 1800.0  # seconds that one life may take at most
@@ -96,9 +96,9 @@ def live(config: Config, run: Path, fault_at: int | None, environment: dict[str,
 
 def collapse_at(step: int) -> None:
     """Attempt 0, which the seed tells from the others, looks collapsed at every evaluation from that step on."""
-    evaluate = Watch.evaluate
+    evaluate = Watcher.evaluate
 
-    def seen(watch: Watch, trainer: Trainer) -> tuple[dict[str, Any], Verdict]:
+    def seen(watch: Watcher, trainer: Trainer) -> tuple[dict[str, Any], Verdict]:
         update = watch.monitor.update
         if trainer.step >= step and trainer.config.train.seed == 0:
             watch.monitor.update = lambda at, **found: update(at, **found | {"frechet": 1e6})  # type: ignore
@@ -107,7 +107,7 @@ def collapse_at(step: int) -> None:
         finally:
             vars(watch.monitor).pop("update", None)
 
-    Watch.evaluate = seen  # type: ignore[assignment, method-assign]
+    Watcher.evaluate = seen  # type: ignore[assignment, method-assign]
 
 
 class Life:

@@ -16,7 +16,7 @@ from schurgan.evaluation.metrics.frechet import frechet_distance
 from schurgan.evaluation.metrics.variety import variety, vendi_score
 from schurgan.networks import Discriminator, Generator, Latent
 from schurgan.networks.batch_norm import convert_batch_norm
-from schurgan.training.health_scores import QuickScores
+from schurgan.training.health_scores import HealthScores
 
 CLASSES, SIZE = 3, 16
 
@@ -78,7 +78,7 @@ def networks() -> tuple[Generator, Generator, Discriminator, Latent]:
 
 def test_scores_are_those_of_the_images_written_out():
     train, labels = real(90)
-    scores = QuickScores((train, labels), extractor=Pooled(), images=90, seed=3)(
+    scores = HealthScores((train, labels), extractor=Pooled(), images=90, seed=3)(
         Painter(0.05), Painter(0.2), Height(), LATENT
     )
     z = LATENT.sample(90, torch.Generator().manual_seed(3))
@@ -106,7 +106,7 @@ def test_scores_are_those_of_the_images_written_out():
 
 def test_a_collapsed_generator_has_one_kind_of_image_a_class_and_no_variety():
     images, labels = real(spread=0.01)
-    scores = QuickScores((images, labels), images=90)(Painter(0.0), None, None, LATENT)
+    scores = HealthScores((images, labels), images=90)(Painter(0.0), None, None, LATENT)
     scale = variety(images, labels)
     shown = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(0))][:90]
     kinds = [vendi_score(part, scale) / len(part) for part in shown.split(45)]
@@ -115,13 +115,13 @@ def test_a_collapsed_generator_has_one_kind_of_image_a_class_and_no_variety():
 
 @pytest.mark.parametrize(("bias", "expected"), [(0.0, 1.0), (5.0, 0.5), (-5.0, 0.5)])
 def test_accuracy_of_d_weighs_real_and_generated_images_alike(bias, expected):
-    scores = QuickScores(real(30, level=1.0), images=90)(Painter(0.0), None, Height(bias - 0.5), LATENT)
+    scores = HealthScores(real(30, level=1.0), images=90)(Painter(0.0), None, Height(bias - 0.5), LATENT)
     assert scores["accuracy_d"] == expected
 
 
 @pytest.mark.parametrize(("level", "expected"), [(1.0, 0.0), (0.25, 0.75), (0.0, 1.0)])
 def test_the_held_out_share_is_how_far_towards_fakes_d_ranks_unseen_images(level, expected):
-    scores = QuickScores(real(level=1.0), real(60, seed=2, level=level), images=90)
+    scores = HealthScores(real(level=1.0), real(60, seed=2, level=level), images=90)
     found = scores(Painter(0.1), None, Height(), LATENT)
     assert found["held_out"] == pytest.approx(expected, abs=0.01)  # means over 256 pixels of 60 images: sd 0.001
 
@@ -136,26 +136,26 @@ def test_the_held_out_share_counts_classes_alike_though_the_sets_mix_them_differ
     train, labels = real(level=1.0)
     unseen, theirs = real(60, seed=2, level=1.0)
     keep = (theirs != 0) | (torch.arange(60) < 6)
-    scores = QuickScores((train, labels), (unseen[keep], theirs[keep]), images=300)
+    scores = HealthScores((train, labels), (unseen[keep], theirs[keep]), images=300)
     # The plain means of the labels, 1 and 1.3, would make it −0.3.
     assert scores(Painter(0.1), None, ByClass(), LATENT)["held_out"] == pytest.approx(0, abs=0.02)
 
 
 def test_what_cannot_be_known_is_left_out():
-    plain = QuickScores(real(), images=90)
+    plain = HealthScores(real(), images=90)
     assert set(plain(Painter(0.1), None, None, LATENT)) == {"variety", "variety_batch"}
     assert set(plain(Painter(0.1), Painter(0.1), Height(), LATENT)) == {"variety", "variety_batch", "accuracy_d"}
-    unbounded = QuickScores(real(), real(seed=2), images=90, boundary=None)
+    unbounded = HealthScores(real(), real(seed=2), images=90, boundary=None)
     # Painter's images are as high as real ones: D has no lead that could be shared out.
     assert set(unbounded(Painter(0.1), None, Height(), LATENT)) == {"variety", "variety_batch"}
     constant = torch.zeros(9, 1, SIZE, SIZE), torch.arange(9) % CLASSES
-    assert QuickScores(constant, images=90)(Painter(0.1), None, None, LATENT) == {}
+    assert HealthScores(constant, images=90)(Painter(0.1), None, None, LATENT) == {}
     single = real(3)  # one image a class
-    assert QuickScores(single, images=90)(Painter(0.1), None, None, LATENT) == {}
+    assert HealthScores(single, images=90)(Painter(0.1), None, None, LATENT) == {}
 
 
 def test_a_network_that_is_not_finite_any_more_is_flagged_and_not_scored():
-    scores = QuickScores(real(level=1.0), real(seed=2), extractor=Pooled(), images=90)
+    scores = HealthScores(real(level=1.0), real(seed=2), extractor=Pooled(), images=90)
     broken = scores(Painter(math.nan), Painter(0.1), Height(), LATENT)
     assert broken.pop("frechet_floor") > 0
     assert set(broken) == {"frechet", "frechet_ema", "variety", "variety_batch", "accuracy_d", "held_out"}
@@ -167,7 +167,7 @@ def test_a_network_that_is_not_finite_any_more_is_flagged_and_not_scored():
 
 def test_generators_use_the_statistics_of_their_batch_and_spectral_norms_rest():
     generator, average, discriminator, latent = networks()
-    scores = QuickScores(real(), extractor=Pooled(), images=64, seed=5)
+    scores = HealthScores(real(), extractor=Pooled(), images=64, seed=5)
     found = scores(generator, average, discriminator, latent)
     alone = copy.deepcopy(generator).eval()
     for module in alone.modules():
@@ -188,7 +188,7 @@ def test_the_run_goes_on_as_if_nobody_had_looked():
     before = [(copy.deepcopy(p.state_dict()), [m.training for m in p.modules()]) for p in parts]
     gradients = [[q.requires_grad for q in p.parameters()] for p in parts]
     chance = torch.random.get_rng_state()
-    scores = QuickScores(real(), real(seed=2), extractor=Pooled(), images=90)
+    scores = HealthScores(real(), real(seed=2), extractor=Pooled(), images=90)
     first = scores(*parts, latent)
     assert first == scores(*parts, latent)
     assert torch.equal(torch.random.get_rng_state(), chance)
@@ -204,7 +204,7 @@ def test_a_generator_with_noise_of_its_own_gives_the_same_scores_and_leaves_the_
         def forward(self, z: Tensor, labels: Tensor) -> Tensor:
             return super().forward(z, labels) + 0.1 * torch.randn(len(z), 1, SIZE, SIZE)
 
-    scores = QuickScores(real(), images=90)
+    scores = HealthScores(real(), images=90)
     chance = torch.random.get_rng_state()
     assert scores(Noisy(0.1), None, None, LATENT) == scores(Noisy(0.1), None, None, LATENT)
     assert torch.equal(torch.random.get_rng_state(), chance)
@@ -216,7 +216,7 @@ def test_shards_give_what_their_images_and_labels_give(shards):
     latent = Latent(generator.latent_dim)
     given = data.images(list(range(len(data)))), torch.from_numpy(data.labels)
     ours, theirs = (
-        QuickScores(source, source, extractor=Pooled(), images=64)(generator, None, None, latent)
+        HealthScores(source, source, extractor=Pooled(), images=64)(generator, None, None, latent)
         for source in (data, given)
     )
     assert ours == theirs
@@ -224,7 +224,7 @@ def test_shards_give_what_their_images_and_labels_give(shards):
 
 def test_a_large_set_is_judged_by_a_part_that_the_seed_draws():
     train, labels = real(2500)
-    one, again, other = (QuickScores((train, labels), images=90, seed=seed) for seed in (0, 0, 1))
+    one, again, other = (HealthScores((train, labels), images=90, seed=seed) for seed in (0, 0, 1))
     assert one._variety == again._variety != other._variety
     assert one._variety == pytest.approx(variety(train, labels), rel=0.01)
 
@@ -242,12 +242,12 @@ def test_a_large_set_is_judged_by_a_part_that_the_seed_draws():
 )
 def test_what_cannot_be_scored_is_refused(train, held_out, images, said):
     with pytest.raises(ValueError, match=said):
-        QuickScores(train, held_out, images=images)
+        HealthScores(train, held_out, images=images)
 
 
 def _score() -> dict[str, float]:
     generator, average, discriminator, latent = networks()
-    scores = QuickScores(real(), real(seed=2, level=0.1), extractor=Pooled(), images=150)  # three chunks
+    scores = HealthScores(real(), real(seed=2, level=0.1), extractor=Pooled(), images=150)  # three chunks
     return scores(convert_batch_norm(generator), convert_batch_norm(average), discriminator, latent)
 
 

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from schurgan.training import live_view as views
-from schurgan.training.live_view import View
+from schurgan.training.live_view import LiveView
 
 ROW = {
     "step": 25,
@@ -53,7 +53,7 @@ def terminal(monkeypatch):
     return stream
 
 
-def seen(view: View) -> str:
+def seen(view: LiveView) -> str:
     """The picture as text."""
     console = Console(width=120, file=io.StringIO(), color_system=None)
     with console.capture() as captured:
@@ -62,7 +62,7 @@ def seen(view: View) -> str:
 
 
 def test_without_a_terminal_there_is_a_line_every_fifteen_seconds_and_one_at_the_end(clock, capsys):
-    with View(1000, 100) as view:
+    with LiveView(1000, 100) as view:
         view.row(ROW)
         for step in range(110, 160, 10):
             clock[0] += 10
@@ -74,7 +74,7 @@ def test_without_a_terminal_there_is_a_line_every_fifteen_seconds_and_one_at_the
 
 
 def test_time_left_after_a_rollback_counts_every_step_that_was_made(clock, capsys):
-    with View(100) as view:
+    with LiveView(100) as view:
         for step in (10, 20, 30, 40, 10, 20):  # back to 10 and on
             clock[0] += 2
             view.step(step)
@@ -85,7 +85,7 @@ def test_time_left_after_a_rollback_counts_every_step_that_was_made(clock, capsy
 
 
 def test_events_and_changes_of_the_verdict_are_lines_of_a_log_at_once(capsys):
-    with View(1000) as view:
+    with LiveView(1000) as view:
         view.health(HEALTHY)
         view.health(HEALTHY | {"step": 450})
         view.health(WORSE)
@@ -100,20 +100,20 @@ def test_events_and_changes_of_the_verdict_are_lines_of_a_log_at_once(capsys):
 
 
 def test_a_reason_with_brackets_is_shown_as_it_is(capsys):
-    with View(1) as view:
+    with LiveView(1) as view:
         view.event({"step": 1, "event": "warning", "reason": "[red]generator[/] blocks[2]"})
     assert "[red]generator[/] blocks[2]" in capsys.readouterr().err
 
 
 def test_an_error_is_not_preceded_by_a_last_line_of_progress(capsys):
-    with contextlib.suppress(KeyError), View(10) as view:
+    with contextlib.suppress(KeyError), LiveView(10) as view:
         view.step(1)
         raise KeyError
     assert capsys.readouterr().err == ""
 
 
 def test_the_picture_shows_progress_losses_gap_with_its_band_verdict_and_events(terminal, clock):
-    view = View(1000, 0)
+    view = LiveView(1000, 0)
     clock[0] += 10
     view.step(100)
     view.row(ROW)
@@ -129,7 +129,7 @@ def test_the_picture_shows_progress_losses_gap_with_its_band_verdict_and_events(
 
 
 def test_on_a_terminal_collapse_is_red_a_warning_yellow_and_both_stay_above_the_picture(terminal):
-    with View(1000) as view:
+    with LiveView(1000) as view:
         view.event(COLLAPSED)
         view.event({"step": 7, "event": "warning", "reason": "D leads"})
         view.step(8)
@@ -142,7 +142,7 @@ def test_on_a_terminal_collapse_is_red_a_warning_yellow_and_both_stay_above_the_
 
 def test_a_dumb_terminal_gets_lines_without_escapes(terminal, monkeypatch):
     monkeypatch.setenv("TERM", "dumb")
-    with View(10) as view:
+    with LiveView(10) as view:
         view.step(10)
         view.event(COLLAPSED)
     lines = terminal.getvalue().splitlines()
@@ -153,7 +153,7 @@ def test_a_dumb_terminal_gets_lines_without_escapes(terminal, monkeypatch):
 
 def test_quiet_says_nothing_at_all(terminal, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
-    with View(10, quiet=True) as view:
+    with LiveView(10, quiet=True) as view:
         view.step(10)
         view.row(ROW)
         view.health(WORSE)
@@ -161,7 +161,7 @@ def test_quiet_says_nothing_at_all(terminal, monkeypatch):
     assert terminal.getvalue() == ""
 
 
-def exercise(view: View) -> None:
+def exercise(view: LiveView) -> None:
     with view:
         view.row(ROW)
         view.health(HEALTHY)
@@ -184,7 +184,7 @@ def test_a_stream_that_fails_ends_no_run(monkeypatch, how):
     if how == "closed":
         stream.close()  # type: ignore[union-attr]
     monkeypatch.setattr(sys, "stderr", stream)
-    exercise(View(10))
+    exercise(LiveView(10))
 
 
 def test_a_broken_pipe_ends_no_run(monkeypatch):
@@ -192,13 +192,13 @@ def test_a_broken_pipe_ends_no_run(monkeypatch):
     os.close(read)
     with open(write, "w", buffering=1) as stream:
         monkeypatch.setattr(sys, "stderr", stream)
-        exercise(View(10))
+        exercise(LiveView(10))
         monkeypatch.undo()
         with contextlib.suppress(OSError):  # what Python still holds for it
             stream.close()
 
 
 def test_a_step_costs_next_to_nothing(terminal):
-    with View(10**9) as view:
+    with LiveView(10**9) as view:
         # Less than 20 µs even on a busy machine, where a step of training takes milliseconds.
         assert min(timeit.repeat(lambda: view.step(5), number=1000, repeat=5)) < 0.02

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from schurgan.networks import Discriminator, Generator
-from schurgan.training.nan_finder import first_not_finite
+from schurgan.training.nan_finder import find_nan
 
 
 class Step:
@@ -38,7 +38,7 @@ class Step:
         return {"loss_d": loss_d, "loss_g": loss_g}
 
     def diagnose(self) -> str | None:
-        return first_not_finite(self.generator, self.discriminator, self.run, {"real images": self.images})
+        return find_nan(self.generator, self.discriminator, self.run, {"real images": self.images})
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_what_a_module_makes_between_its_parts_is_told_from_what_its_parts_give(
         loss.backward()
         return {"loss": loss}
 
-    sentence = first_not_finite(generator, discriminator, run)
+    sentence = find_nan(generator, discriminator, run)
     assert sentence is not None
     assert sentence.startswith("generator.two was given inf first (all before it was finite)")
 

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from schurgan.data import Shards
 from schurgan.runs.config import Config
-from schurgan.training.means import Means
+from schurgan.training.logger import Means
 from schurgan.training.trainer import Trainer
 
 EVERYTHING: dict[str, Any] = {

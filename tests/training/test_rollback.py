@@ -23,7 +23,7 @@ from schurgan.training import run as loop
 from schurgan.training.checkpoint import Checkpoints, read
 from schurgan.training.recovery import gentler
 from schurgan.training.trainer import Trainer
-from schurgan.training.watcher import Watch
+from schurgan.training.watcher import Watcher
 
 HEALTH = {"every": 2, "images": 16, "classifier": False, "budget": 0.0, "warm_up": 0, "patience": 2}
 # Evaluations at 2 and 4 settle, those at 6, 8 and 10 give a level; ill at 16 and 18 is a verdict at 18. Step 10 is the
@@ -46,9 +46,9 @@ def ill(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """`ill(attempts=2, since=16)`: the first two attempts have a Fréchet distance of a million from step 16 on."""
 
     def make(attempts: int = 1, since: int = ONSET) -> None:
-        evaluate = Watch.evaluate
+        evaluate = Watcher.evaluate
 
-        def seen(watch: Watch, trainer: Trainer) -> tuple[dict[str, Any], Verdict]:
+        def seen(watch: Watcher, trainer: Trainer) -> tuple[dict[str, Any], Verdict]:
             update, first = watch.monitor.update, watch._config
             seeds = [gentler(first, number).train.seed for number in range(attempts)]
             bad = trainer.step >= since and trainer.config.train.seed in seeds
@@ -60,7 +60,7 @@ def ill(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             finally:
                 del watch.monitor.update
 
-        monkeypatch.setattr(Watch, "evaluate", seen)
+        monkeypatch.setattr(Watcher, "evaluate", seen)
 
     return make
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from schurgan.core.errors import UserError
-from schurgan.training.tensorboard import TensorBoard
+from schurgan.training.logger import TensorBoard
 
 ROW = {"step": 25, "attempt": 0, "loss_d": 0.5, "loss_g": None, "singular_values": {"generator.stem": 1.2}}
 HEALTH = {"step": 50, "attempt": 0, "health": {"frechet": 3.0, "verdict": "healthy", "singular_values": {"a": 2.0}}}
@@ -67,7 +67,8 @@ def test_rows_evaluations_events_and_grids_are_written_under_their_steps(writers
 
 
 def test_a_run_that_goes_on_drops_what_was_written_after_its_checkpoint(writers, tmp_path):
-    TensorBoard(tmp_path, start=500, attempt=2).close()
+    with TensorBoard(tmp_path, start=500, attempt=2):
+        pass
     assert (writers[0].folder.name, writers[0].purge_step) == ("attempt-2", 501)
 
 
@@ -87,23 +88,20 @@ def test_a_disk_that_refuses_is_one_warning_and_then_silence(writers, tmp_path):
         raise OSError(28, "No space left on device")
 
     writers[0].add_scalar = refuse
-    with pytest.warns(UserWarning, match=r"tensorboard: no longer written \(No space left on device\)"):
+    with pytest.warns(UserWarning, match=r"tensorboard: .*No space left"):
         board.row(ROW)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         board.row(ROW)
         board.samples(tmp_path / "none.png", 1)
-        board.close()
+        board.__exit__()
     assert writers[0].calls == []
 
 
 def test_without_the_package_one_sentence_says_what_would_do(monkeypatch, tmp_path):
     monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
     monkeypatch.setitem(sys.modules, "tensorboard", None)  # as if not installed
-    sentence = (
-        r"--train.tensorboard: the package tensorboard is missing; `pip install schurgan\[tensorboard\]` brings it"
-    )
-    with pytest.raises(UserError, match=sentence):
+    with pytest.raises(UserError, match=r"^--train\.tensorboard: .*schurgan\[tensorboard\]"):
         TensorBoard(tmp_path)
     assert not list(tmp_path.iterdir())
 

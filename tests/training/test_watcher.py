@@ -15,22 +15,22 @@ from schurgan.data import Shards
 from schurgan.runs.config import Config
 from schurgan.training.images import choose_codec
 from schurgan.training.trainer import Trainer
-from schurgan.training.watcher import Watch
+from schurgan.training.watcher import Watcher
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def made(tiny: Callable[..., Config], shards) -> Callable[..., tuple[Watch, Trainer]]:
+def made(tiny: Callable[..., Config], shards) -> Callable[..., tuple[Watcher, Trainer]]:
     """`made(every=5)`: a watch and a trainer, of these options of health."""
 
-    def build(steps: int = 2000, held_out: bool = False, **health: Any) -> tuple[Watch, Trainer]:
+    def build(steps: int = 2000, held_out: bool = False, **health: Any) -> tuple[Watcher, Trainer]:
         values = {"every": 5, "images": 16, "classifier": False, "budget": 0.0} | health
         config = tiny(steps=steps)
         config = config.model_copy(update={"health": config.health.model_copy(update=values)})
         data = Shards(shards)
         rest = data if held_out else None  # the same recordings: D cannot tell them apart
-        watch = Watch(config, data, rest, choose_codec(config, data), World())
+        watch = Watcher(config, data, rest, choose_codec(config, data), World())
         trainer = Trainer(config, len(data.classes), CPU)
         trainer.ddfn.fit_real(data.batches(64))
         return watch, trainer

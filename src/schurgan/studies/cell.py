@@ -20,7 +20,7 @@ from schurgan.runs.folder import RunFolder
 from schurgan.studies.outcome import Outcome, judge, read_outcome
 from schurgan.studies.study import Cell
 from schurgan.training import resume, train
-from schurgan.training.artifacts import Products
+from schurgan.training.artifacts import Artifacts
 from schurgan.training.checkpoint import Checkpoints, Record, read
 from schurgan.training.images import choose_codec
 from schurgan.training.trainer import Trainer
@@ -138,7 +138,7 @@ def _take_best(run: Path, outcome: Outcome) -> int | None:
     codec = choose_codec(config, everything)
     trainer = Trainer(config, len(shards.classes), torch.device("cpu"), world=World(device=torch.device("cpu")))
     trainer.load_state_dict(read(path).state["trainer"])
-    Products(run, config, shards, codec).save(trainer)
+    Artifacts(run, config, shards, codec).save(trainer)
     return trainer.step
 
 

@@ -19,7 +19,7 @@ from schurgan.training.trainer import Trainer
 _COLUMNS = 6
 
 
-class Products:
+class Artifacts:
     """RUN/generator.safetensors, samples/step-*.png and samples/step-*/CLASS-000.wav, all made anew from a trainer."""
 
     def __init__(self, run: Path, config: Config, shards: Shards, codec: Codec) -> None:

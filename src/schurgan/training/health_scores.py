@@ -1,6 +1,6 @@
 """Scores that are cheap enough to be taken while a run trains, for whoever watches it for collapse.
 
-    scores = QuickScores(shards.select(exclude_folds=[5]), shards.select(folds=[5]), extractor=extractor)
+    scores = HealthScores(shards.select(exclude_folds=[5]), shards.select(folds=[5]), extractor=extractor)
     ...
     monitor.update(step, **scores(trainer.generator, trainer.average, trainer.discriminator, trainer.latent))
 
@@ -34,7 +34,7 @@ _CHUNK = 64
 _MOST_REAL = 2000
 
 
-class QuickScores:
+class HealthScores:
     """Scores of `images` generated images, against the real images `train` of a run and perhaps some `held_out`.
 
     Real images are `Shards`, or images (N, C, H, W) in [−1, 1] with labels (N,); of more than 2,000 a part that `seed`
@@ -195,7 +195,7 @@ class QuickScores:
 
 
 def _held_out_ratio(scores: dict[str, Tensor], labels: dict[str, Tensor]) -> float | None:
-    """`held_out` of `QuickScores`, over the classes that every set has; None where D tells too little apart."""
+    """`held_out` of `HealthScores`, over the classes that every set has; None where D tells too little apart."""
     common = [c for c in labels["held_out"].unique() if all((there == c).any() for there in labels.values())]
     if not common or min(len(scores["train"]), len(scores["fake"])) < 2:
         return None

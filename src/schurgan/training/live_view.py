@@ -33,8 +33,8 @@ REFRESH = 4
 _STYLES: dict[Tone, str] = {"bad": "bold red", "warn": "yellow", "good": "green", "plain": ""}
 
 
-class View:
-    """`with View(total, start) as view: view.step(1); view.row(row); view.health(row); view.event(row)`.
+class LiveView:
+    """`with LiveView(total, start) as view: view.step(1); view.row(row); view.health(row); view.event(row)`.
 
     A step costs a comparison or two: the picture is drawn by a thread of its own, a few times a second. On standard
     error; one that is closed, full, or a broken pipe is given up without a word. `quiet`: nothing is said at all.
@@ -118,7 +118,7 @@ class View:
             table.add_row("events", Text(counts))
         return Group(self._progress.get_renderable(), table)
 
-    def __enter__(self) -> View:
+    def __enter__(self) -> LiveView:
         self._began = self._logged = time.monotonic()
         if self._live is not None:
             self._live.start()

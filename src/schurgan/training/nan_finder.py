@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 
-def first_not_finite(
+def find_nan(
     generator: nn.Module,
     discriminator: nn.Module,
     step: Callable[[], Mapping[str, Tensor]],
@@ -22,7 +22,7 @@ def first_not_finite(
             name in the order in which they were computed
     inputs  what goes into it, by name: "real images"
 
-        sentence = first_not_finite(generator, discriminator, rerun, {"real images": images})
+        sentence = find_nan(generator, discriminator, rerun, {"real images": images})
         # "generator.blocks.2.norm1 gave NaN first (its input was finite, at most 41.5)"
 
     Looked at in this order: the networks' parameters, their buffers, the inputs (where one of these is not finite, the

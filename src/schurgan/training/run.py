@@ -18,17 +18,17 @@ from schurgan.data.shards import Shards
 from schurgan.data.split import split
 from schurgan.runs.config import Config
 from schurgan.runs.folder import RunFolder
-from schurgan.training.artifacts import Products
+from schurgan.training.artifacts import Artifacts
 from schurgan.training.build import build_augmentation
 from schurgan.training.changes import Change, Identity, changed_options, check_changes
 from schurgan.training.checkpoint import Checkpoint, Checkpoints, read
 from schurgan.training.images import choose_codec, kind_of_images
-from schurgan.training.journal import Journal
-from schurgan.training.nan_finder import first_not_finite
+from schurgan.training.logger import Logger
+from schurgan.training.nan_finder import find_nan
 from schurgan.training.recovery import Action, decide, gentler
 from schurgan.training.signals import stop_requests
 from schurgan.training.trainer import Trainer
-from schurgan.training.watcher import Watch
+from schurgan.training.watcher import Watcher
 
 _CHANGEABLE = {
     "train.steps",
@@ -59,11 +59,11 @@ class Run:
         self.codec = choose_codec(config, self.all_shards)
         self.attempt = 0
         self._build(config)
-        self.watch = Watch(config, self.shards, self.held_out, self.codec, world)
-        self.products = Products(run, config, self.shards, self.codec)
+        self.watch = Watcher(config, self.shards, self.held_out, self.codec, world)
+        self.products = Artifacts(run, config, self.shards, self.codec)
         self.checkpoints = Checkpoints(run, config.train.keep_checkpoints)
         self.identity = Identity(options=config.model_dump(mode="json"), data=self.all_shards.fingerprint)
-        self.journal = Journal(run, quiet=not world.is_main, tensorboard=config.train.tensorboard)
+        self.journal = Logger(run, quiet=not world.is_main, tensorboard=config.train.tensorboard)
         self._changes: list[Change] = []  # options that the state was not made with
 
     def _build(self, config: Config) -> None:
@@ -190,7 +190,7 @@ class Run:
             verdict = self.watch.fault(step, self._diagnosis())
         elif self.watch.due(step):
             row, verdict = self.watch.evaluate(self.trainer)
-            self.journal.note({"step": step, "attempt": self.attempt, "health": row})
+            self.journal.health({"step": step, "attempt": self.attempt, "health": row})
         else:
             return None
         for event in self.watch.changes(verdict):
@@ -210,7 +210,7 @@ class Run:
         trainer = self.trainer
         real = {f"real images ({number})": images for number, (images, _) in enumerate(self._shown)}
         step = partial(trainer.rehearse, self._shown)
-        said = first_not_finite(trainer.generator, trainer.discriminator, step, real)
+        said = find_nan(trainer.generator, trainer.discriminator, step, real)
         said = said or f"a loss or a gradient was not finite before step {trainer.step}, and is again"
         return str(self.world.broadcast_object(said))
 
@@ -240,8 +240,8 @@ class Run:
         found = self._healthy(step) if step else None
         if found is None:
             self.begin()
-            self.watch.begin()
-            self.journal.forget()
+            self.watch.reset()
+            self.journal.reset()
         else:
             self._restore(found.state, going_back=True)
 
@@ -289,7 +289,7 @@ class Run:
 
     def _event(self, event: str, *, step: int | None = None, **about: Any) -> None:
         step = self.trainer.step if step is None else step
-        self.journal.note({"step": step, "event": event, "attempt": self.attempt} | about)
+        self.journal.event({"step": step, "event": event, "attempt": self.attempt} | about)
 
     def _show(self) -> None:
         self.products.show(self.trainer, self.attempt)

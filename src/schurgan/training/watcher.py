@@ -19,8 +19,8 @@ from schurgan.evaluation.features.extractor import Extracted, Extractor, open_ex
 from schurgan.health.monitor import Monitor, Verdict
 from schurgan.networks.batch_norm import local_statistics
 from schurgan.runs.config import Config
-from schurgan.training.health_scores import QuickScores
-from schurgan.training.means import Means
+from schurgan.training.health_scores import HealthScores
+from schurgan.training.logger import Means
 from schurgan.training.precision import first_not_finite
 from schurgan.training.trainer import Metrics, Trainer
 
@@ -31,7 +31,7 @@ _STEPS_TIMED = 10
 _GRACE = 3000  # steps at most after which a generator that was never varied has failed
 
 
-class Watch:
+class Watcher:
     """Evaluates a run every `config.health.every` steps, or less often where that would take too much of its time.
 
     How often is settled by the first evaluation, and part of the state: a run that is taken up again is evaluated at
@@ -49,11 +49,11 @@ class Watch:
         self.options, self.world = config.health, world
         self.stretch = 0  # not known yet
         self._config, self._training, self._held_out, self._codec = config, training, held_out, codec
-        self.begin()
-        self._scores: QuickScores | None = None
+        self.reset()
+        self._scores: HealthScores | None = None
         self._timed: list[float] = []
 
-    def begin(self) -> None:
+    def reset(self) -> None:
         """As before the first step."""
         # A short run must hear in time that it has never been varied.
         grace = max(self.options.warm_up, min(_GRACE, self._config.train.steps // 2))
@@ -130,7 +130,7 @@ class Watch:
         self.stretch = int(state["stretch"])
         self._state = self.monitor.verdict().state
 
-    def _quick_scores(self, trainer: Trainer) -> QuickScores:
+    def _quick_scores(self, trainer: Trainer) -> HealthScores:
         """Made when first needed: a run that ends before has no use for a classifier."""
         if self._scores is None:
             extractor: Extractor | None = None
@@ -142,7 +142,7 @@ class Watch:
                 if self._codec.colormap:
                     extractor = _OfLevels(extractor, self._codec)
             classes = len(self._training.classes)
-            self._scores = QuickScores(
+            self._scores = HealthScores(
                 self._as_seen(self._training.select(augmented=False)),
                 None if self._held_out is None else self._as_seen(self._held_out),
                 extractor=extractor,

@@ -1,0 +1,262 @@
+"""The log of a run: lines of metrics.jsonl, the live view, TensorBoard."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from schurgan.core.errors import UserError
+from schurgan.normality import departure_counters, reset_departure_counters
+from schurgan.runs.folder import RunFolder
+from schurgan.runs.messages import event_sentence, number
+from schurgan.runs.metrics_file import MetricsFile
+from schurgan.training.live_view import LiveView
+from schurgan.training.trainer import Metrics, Trainer
+
+
+class Means:
+    """Means of a step's metrics over many steps, summed on the device: a read at each step would wait for it."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.total: Tensor | None = None
+        self.count = 0
+
+    def add(self, metrics: Metrics) -> None:
+        """Add scalars on one device, under the same names each time."""
+        values = torch.stack([value.float() for value in metrics.values()]).double()
+        if self.total is None:
+            self.names, self.total = list(metrics), torch.zeros_like(values)
+        self.total = self.total.to(values.device) + values
+        self.count += 1
+
+    def take(self) -> dict[str, float | None]:
+        """Return the means and start afresh: None where one is not finite, {} where nothing was added."""
+        if self.total is None:
+            return {}
+        means = (self.total / self.count).tolist()
+        self.total, self.count = None, 0
+        return {name: mean if math.isfinite(mean) else None for name, mean in zip(self.names, means, strict=True)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the sums so far."""
+        return {"names": self.names, "total": self.total, "count": self.count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from these sums."""
+        self.names, self.total, self.count = list(state["names"]), state["total"], int(state["count"])
+
+
+class TensorBoard:
+    """Scalars, events and sample grids in RUN/tensorboard/attempt-0, attempt-1, ...
+
+    Steps come again after a rollback, so each attempt has curves of its own. A disk that refuses a write ends the
+    writing with a warning, never the run.
+
+    Args:
+        run: folder of the run.
+        start: step from which the run goes on; what was written after it is dropped.
+        attempt: attempt in which it goes on.
+
+    Raises:
+        UserError: the package tensorboard is missing.
+    """
+
+    def __init__(self, run: str | Path, start: int = 0, attempt: int = 0) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            missing = "the package tensorboard is missing"
+            raise UserError(f"--train.tensorboard: {missing}; `pip install schurgan[tensorboard]` brings it") from None
+        self._make: Callable[..., Any] = SummaryWriter
+        self._folder, self._attempt = RunFolder(run).tensorboard, attempt
+        self._writer: Any = None
+        self._failed = False
+        self._try(lambda: self._open(start + 1))
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        """Write scalars train/loss_d, ..., and singular_values/generator.stem, ..."""
+        self._try(lambda: self._add_scalars("train", row, row))
+
+    def health(self, row: Mapping[str, Any]) -> None:
+        """Write scalars health/frechet, ..."""
+        self._try(lambda: self._add_scalars("health", row, row["health"]))
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        """Write the event's sentence as a text."""
+        self._try(lambda: self._writer_for(event).add_text("events", event_sentence(event), event["step"]))
+
+    def samples(self, path: Path, step: int) -> None:
+        """Write the sample grid saved as `path`."""
+
+        def add() -> None:
+            with Image.open(path) as image:
+                self._writer.add_image("samples", np.asarray(image.convert("RGB")), step, dataformats="HWC")
+
+        self._try(add)
+
+    def __enter__(self) -> TensorBoard:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._try(lambda: self._writer.close())
+        self._failed = True
+
+    def _open(self, purge_step: int | None) -> None:
+        self._writer = self._make(str(self._folder / f"attempt-{self._attempt}"), purge_step=purge_step)
+
+    def _writer_for(self, line: Mapping[str, Any]) -> Any:
+        """The writer of the line's attempt."""
+        attempt = int(line.get("attempt", self._attempt))
+        if attempt != self._attempt:
+            self._writer.close()
+            self._attempt = attempt
+            self._open(None)
+        return self._writer
+
+    def _add_scalars(self, group: str, line: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+        writer, step = self._writer_for(line), line["step"]
+        for name, value in values.items():
+            tags = {f"{name}/{key}": inner for key, inner in value.items()} if isinstance(value, Mapping) else {}
+            for tag, scalar in (tags or {f"{group}/{name}": value}).items():
+                if name not in ("step", "attempt") and (plain := number(scalar)) is not None:
+                    writer.add_scalar(tag, plain, step)
+
+    def _try(self, write: Callable[[], None]) -> None:
+        if self._failed:
+            return
+        try:
+            write()
+        except OSError as error:
+            self._failed = True
+            reason = error.strerror or error
+            warnings.warn(f"{self._folder}: no longer written ({reason}); the run goes on", stacklevel=3)
+
+
+class Logger:
+    """Writes a run's log: `with logger.open(...):`, then `add` each step, `log` now and then, `health` and `event`.
+
+    Args:
+        run: folder of the run.
+        quiet: write and show nothing, as all processes but the main one do; means are kept, as they are in the state.
+        tensorboard: write TensorBoard's files too.
+    """
+
+    def __init__(self, run: Path, *, quiet: bool, tensorboard: bool) -> None:
+        self.run, self.quiet = run, quiet
+        self.file = MetricsFile(RunFolder(run).metrics)
+        self.means = Means()
+        self._departures: dict[str, int] = {}  # counted since the last row, see `departure_counters`
+        self._kept_size = 0  # bytes of the file that belong to the state
+        self._unwritten: list[Mapping[str, Any]] = []
+        self._with_tensorboard = tensorboard and not quiet
+        self._tensorboard: TensorBoard | None = None
+        self._exits = ExitStack()
+        self._row_time = time.monotonic()
+
+    def open(self, total: int, start: int, attempt: int) -> Logger:
+        """Open all logs for steps `start` to `total`; cut off the lines that were written after the state was saved.
+
+        Raises:
+            UserError: TensorBoard is asked for and not installed.
+        """
+        self._view = self._exits.enter_context(LiveView(total, start, quiet=self.quiet))
+        if self._with_tensorboard:
+            self._tensorboard = self._exits.enter_context(TensorBoard(self.run, start, attempt))
+        if not self.quiet:
+            self.file.truncate(self._kept_size)
+        reset_departure_counters()  # of what fitting the real images took
+        self._row_time = time.monotonic()
+        return self
+
+    def add(self, step: int, metrics: Metrics) -> None:
+        """Add the metrics of step number `step` to the means."""
+        self.means.add(metrics)
+        self._view.step(step)
+
+    def log(self, trainer: Trainer, attempt: int) -> None:
+        """Write a row of means since the last one; waits for an accelerator."""
+        ddfn, count = trainer.ddfn, self.means.count
+        row: dict[str, Any] = {"step": trainer.step, "attempt": attempt}
+        row |= self.means.take()
+        row["ddfn_real"] = ddfn.real_average().item()
+        row["ddfn_epsilon"] = ddfn.band().mean().item()
+        row["ddfn_standard_error"] = ddfn.standard_error(trainer.config.train.batch_size).item()
+        row |= {f"departures_{name}": number for name, number in self._count_departures().items()}
+        self._departures = {}
+        row["singular_values"] = trainer.singular_values()
+        now = time.monotonic()
+        row["steps_per_second"] = count / max(now - self._row_time, 1e-9)
+        self._row_time = now
+        if not self.quiet:
+            self._write("row", row)
+
+    def health(self, row: Mapping[str, Any]) -> None:
+        """Write an evaluation of the run's health."""
+        if not self.quiet:
+            self._write("health", row)
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        """Write an event with the time at which it happened."""
+        if not self.quiet:
+            self._write("event", {**event, "time": time.time()})
+
+    def samples(self, path: Path, step: int) -> None:
+        """Show the sample grid saved as `path`."""
+        if self._tensorboard is not None:
+            self._tensorboard.samples(path, step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the means and counts since the last row, and how much of the file belongs to this state."""
+        return {"means": self.means.state_dict(), "mended": self._count_departures(), "size": self.file.size}
+
+    def load_state_dict(self, state: dict[str, Any], *, going_back: bool = False) -> None:
+        """Go on from a state; `going_back` keeps the lines after it, which tell how the run collapsed."""
+        self.means.load_state_dict(state["means"])
+        self._departures = dict(state["mended"])
+        if not going_back:
+            self._kept_size = int(state["size"])
+
+    def reset(self) -> None:
+        """Go back to the state before the first step, but keep the file."""
+        self.means, self._departures = Means(), {}
+
+    def _write(self, kind: str, line: Mapping[str, Any]) -> None:
+        """Show a line and append it to the file. A line that a full disk refuses waits in memory for the next one."""
+        for log in filter(None, (self._view, self._tensorboard)):
+            getattr(log, kind)(line)
+        self._unwritten.append(line)
+        try:
+            while self._unwritten:
+                self.file.append(self._unwritten[0])
+                del self._unwritten[0]
+        except OSError as error:
+            if len(self._unwritten) == 1:
+                why = f"{self.file.path}: cannot be written ({error.strerror or error})"
+                warnings.warn(f"{why}; the run goes on and keeps its lines in memory", stacklevel=3)
+
+    def _count_departures(self) -> dict[str, int]:
+        """How many departures took a fallback since the last row; waits for an accelerator."""
+        counters = departure_counters()
+        self._departures = {name: self._departures.get(name, 0) + count for name, count in counters.items()}
+        reset_departure_counters()
+        return self._departures
+
+    def __enter__(self) -> Logger:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._exits.__exit__(kind, error, trace)
