@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from schurgan.core.errors import UserError
 from schurgan.data.sources import Item, open_source
-from schurgan.data.sources import synthesis as s
+from schurgan.data.sources import recipes as s
 
 CLASSES = ("siren", "bark", "rain", "clock", "bell", "engine", "bird", "footsteps")
 PER_CLASS = 60

@@ -159,10 +159,9 @@ def download(
         out: folder for the unpacked data set
         release: of common_voice: the id of a release at Mozilla Data Collective
     """
-    from schurgan.core.progress import Bar
     from schurgan.data.download import download as fetch
 
-    home, source = fetch(name, out, release=release, meter=Bar)
+    home, source = fetch(name, out, release=release)
     if source.skipped:
         print(f"{len(source.skipped)} not used; the first, {': '.join(source.skipped[0])}")
     print(f"{len(source.items())} items in {home}; `schurgan prepare {name} {home} --out DIR` is next")

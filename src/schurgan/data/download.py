@@ -8,26 +8,45 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gzip
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+import tarfile
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from http.client import HTTPException, HTTPMessage
 from pathlib import Path
+from typing import IO, Any
+from urllib.error import HTTPError, URLError
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from schurgan.core.errors import UserError, did_you_mean, writing
 from schurgan.core.files import sync_folder
+from schurgan.core.progress import Bar
 from schurgan.data.sources import Source, open_source
-from schurgan.data.transfer import MB, Meter, Patience, Silent, empty, one_line, transfer
-from schurgan.data.unpack import unpack
+from schurgan.version import __version__
+
+MB = 1_000_000
+BLOCK = 2**18
+STALLED = 1024  # bytes in `Patience.stall` seconds below which a server counts as stalled
+BUSY = (408, 425, 429, 500, 502, 503, 504)  # statuses of a server that may answer otherwise in a moment
 
 
 @dataclass(frozen=True)
 class Remote:
-    """An archive. size: its bytes, about. md5: of the archive, None where its authors publish none and it may change.
+    """An archive of a data set.
 
-    folder: what it is unpacked to. inside: the folder with the data inside the archive, as a pattern.
+    Attributes:
+        url: its address.
+        size: its size in bytes, roughly.
+        md5: its checksum; None where its authors publish none and its bytes may change.
+        folder: name of the folder that it is unpacked to.
+        inside: pattern of the folder inside the archive that holds the data; None for all of the archive.
     """
 
     url: str
@@ -35,10 +54,6 @@ class Remote:
     md5: str | None
     folder: str
     inside: str | None
-
-    @property
-    def archive(self) -> str:
-        return self.folder + (".zip" if self.url.endswith(".zip") else ".tar.gz")
 
 
 REMOTES = {
@@ -66,6 +81,26 @@ REMOTES = {
         "cifar-10-batches-py",
     ),
 }
+_HOW = (
+    "common_voice: given to those who agree to its terms, at https://mozilladatacollective.com; do so, make an API "
+    "key there, then `pip install datacollective`, set MDC_API_KEY to the key and call this with --release and the id "
+    "at the end of the data set's address, or unpack a release yourself, which `schurgan prepare common_voice` reads"
+)
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to wait for a server.
+
+    Attributes:
+        stall: seconds without a byte.
+        tries: tries in a row that bring less than 1 MB.
+        pause: seconds before the second try, doubled before each later one.
+    """
+
+    stall: float = 60.0
+    tries: int = 5
+    pause: float = 1.0
 
 
 def download(
@@ -73,19 +108,28 @@ def download(
     out: str | Path,
     *,
     release: str | None = None,
-    meter: Meter = Silent,
     patience: Patience | None = None,
     remotes: dict[str, Remote] = REMOTES,
 ) -> tuple[Path, Source]:
-    """Have the data set `name` in a folder in `out`, and return that folder and the source in it.
+    """Fetch a public data set, or go on with what an earlier call fetched of it.
 
-    What is there already is left alone. A partial download is continued where the server allows it, or begun anew. The
+    A folder that is there already is left alone. A partial download is continued where the server allows it. The
     archive is checked, unpacked beside its place, opened as a source, and renamed into place last, so whatever stops
-    this leaves no folder or a whole one; then the archive is removed. `release` is Common Voice's alone: the id of a
-    data set at Mozilla Data Collective, whose own client then fetches it.
+    this leaves no folder or a whole one; then the archive is removed.
 
-    Raises UserError, one sentence, for unknown names, servers that do not give the file, archives that are not what
-    they should be or lead out of their folder, full disks, and a second download into the same folder at once.
+    Args:
+        name: a data set in `remotes`, or "common_voice", which Mozilla's own client fetches.
+        out: folder that the data set's folder is put in.
+        release: id of a data set at Mozilla Data Collective, for "common_voice".
+        patience: how long to wait for the server.
+        remotes: archives by the names of their sources.
+
+    Returns:
+        The unpacked folder and the source in it.
+
+    Raises:
+        UserError: an unknown name, a server that does not give the file, an archive that is damaged or of another data
+            set or unpacks to too much, a full disk, or a second download into the same folder at the same time.
     """
     out = Path(out).expanduser()
     if name != "common_voice" and name not in remotes:
@@ -99,27 +143,16 @@ def download(
     final = out / remote.folder
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-    with writing(final, "; what came so far is kept, and the same command goes on with it"), _alone(final):
+    with writing(final, "; what came so far is kept, and the same command goes on with it"), _lock(final):
         if not final.exists():
-            if release is not None:
-                archive = _fetch_common_voice(release, out)
-            else:
-                archive = out / remote.archive
-                _fetch(remote, archive, meter, patience or Patience())
-            unpack(archive, final, remote.inside, partial(open_source, name), meter)
+            archive = _fetch(remote, out, patience or Patience()) if not release else _client(release, out)
+            _unpack(archive, final, remote.inside, partial(open_source, name))
             archive.unlink()
         return final, open_source(name, final)
 
 
-_HOW = (
-    "common_voice: given to those who agree to its terms, at https://mozilladatacollective.com; do so, make an API "
-    "key there, then `pip install datacollective`, set MDC_API_KEY to the key and call this with --release and the id "
-    "at the end of the data set's address, or unpack a release yourself, which `schurgan prepare common_voice` reads"
-)
-
-
-def _fetch_common_voice(release: str, out: Path) -> Path:
-    """The archive of a release, by Mozilla's client, which resumes and checks it itself."""
+def _client(release: str, out: Path) -> Path:
+    """The archive of a release of Common Voice, by Mozilla's client, which resumes and checks it itself."""
     try:
         from datacollective import download_dataset  # type: ignore[import-not-found,unused-ignore]
     except ImportError:
@@ -127,13 +160,12 @@ def _fetch_common_voice(release: str, out: Path) -> Path:
     try:
         return Path(download_dataset(release, download_directory=str(out)))
     except Exception as error:  # of another project, which documents a dozen kinds of them
-        raise UserError(
-            f"common_voice: Mozilla's client could not fetch {release} ({one_line(error)}); {_HOW}"
-        ) from None
+        reason = f"Mozilla's client could not fetch {release} ({_one_line(error)})"
+        raise UserError(f"common_voice: {reason}; {_HOW}") from None
 
 
 @contextlib.contextmanager
-def _alone(final: Path) -> Iterator[None]:
+def _lock(final: Path) -> Iterator[None]:
     """Only one process at a time works on `final`; the system frees the lock of one that was killed."""
     path = final.with_name(f".{final.name}.lock")
     with open(path, "ab") as lock:
@@ -147,33 +179,174 @@ def _alone(final: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
-def _fetch(remote: Remote, archive: Path, meter: Meter, patience: Patience) -> None:
-    """The whole archive at its place, its checksum right. What is there under its final name was once checked."""
+def _fetch(remote: Remote, out: Path, patience: Patience) -> Path:
+    """The whole archive, its checksum right. What is there under its final name was checked before."""
+    archive = out / (remote.folder + (".zip" if remote.url.endswith(".zip") else ".tar.gz"))
     if archive.exists():
-        return
+        return archive
     unfinished = archive.with_name(f".{archive.name}.partial")
-    free = shutil.disk_usage(archive.parent).free
-    if free < 2 * remote.size:
-        raise UserError(
-            f"{archive.parent}: {free // MB} MB are free; {2 * remote.size // MB} MB, twice the archive, are needed"
-        )
+    free, needed = shutil.disk_usage(out).free // MB, 2 * remote.size // MB
+    if free < needed:
+        raise UserError(f"{out}: {free} MB are free; {needed} MB, twice the archive, are needed")
     with open(unfinished, "ab") as file:
         if remote.md5 is None:
-            empty(file)  # nothing would tell whether two halves belong together
+            _empty(file)  # nothing would tell whether two halves belong together
         resumed = file.tell() > 0
-        transfer(remote.url, file, remote.size, meter, patience)
+        _transfer(remote, file, patience)
         if resumed and not _is_right(remote, unfinished):
-            empty(file)  # the half that was there may be to blame
-            transfer(remote.url, file, remote.size, meter, patience)
+            _empty(file)  # the half that was there may be to blame
+            _transfer(remote, file, patience)
     if not _is_right(remote, unfinished):
         unfinished.unlink()
         raise UserError(f"{remote.url}: what came is not what its authors published (MD5 {remote.md5}); it was removed")
     os.replace(unfinished, archive)
-    sync_folder(archive.parent)
+    sync_folder(out)
+    return archive
 
 
 def _is_right(remote: Remote, path: Path) -> bool:
-    if remote.md5 is None:
-        return True
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest() == remote.md5
+        digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    return remote.md5 in (None, digest)
+
+
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())[:200]
+
+
+def _empty(file: IO[bytes]) -> None:
+    file.seek(0)
+    file.truncate()
+
+
+class _Broken(Exception):
+    """A transfer ended early; another try may bring the rest."""
+
+
+def _transfer(remote: Remote, file: IO[bytes], patience: Patience) -> None:
+    """Append to `file` what it lacks of the archive, in as many tries as bring any."""
+    failures = 0
+    with Bar("download", remote.size // MB, "MB", file.tell() // MB) as bar:
+        while True:
+            start = file.tell()
+            try:
+                _request(remote.url, file, bar, patience)
+                file.flush()
+                os.fsync(file.fileno())
+                return
+            except _Broken as broken:
+                failures = failures + 1 if file.tell() < start + MB else 1
+                if failures >= patience.tries:
+                    raise UserError(f"{remote.url}: {broken}; the same command tries again later") from None
+                bar.update(file.tell() // MB, f"{broken}; trying again")
+                time.sleep(patience.pause * 2 ** (failures - 1))
+
+
+def _request(url: str, file: IO[bytes], bar: Bar, patience: Patience) -> None:
+    """One request for what is missing. _Broken where another may bring more, UserError where none will."""
+    start = file.tell()
+    headers = {"User-Agent": f"schurgan/{__version__}", "Accept-Encoding": "identity"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    try:
+        reply = build_opener(_Redirects).open(Request(url, headers=headers), timeout=patience.stall)
+    except HTTPError as error:
+        if error.code == 416 and start:  # as long as the file or longer: the checksum tells
+            if error.headers.get("Content-Range", "").rpartition("/")[2] == str(start):
+                return
+            _empty(file)
+            raise _Broken("the server has a shorter file") from None
+        status = f"the server answers {error.code} ({_one_line(error.reason)})"
+        raise _Broken(status) if error.code in BUSY else UserError(f"{url}: {status}") from None
+    except (OSError, HTTPException) as error:
+        raise _Broken(_reason(error)) from None
+    with reply:
+        if start and (reply.status != 206 or f"bytes {start}-" not in reply.headers.get("Content-Range", "")):
+            _empty(file)  # the server begins at the beginning
+        length = reply.headers.get("Content-Length", "")
+        expected = file.tell() + int(length) if length.isdecimal() else 0
+        since, before = time.monotonic(), file.tell()
+        while True:
+            try:
+                block = reply.read1(BLOCK)
+            except (OSError, HTTPException) as error:
+                raise _Broken(_reason(error)) from None
+            if not block:
+                break
+            file.write(block)
+            bar.update(file.tell() // MB)
+            if time.monotonic() - since > patience.stall:
+                if file.tell() - before < STALLED:
+                    raise _Broken("the server has all but stopped sending")
+                since, before = time.monotonic(), file.tell()
+    if file.tell() < expected:
+        raise _Broken(f"cut off after {file.tell()} of {expected} bytes")
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, URLError) and isinstance(error.reason, Exception):
+        return _reason(error.reason)
+    if isinstance(error, TimeoutError):
+        return "the server does not answer"
+    return f"the connection failed ({_one_line(getattr(error, 'strerror', None) or error or type(error).__name__)})"
+
+
+class _Redirects(HTTPRedirectHandler):
+    """Follows a redirection, but not from an encrypted address to an open one."""
+
+    def redirect_request(
+        self, request: Request, reply: IO[bytes], code: int, message: str, headers: HTTPMessage, address: str
+    ) -> Request | None:
+        if request.type == "https" and not address.lower().startswith("https:"):
+            raise UserError(f"{request.full_url}: leads to {address}, which is not encrypted")
+        return super().redirect_request(request, reply, code, message, headers, address)
+
+
+def _unpack(archive: Path, final: Path, inside: str | None, check: Callable[[Path], object]) -> None:
+    """The folder `inside` (a pattern; None: everything) of a ZIP or tar archive as `final`, all of its files or none.
+
+    `check` is called with the unpacked folder before it is put into place. The standard library keeps every file inside
+    the folder; an archive that is damaged, holds links or is too large is removed.
+    """
+    scratch = final.with_name(f".{final.name}.unpacking")
+    shutil.rmtree(scratch, ignore_errors=True)
+    damaged = tarfile.TarError, gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError
+    try:
+        with Bar("unpack", archive.stat().st_size // MB, "MB") as bar:
+            left = 10 * archive.stat().st_size + MB  # sound and pictures do not shrink to a tenth
+            for name, size, extract, position in _members(archive):
+                left -= size
+                if left < 0:
+                    raise UserError(f"{archive}: unpacks to more than ten times its size; it was removed")
+                if not any(part.startswith(".") and part != ".." for part in name.split("/")):  # of file managers
+                    extract(path=scratch)
+                bar.update(position // MB)
+        home = next(iter(sorted(scratch.glob(inside))), scratch) if inside else scratch
+        check(home)
+        os.sync()
+        os.replace(home, final)
+        sync_folder(final.parent)
+    except (UserError, *damaged) as error:
+        archive.unlink()
+        if isinstance(error, UserError):
+            raise
+        reason = f"damaged ({_one_line(error)}); it was removed, the same command fetches it anew"
+        raise UserError(f"{archive}: {reason}") from None
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _members(archive: Path) -> Iterator[tuple[str, int, Callable[..., Any], int]]:
+    """(name, bytes, what extracts it to a path, bytes of the archive read so far) of every file."""
+    if archive.suffix == ".zip":
+        with zipfile.ZipFile(archive) as packed:  # its extract() makes no links, and drops ".." and a leading "/"
+            for info in packed.infolist():
+                yield info.filename, info.file_size, partial(packed.extract, info), info.header_offset
+        return
+    with open(archive, "rb") as raw, tarfile.open(fileobj=raw, mode="r:gz") as tar:
+        for entry in tar:
+            if entry.issym() or entry.islnk():  # all known ways around the filter "data" are links
+                raise UserError(f'{archive}: "{entry.name}" is a link; it was removed')
+            yield entry.name, entry.size, partial(tar.extract, entry, filter="data"), raw.tell()
+        while tar.fileobj is not None and tar.fileobj.read(BLOCK):
+            pass  # to the end of the compressed stream, where its checksum is

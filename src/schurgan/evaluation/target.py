@@ -14,8 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from schurgan.core.errors import UserError
 from schurgan.data.codec import Codec, open_codec, same_levels
-from schurgan.data.shards import Shards
-from schurgan.data.split import split
+from schurgan.data.shards import Shards, split
 from schurgan.model import Model, load
 from schurgan.runs.config import Config
 from schurgan.runs.folder import RunFolder

@@ -18,8 +18,7 @@ from schurgan.audio.pictures import picture, png
 from schurgan.core.errors import UserError, writing
 from schurgan.core.files import atomic_write, write_json
 from schurgan.data.codec import open_codec
-from schurgan.data.shards import Shards
-from schurgan.data.split import split
+from schurgan.data.shards import Shards, split
 from schurgan.evaluation.features.classifier import Trained, judge
 from schurgan.evaluation.features.extractor import cached_classifier
 from schurgan.model import Model, Sounds, load

@@ -12,8 +12,7 @@ import torch
 
 from schurgan.core.distributed import World, find_placement, join
 from schurgan.core.errors import Interrupted, UserError, writing
-from schurgan.data.shards import Shards
-from schurgan.data.split import split
+from schurgan.data.shards import Shards, split
 from schurgan.evaluation.evaluate import evaluate
 from schurgan.runs.config import Config
 from schurgan.runs.folder import RunFolder

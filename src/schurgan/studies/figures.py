@@ -11,8 +11,7 @@ import torch
 
 from schurgan.core.errors import UserError, writing
 from schurgan.core.files import atomic_write
-from schurgan.data.shards import Shards
-from schurgan.data.split import split
+from schurgan.data.shards import Shards, split
 from schurgan.evaluation.sweep import sweep
 from schurgan.evaluation.table import figure as digits
 from schurgan.model import Model, load

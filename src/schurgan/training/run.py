@@ -14,8 +14,7 @@ from torch import Tensor
 from schurgan.core.distributed import World
 from schurgan.core.errors import Interrupted, UserError, writing
 from schurgan.data.loader import Batches, Prefetch
-from schurgan.data.shards import Shards
-from schurgan.data.split import split
+from schurgan.data.shards import Shards, split
 from schurgan.runs.config import Config
 from schurgan.runs.folder import RunFolder
 from schurgan.training.artifacts import Artifacts

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import math
+import pickle
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -14,7 +19,6 @@ from torch import Tensor
 
 from schurgan.core.errors import UserError
 from schurgan.data.sources.base import Item, Skipped
-from schurgan.data.sources.pickles import PickleError, load_pickle
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 FOLDS = {**{f"data_batch_{number}": number for number in range(1, 6)}, "test_batch": 6}
@@ -58,7 +62,7 @@ class CIFAR10:
         try:
             images, _ = _read(self.root / f"{batch}{self.suffix}")
             return torch.from_numpy(images[int(number)].reshape(SHAPE).copy())
-        except (PickleError, IndexError) as error:
+        except (_Unreadable, IndexError) as error:
             raise UserError(f"{self.root / batch}{self.suffix}: changed since it was listed ({error})") from None
 
     def describe(self) -> dict[str, object]:
@@ -90,7 +94,7 @@ def open_cifar10(root: Path, per_class: int | None = None) -> CIFAR10:
     for batch in FOLDS:
         try:
             images, classes = _read(home / f"{batch}{suffix}")
-        except PickleError as error:
+        except _Unreadable as error:
             skipped.append((f"{batch}{suffix}", str(error)))
             continue
         labels.append((batch, classes.tobytes()))
@@ -103,39 +107,138 @@ def open_cifar10(root: Path, per_class: int | None = None) -> CIFAR10:
 
 @lru_cache(maxsize=2)  # items are loaded in order: workers at the seam of two batches need both
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """A batch as images (N, 3072) and class numbers (N,), both uint8. PickleError if it is not one."""
+    """A batch as images (N, 3072) and class numbers (N,), both uint8. _Unreadable if it is not one."""
     try:
         if not path.is_file():
-            raise PickleError("not a regular file" if path.exists() else "no such file")
+            raise _Unreadable("not a regular file" if path.exists() else "no such file")
         if path.stat().st_size > MAX_BYTES:
-            raise PickleError(f"{path.stat().st_size} bytes, more than {MAX_BYTES}")
+            raise _Unreadable(f"{path.stat().st_size} bytes, more than {MAX_BYTES}")
         data = path.read_bytes()
     except OSError as error:
-        raise PickleError(f"cannot be read ({error.strerror or error})") from None
+        raise _Unreadable(f"cannot be read ({error.strerror or error})") from None
     if path.suffix == ".bin":
         if not data or len(data) % (1 + PIXELS):
-            raise PickleError(f"{len(data)} bytes; a multiple of {1 + PIXELS} is needed")
+            raise _Unreadable(f"{len(data)} bytes; a multiple of {1 + PIXELS} is needed")
         rows = np.frombuffer(data, np.uint8).reshape(-1, 1 + PIXELS)
         images, labels = rows[:, 1:], rows[:, 0].tolist()
     else:
         images, labels = _unpacked(load_pickle(data))
     if not all(type(label) is int and 0 <= label < len(CLASSES) for label in labels):
-        raise PickleError(f"a class number that is none of 0 to {len(CLASSES) - 1}")
+        raise _Unreadable(f"a class number that is none of 0 to {len(CLASSES) - 1}")
     return images, np.array(labels, np.uint8)
 
 
-def _unpacked(batch: object) -> tuple[np.ndarray, list[int]]:
+def _unpacked(batch: dict[Any, Any]) -> tuple[np.ndarray, list[int]]:
     """The images and class numbers of a batch's dict; its keys are bytes or str, as Python 2 or 3 wrote them."""
-    named = (
-        {key.decode("latin-1") if isinstance(key, bytes) else key: value for key, value in batch.items()}
-        if isinstance(batch, dict)
-        else {}
-    )
+    named = {_text(key): value for key, value in batch.items()}
     images, labels = named.get("data"), named.get("labels")
     if isinstance(labels, np.ndarray) and labels.ndim == 1:
         labels = labels.tolist()
     if not isinstance(images, np.ndarray) or not isinstance(labels, list) or not labels:
-        raise PickleError("a batch without its data and labels")
+        raise _Unreadable("a batch without its data and labels")
     if images.shape != (len(labels), PIXELS) or images.dtype != np.uint8:
-        raise PickleError(f"data {images.shape} {images.dtype} for {len(labels)} labels; (N, {PIXELS}) uint8 is needed")
+        raise _Unreadable(f"data {images.shape} {images.dtype} for {len(labels)} labels; (N, {PIXELS}) uint8 is needed")
     return images, labels
+
+
+def load_pickle(data: bytes) -> dict[Any, Any]:
+    """The dict in a pickle of any protocol: numbers, texts, lists, tuples, dicts, and arrays of integers.
+
+    Raises:
+        ValueError: the pickle is damaged, or holds anything else.
+    """
+    try:
+        value = _DataUnpickler(io.BytesIO(data), encoding="bytes").load()
+        if not isinstance(value, dict):
+            raise _Unreadable("a batch without its data and labels")
+        return {key: inner.value if isinstance(inner, _Array) else inner for key, inner in value.items()}
+    except _Unreadable:
+        raise
+    except Exception as error:  # a damaged pickle may break every instruction
+        reason = " ".join(str(error).split())[:80] or type(error).__name__
+        raise _Unreadable(f"a damaged pickle ({reason})") from None
+
+
+class _Unreadable(ValueError):
+    """A batch that is damaged, or holds more than data. The message is a reason without a file's name."""
+
+
+def _text(value: object) -> object:
+    """Bytes as str: what Python 2 wrote of a key or a type is bytes."""
+    return value.decode("latin-1") if isinstance(value, bytes) else value
+
+
+class _DType:
+    """Stands for numpy.dtype: an integer type, whose byte order comes with its state."""
+
+    def __init__(self, code: object, *_: object) -> None:
+        if _text(code) not in {f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)}:
+            raise _Unreadable(f'an array of "{str(code)[:80]}" where integers are needed')
+        self.dtype = np.dtype(str(_text(code)))
+
+    def __setstate__(self, state: Any) -> None:
+        self.dtype = self.dtype.newbyteorder({"<": "<", ">": ">", "|": "|", "=": "="}[str(_text(state[1]))])  # type: ignore[arg-type]
+
+
+class _Array:
+    """Stands for numpy's functions that make arrays. It takes the bytes in the file, and no size that is claimed."""
+
+    value: np.ndarray | None = None
+
+    def __init__(self, *arguments: Any) -> None:
+        if len(arguments) == 4:  # of _frombuffer, with everything; those of _reconstruct await their state
+            self._fill(*arguments)
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, dtype, fortran, data = state
+        self._fill(data, dtype, shape, "F" if fortran else "C")
+
+    def _fill(self, data: Any, dtype: _DType, shape: tuple[int, ...], order: Any) -> None:
+        data = data.encode("latin-1") if isinstance(data, str) else data
+        if min(shape, default=0) < 0 or math.prod(shape) * dtype.dtype.itemsize != len(data):
+            raise _Unreadable("an array of another size than its bytes")
+        self.value = np.frombuffer(data, dtype.dtype).reshape(shape, order=order)
+
+
+def _plain_keys(load: Callable[[Any], None], keys: slice) -> Callable[[Any], None]:
+    """An instruction that fills a dict, which refuses keys that are no names: to hash deep tuples ends the process."""
+
+    def checked(unpickler: Any) -> None:
+        if not all(isinstance(key, str | bytes | int) for key in unpickler.stack[keys]):
+            raise _Unreadable("a key that is no name")
+        load(unpickler)
+
+    return checked
+
+
+class _DataUnpickler(pickle._Unpickler):  # type: ignore[misc,name-defined,unused-ignore]
+    """The standard library's unpickler, which here calls nothing but the stand-ins above.
+
+    It is the one in Python: that in C believes the size of a memo, 64 GB in six bytes. Instructions that make objects,
+    hash data or reserve memory for what is only claimed are taken out.
+    """
+
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined,unused-ignore]
+    for _code in (
+        *(pickle.INST, pickle.OBJ, pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.PERSID, pickle.BINPERSID),
+        *(pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.ADDITEMS, pickle.FROZENSET, pickle.NEXT_BUFFER),
+    ):
+        del dispatch[_code[0]]
+    dispatch[pickle.BYTEARRAY8[0]] = dispatch[pickle.BINBYTES8[0]]
+    dispatch[pickle.SETITEM[0]] = _plain_keys(dispatch[pickle.SETITEM[0]], slice(-2, -1))
+    for _code in (pickle.SETITEMS, pickle.DICT):
+        dispatch[_code[0]] = _plain_keys(dispatch[_code[0]], slice(0, None, 2))
+
+    def find_class(self, module: str, name: str) -> Any:
+        match module.replace("numpy._core", "numpy.core"), name:
+            case ("numpy.core.multiarray", "_reconstruct") | ("numpy.core.numeric", "_frombuffer"):
+                return _Array
+            case ("numpy", "ndarray"):
+                return None
+            case ("numpy", "dtype"):
+                return _DType
+            case ("_codecs", "encode"):  # how Python 3 writes bytes in the protocols of Python 2
+                return lambda text, encoding: text.encode({"latin1": "latin-1"}[encoding])
+            case ("builtins" | "__builtin__", "bytes"):
+                return lambda: b""
+        raise _Unreadable(f"calls {module}.{name}"[:80] + ", and a data set has nothing to call")

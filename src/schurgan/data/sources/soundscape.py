@@ -12,8 +12,7 @@ from torch import Tensor
 
 from schurgan.core.errors import UserError
 from schurgan.data.sources.base import Item, Skipped
-from schurgan.data.sources.recipes import RECIPES
-from schurgan.data.sources.synthesis import RATE, finish
+from schurgan.data.sources.recipes import RATE, RECIPES, finish
 
 VERSION = 1  # of the recipes: one more whenever a clip comes out differently
 
