@@ -118,7 +118,7 @@ def test_train_resume_sample_and_load_go_together(call, shards, tmp_path):
     steps = ("--train.steps", 4, "--train.checkpoint-every", 2, "--train.log-every", 2)
     said = call("train", "--data", shards, "--out", run, *TINY, *steps)
     assert (said.status, said.out) == (0, f"trained: {run}\n")
-    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-00000002.pt", "step-00000004.pt"]
+    assert sorted(path.name for path in (run / "checkpoints").glob("*.pt")) == ["step-00000002.pt", "step-00000004.pt"]
     assert [row["step"] for row in read_metrics(run / "metrics.jsonl")] == [2, 4]
     (run / "checkpoints" / "step-00000004.pt").unlink()
     weights = (run / "generator.safetensors").read_bytes()

@@ -11,8 +11,8 @@ import yaml
 
 from schurgan.core.errors import UserError
 from schurgan.runs.messages import duration, event_sentence, figures, file_size, health_sentence
+from schurgan.runs.sidecar import Identity
 from schurgan.runs.status import read_status, status_lines
-from schurgan.training.changes import Identity
 from schurgan.training.checkpoint import Checkpoints
 
 NOW = 1_800_000_000.0

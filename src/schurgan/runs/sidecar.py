@@ -1,0 +1,219 @@
+"""The JSON file beside each checkpoint: what is known of a saved state without reading it, and without torch.
+
+step-00000500.json seals step-00000500.pt by its size and SHA-256. The sidecar is written first and the state is renamed
+into place last, so a state with a name is a whole one with a sidecar. A sidecar alone is what a kill left: nobody reads
+it, and the next save removes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from schurgan.core.errors import UserError, did_you_mean
+from schurgan.core.files import write_json
+from schurgan.runs.config import Config
+
+FORMAT = "schurgan-checkpoint/4"
+_DATA = "data"
+_LONGEST = 60
+_Whole = Annotated[int, Field(ge=0)]
+
+
+class Damaged(Exception):
+    """Why a checkpoint cannot be trusted."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Identity(_Strict):
+    """The options and the data that a state was made with."""
+
+    options: dict[str, Any]
+    """As `Config.model_dump(mode="json")` gives them."""
+    data: str
+    """Fingerprint of the training data."""
+
+
+class CheckpointRecord(_Strict):
+    """The facts by which checkpoints are chosen and kept."""
+
+    step: _Whole
+    attempt: _Whole = 0
+    """Rollbacks before it."""
+    score: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    """Score of its samples, lower is better; None where they were not scored."""
+    healthy: bool = True
+    """Whether no sign of a collapse was seen when it was saved."""
+    identity: Identity
+
+
+class Sidecar(_Strict):
+    """The content of the JSON file: the record, and the size and SHA-256 of the state that it belongs to."""
+
+    format: str
+    size: _Whole
+    sha256: str
+    record: CheckpointRecord
+
+    def save(self, state: Path) -> None:
+        """Write the sidecar of the file `state`, atomically.
+
+        Raises:
+            ValueError: the identity holds what JSON cannot.
+            OSError: the disk refuses.
+        """
+        try:
+            content = self.model_dump()
+            write_json(sidecar_path(state), content | {"checksum": _checksum(content)})
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"identity: JSON cannot hold it ({error})") from None
+
+    @classmethod
+    def load(cls, state: Path) -> Sidecar:
+        """Read the sidecar of the file `state`.
+
+        Raises:
+            Damaged: there is none, or it is not as it was written.
+            OSError: it cannot be read.
+        """
+        path = sidecar_path(state)
+        try:
+            with open(path, "rb") as file:
+                content = json.loads(file.read())
+            checksum = content.pop("checksum")
+            if content["format"] != FORMAT:
+                raise Damaged(f'a checkpoint of format "{str(content["format"])[:40]}", this program reads "{FORMAT}"')
+            if checksum != _checksum(content):
+                raise Damaged(f"damaged (the checksum of {path.name} is wrong)")
+            return cls.model_validate(content)
+        except FileNotFoundError:
+            old = f"an earlier version saved it, or {path.name} was lost"
+            raise Damaged(f"no {path.name} beside it ({old}); resume with that version or train anew") from None
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError, ValidationError):
+            raise Damaged(f"damaged ({path.name} is not the record of a checkpoint)") from None
+
+
+def sidecar_path(state: Path) -> Path:
+    """The sidecar of a state."""
+    return state.with_suffix(".json")
+
+
+def by_score(records: Mapping[Path, CheckpointRecord]) -> list[Path]:
+    """The scored checkpoints, best first; of equal scores, the last in `records` first."""
+    scored = [(path, record.score) for path, record in reversed([*records.items()]) if record.score is not None]
+    return [path for path, _ in sorted(scored, key=lambda each: each[1])]
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+class Absent(Enum):
+    """The value of an option in a version of the program that does not have it."""
+
+    ABSENT = "no such option"
+
+
+class Change(NamedTuple):
+    """An option that differs, by its dotted name ("train.lr_g"), or "data"."""
+
+    path: str
+    before: object
+    now: object
+
+    def __str__(self) -> str:
+        if self.now is Absent.ABSENT:
+            return f"{_kebab(self.path)} was {_short(self.before)} and is no option any more"
+        before = "no option yet" if self.before is Absent.ABSENT else _short(self.before)
+        return f"{_kebab(self.path)} was {before} and is {_short(self.now)}"
+
+
+def changed_options(before: Identity, now: Identity) -> list[Change]:
+    """List what differs between two identities, in the order of the options.
+
+    An option that is new since `before` counts there as its default, which must therefore do what the program did
+    before. An option that no longer exists is a change, because nobody knows what it did. The option "data" may name
+    another folder: the fingerprint counts.
+
+    Returns:
+        The changes; none where both identities mean the same.
+    """
+    old, new = ({**identity.options, _DATA: identity.data} for identity in (before, now))
+    return list(_differences(old, new, Config().model_dump(mode="json"), ""))
+
+
+def check_changes(
+    changes: Collection[Change], free: Collection[str], allowed: Collection[str], run: str | Path
+) -> list[Change]:
+    """Refuse changes that nobody allowed.
+
+    Args:
+        changes: what `changed_options` found.
+        free: options that never matter to a state; other data always matter.
+        allowed: options that the user allows, as "train.lr-g" or "train.lr_g". In both, a group ("train") stands for
+            all options in it.
+        run: folder of the run, for the error.
+
+    Returns:
+        The allowed changes, without those that are free.
+
+    Raises:
+        UserError: a change is not allowed, or an allowed name is no option.
+    """
+    names = [name.replace("-", "_") for name in allowed]
+    known = {*_names(Config().model_dump()), *(change.path for change in changes)}
+    for name in names:
+        if name not in known:
+            near = did_you_mean(_kebab(name), sorted(map(_kebab, known)))
+            raise UserError(f'allow: "{_kebab(name)}" given, no such option{near}')
+    weighty = [change for change in changes if change.path == _DATA or not _covers(free, change.path)]
+    if refused := [change for change in weighty if not _covers(names, change.path)]:
+        what = "; ".join(map(str, refused))
+        needed = " ".join([*map(_kebab, names), *(_kebab(change.path) for change in refused)])
+        raise UserError(
+            f"{run}: its checkpoint was made with other options ({what}); set them back, or allow the change by "
+            f"--allow {needed}"
+        )
+    return weighty
+
+
+def _differences(
+    before: Mapping[str, Any], now: Mapping[str, Any], defaults: Mapping[str, Any], prefix: str
+) -> Iterator[Change]:
+    for name in {**now, **before}:
+        default = defaults.get(name, Absent.ABSENT)
+        old, new = before.get(name, default), now.get(name, Absent.ABSENT)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            yield from _differences(old, new, default if isinstance(default, Mapping) else {}, f"{prefix}{name}.")
+        elif old != new:
+            yield Change(prefix + name, old, new)
+
+
+def _names(options: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in options.items():
+        yield prefix + name
+        if isinstance(value, Mapping):
+            yield from _names(value, f"{prefix}{name}.")
+
+
+def _covers(names: Collection[str], path: str) -> bool:
+    return any(path == name or path.startswith(f"{name}.") for name in names)
+
+
+def _kebab(path: str) -> str:
+    """An option's name as the command line spells it."""
+    return path.replace("_", "-")
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
