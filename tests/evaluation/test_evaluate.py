@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,12 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 import torch.multiprocessing as mp
-from folded_set import prepared, spectrogram, untrained
-from torch import Tensor
+from folded_set import OWN, looks, make_run, spectrogram
 
 import schurgan.evaluation
 from schurgan.core.errors import UserError
-from schurgan.data import Shards
 from schurgan.evaluation import evaluate as score_run
 from schurgan.evaluation import score_sounds as sound_scores
 from schurgan.evaluation.metrics.frechet import frechet_distance
@@ -25,9 +22,7 @@ from schurgan.evaluation.target import open_subject
 from schurgan.evaluation.usefulness import score_usefulness
 from schurgan.model import Model
 from schurgan.report import curves
-from schurgan.runs.config import Config
 
-OWN = "test_evaluate:looks"
 EVERY = {
     "inception_score",
     "fid",
@@ -46,55 +41,6 @@ EVERY = {
     "near_copies",
 }
 OF_SOUND = {"snr_db", "image_distance_db", "frechet_audio_distance", "louder_lu", "clipped"}
-
-
-def looks(images: Tensor) -> tuple[Tensor, Tensor]:
-    """An extractor: means of the image's quarters and of their squares, and three classes by the first of them."""
-    pooled = torch.nn.functional.adaptive_avg_pool2d(images.mean(1), 2).flatten(1)
-    features = torch.cat((pooled, pooled.square()), 1)
-    return features, (4 * features[:, :3]).softmax(1)
-
-
-def make_run(folder: Path, data: Path, model: Model, *, exclude: tuple[int, ...] = (2,)) -> Path:
-    """A folder as training leaves it."""
-    folder.mkdir(parents=True)
-    options = {"data": data, "model": {"architecture": "small-16", "width": 4}, "train": {"val_folds": exclude}}
-    Config.model_validate(options).save(folder / "config.yaml")
-    model.save(folder / "generator.safetensors")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def folded(tmp_path_factory) -> Shards:
-    return prepared(tmp_path_factory.mktemp("folded"))
-
-
-def varied() -> Model:
-    """An untrained model whose images differ."""
-    torch.manual_seed(0)  # `build` draws the weights from the global numbers
-    made = untrained()
-    with torch.no_grad():
-        for name, weight in made.generator.named_parameters():
-            if name.endswith("weight"):
-                weight.mul_(2)
-    return made
-
-
-@pytest.fixture
-def model() -> Model:
-    return varied()
-
-
-@pytest.fixture
-def run(folded, model, tmp_path) -> Path:
-    return make_run(tmp_path / "run", folded.folder, model)
-
-
-@pytest.fixture
-def score(run, monkeypatch) -> Callable[..., Evaluation]:
-    """`score(seed=1)`: 60 images of the run in a second, without its sounds."""
-    monkeypatch.setattr(score_run, "score_sounds", lambda *_: {})
-    return partial(schurgan.evaluate, run, extractor=OWN, images=60, runs=2)
 
 
 def test_every_score_is_there_and_what_is_written_is_what_is_returned(score, run):
@@ -200,9 +146,7 @@ def test_usefulness_is_a_score_with_all_that_was_measured(score, monkeypatch):
 
 
 @pytest.mark.parametrize("exclude", [(2,), ()])
-def test_sounds_are_scored_with_held_out_clips_and_without(folded, model, tmp_path, monkeypatch, exclude):
-    monkeypatch.setattr(sound_scores, "_WANTED", 6)
-    monkeypatch.setattr(sound_scores, "_REFINE", 2)
+def test_sounds_are_scored_with_held_out_clips_and_without(folded, model, tmp_path, few_sounds, exclude):
     run = make_run(tmp_path / "sound", folded.folder, model, exclude=exclude)
     found = schurgan.evaluate(run, extractor=OWN, images=60, runs=1)
     assert set(found.scores) == EVERY | OF_SOUND
@@ -225,13 +169,7 @@ def test_the_command_prints_a_plain_table_and_the_report_shows_the_scores(call, 
     assert "fid" in curves.scores(run)
 
 
-def test_the_classifier_is_trained_without_the_held_out_fold_and_its_accuracy_is_in_the_record(
-    run, tmp_path, monkeypatch
-):
-    monkeypatch.setenv("SCHURGAN_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(
-        "schurgan.evaluation.features.extractor.QUICK", {"epochs": 1, "least_steps": 4, "most_steps": 4}
-    )
+def test_the_classifier_is_trained_without_the_held_out_fold_and_its_accuracy_is_in_the_record(run, short_training):
     found = schurgan.evaluate(run, images=60, runs=1, quick=True)
     assert found.protocol.extractor == "classifier"
     assert found.protocol.extractor_accuracy == found.scores["accuracy"].held_out
@@ -254,15 +192,13 @@ def _process(rank: int, port: int, run: str, folder: str) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_share_the_work_and_find_what_one_does(run, tmp_path, monkeypatch):
+def test_two_processes_share_the_work_and_find_what_one_does(run, tmp_path, few_sounds):
     import socket
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     mp.spawn(_process, (port, str(run), str(tmp_path)), nprocs=2)
-    monkeypatch.setattr(sound_scores, "_WANTED", 6)
-    monkeypatch.setattr(sound_scores, "_REFINE", 2)
     found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
     written = Evaluation.load(run / "scores.json").as_json()["scores"]
     alone = schurgan.evaluate(run, extractor=OWN, images=150, runs=2).as_json()["scores"]

@@ -3,47 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict, replace
-from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
-from folded_set import CLASSES, Folded, prepared, spectrogram
-from test_evaluate import OWN, make_run, varied
+from folded_set import CLASSES, OWN, Folded, make_run, spectrogram
 from torch import Tensor
 
 import schurgan.evaluation
 from schurgan.core.errors import UserError
-from schurgan.data import Shards, prepare
+from schurgan.data import prepare
 from schurgan.data.sources.base import Item
 from schurgan.evaluation import evaluate as score_run
-from schurgan.evaluation.scores import Evaluation
 from schurgan.evaluation.target import open_subject
 from schurgan.model import Card, Model, build
 from schurgan.networks.architectures import find_architecture
-
-
-@pytest.fixture(scope="module")
-def folded(tmp_path_factory) -> Shards:
-    return prepared(tmp_path_factory.mktemp("folded"))
-
-
-@pytest.fixture
-def model() -> Model:
-    return varied()
-
-
-@pytest.fixture
-def run(folded, model, tmp_path) -> Path:
-    return make_run(tmp_path / "run", folded.folder, model)
-
-
-@pytest.fixture
-def score(run, monkeypatch) -> Callable[..., Evaluation]:
-    monkeypatch.setattr(score_run, "score_sounds", lambda *_: {})
-    return partial(schurgan.evaluate, run, extractor=OWN, images=60, runs=2)
 
 
 def broken(model: Model, share: float) -> Model:
@@ -108,15 +82,11 @@ def test_a_generator_of_training_images_is_found_out(score, model, folded, monke
     assert found["fid"].value < found["fid"].matched  # of all training images, which these are
 
 
-def test_one_class_has_scores_and_a_flag_where_one_says_nothing(tmp_path, monkeypatch):
+def test_one_class_has_scores_and_a_flag_where_one_says_nothing(tmp_path, short_training):
     prepare(OneClass(per_class=12, seconds=0.5), tmp_path / "data", spectrogram(), workers=1)
     architecture = find_architecture("small-16")
     card = Card(asdict(architecture), 4, 3, "normal", 1.0, ("bell",), spectrogram(channels=3).config, (0.2,), None, 0)
     run = make_run(tmp_path / "run", tmp_path / "data", Model(build(card), card))
-    monkeypatch.setattr(
-        "schurgan.evaluation.features.extractor.QUICK", {"epochs": 1, "least_steps": 4, "most_steps": 4}
-    )
-    monkeypatch.setenv("SCHURGAN_CACHE", str(tmp_path / "cache"))
     found = schurgan.evaluate(run, images=60, runs=1, quick=True).scores
     assert found["inception_score"].value == 1
     assert any("knows one class: the score is 1" in flag for flag in found["inception_score"].flags)

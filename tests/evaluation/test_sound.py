@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from folded_set import CLASSES, LENGTH, RATE, SIZE, Folded, prepared, spectrogram, untrained
+from folded_set import CLASSES, LENGTH, RATE, SIZE, Folded, spectrogram, untrained
 from torch import Tensor
 
 from schurgan.core.errors import UserError
@@ -23,11 +23,6 @@ from schurgan.evaluation.sound import (
     score_sound,
 )
 from schurgan.model import Model
-
-
-@pytest.fixture(scope="module")
-def folded(tmp_path_factory) -> Shards:
-    return prepared(tmp_path_factory.mktemp("folded"))
 
 
 @pytest.fixture(scope="module")

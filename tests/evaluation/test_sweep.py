@@ -4,22 +4,15 @@ import importlib.util
 import json
 
 import pytest
-from folded_set import prepared
+from folded_set import OWN, make_run, varied
 from PIL import Image
-from test_evaluate import OWN, make_run, varied
 
 import schurgan.evaluation
 from schurgan.core.errors import UserError
-from schurgan.data import Shards
 from schurgan.evaluation import evaluate as score_run
 from schurgan.evaluation.figures import save_figure
 from schurgan.evaluation.scores import Score
 from schurgan.evaluation.sweep import COLUMNS, TRUNCATIONS, sweep
-
-
-@pytest.fixture(scope="module")
-def folded(tmp_path_factory) -> Shards:
-    return prepared(tmp_path_factory.mktemp("folded"))
 
 
 @pytest.fixture(scope="module")

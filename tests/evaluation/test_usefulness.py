@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from folded_set import prepared, untrained
+from folded_set import untrained
 from torch import Tensor
 
 from schurgan.core.errors import UserError
@@ -17,8 +17,7 @@ CENTRES = torch.tensor([[-0.3, 0.0], [0.3, 0.0]])
 
 
 @pytest.fixture(scope="module")
-def sets(tmp_path_factory) -> tuple[Shards, Shards]:
-    folded = prepared(tmp_path_factory.mktemp("folded"))
+def sets(folded) -> tuple[Shards, Shards]:
     return folded.select(folds=[1]), folded.select(folds=[2])
 
 
