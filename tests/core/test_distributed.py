@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -11,15 +13,15 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
+import schurgan
 from schurgan.core.distributed import (
     Placement,
     World,
@@ -28,11 +30,8 @@ from schurgan.core.distributed import (
     first_host,
     join,
     replicate,
-    rows_of,
 )
 from schurgan.core.errors import UserError
-from schurgan.data.loader import Batches
-from schurgan.data.shards import Shards
 from schurgan.networks import Discriminator, Generator, Latent, apply_spectral_norm
 from schurgan.networks.batch_norm import convert_batch_norm
 from schurgan.training.losses import Hinge
@@ -63,6 +62,13 @@ def process(rank: int, jobs: tuple[Job, ...], ports: list[int], folder: str) -> 
         left = not dist.is_initialized()
         done[job.__name__] = {"out": out, "seconds": time.monotonic() - began, "left": left}
         torch.save(done, f"{folder}/{rank}.pt")
+
+
+def rows_of(batch: int, rank: int, size: int, micro: int = 0, parts: int = 1) -> slice:
+    """Rows of a batch that process `rank` of `size` has in its micro-batch `micro` of `parts`."""
+    start, stop = rank * batch // size, (rank + 1) * batch // size
+    share = stop - start
+    return slice(start + micro * share // parts, start + (micro + 1) * share // parts)
 
 
 def talk(world: World) -> dict[str, Any]:
@@ -331,18 +337,19 @@ def test_the_first_machine_of_slurms_list(nodes: str, host: str):
     assert first_host(nodes) == host
 
 
-@pytest.mark.parametrize(("batch", "size", "parts"), [(8, 2, 1), (11, 3, 2), (7, 7, 1), (64, 4, 3), (13, 2, 6)])
-def test_micro_batches_in_turn_are_the_loaders_share(batch: int, size: int, parts: int):
-    clips = cast(Shards, range(1000))  # their number is all that is asked for
-    whole = Batches(clips, batch).indices(3)
-    for rank in range(size):
-        rows = [rows_of(batch, rank, size, micro, parts) for micro in range(parts)]
-        share = np.concatenate([whole[each] for each in rows])
-        assert share.tolist() == Batches(clips, batch, rank=rank, world=size).indices(3).tolist()
-        assert min(each.stop - each.start for each in rows) >= 1
+def test_torch_distributed_is_used_in_one_file_above_normality():
+    """All else asks `World`, which pickles nothing."""
+    package = Path(schurgan.__file__).parent
+    users = {
+        file.relative_to(package).as_posix()
+        for file in package.rglob("*.py")
+        if re.search(r"torch\.distributed\b|\w_object_list|all_gather_object", _code(file))
+    }
+    assert {user for user in users if not user.startswith("normality/")} == {"core/distributed.py"}
 
 
-@pytest.mark.parametrize("numbers", [(8, 2, 2), (8, 0, 2, 3, 3), (5, 0, 2, 0, 3), (1, 0, 2)])
-def test_rows_that_cannot_be_are_refused(numbers: tuple[int, ...]):
-    with pytest.raises(ValueError, match="needed"):
-        rows_of(*numbers)
+def _code(file: Path) -> str:
+    """The imports and calls of a file, without its comments and docstrings."""
+    tree = ast.parse(file.read_text("utf-8"))
+    wanted = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom | ast.Attribute)]
+    return "\n".join(map(ast.unparse, wanted))

@@ -85,10 +85,12 @@ def test_the_state_is_loadable_without_unpickling_anything_but_values(tmp_path):
 def test_the_averages_are_over_the_scores_of_all_processes(monkeypatch):
     mine, other = (RNG.normal(1, 2, 6), RNG.normal(-1, 2, 5)), (RNG.normal(4, 2, 3), RNG.normal(2, 2, 2))
 
-    def all_reduce(sums):  # a second process with fewer images
+    def all_reduce(sums, operation):  # a second process with fewer images
         sums += torch.tensor([other[0].sum(), other[1].sum(), 3, 2])
 
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 0)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
     monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
     lecam = LeCam(1.0, start=0)
     real, fake = tensors(mine)

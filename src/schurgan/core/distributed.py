@@ -2,7 +2,6 @@
 
 with join("auto") as world:                       # alone, or one of what torchrun or srun started
     network = replicate(network, world)
-    rows = rows_of(batch_size, world.rank, world.size)
     ...
     if world.is_main: save()
 
@@ -66,12 +65,29 @@ class World:
         self.sum_over(torch.zeros(()))
 
     def sum_over(self, values: Tensor) -> Tensor:
-        """The sum of each process's tensor, of the same shape on all."""
+        """Return the sum of the processes' tensors, which have the same shape."""
+        return self._reduce(values, dist.ReduceOp.SUM)
+
+    def max_over(self, values: Tensor) -> Tensor:
+        """Return the elementwise maximum of the processes' tensors, which have the same shape."""
+        return self._reduce(values, dist.ReduceOp.MAX)
+
+    def _reduce(self, values: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
         if self.size == 1:
             return values
-        total = values.detach().clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
-        return total
+        result = values.detach().clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(result, operation)
+        return result
+
+    def stack(self, values: Tensor) -> Tensor:
+        """Return the processes' tensors, which have the same shape, in the order of their ranks: (size, ...)."""
+        if self.size == 1:
+            return values.detach()[None]
+        own = values.detach().contiguous()
+        as_bytes = own[None].view(torch.uint8) if own.ndim else own[None, None].view(torch.uint8)
+        parts = [torch.empty_like(as_bytes) for _ in range(self.size)]  # not every backend carries every type
+        dist.all_gather(parts, as_bytes)
+        return torch.stack([part.view(own.dtype).view(own.shape) for part in parts])
 
     def broadcast_object(self, value: Any = None) -> Any:
         """The main process's value, on all of them: what JSON holds (so a tuple comes back as a list), never pickled.
@@ -123,11 +139,41 @@ class World:
         if not padded.numel():
             return rows.new_zeros((sum(lengths), *rows.shape[1:]))
         padded[: len(rows)] = rows.detach()
-        own = padded.view(torch.uint8)  # not every backend carries every type
-        parts = [torch.empty_like(own) for _ in lengths]
-        dist.all_gather(parts, own)
-        whole = [part.view(rows.dtype)[:length] for part, length in zip(parts, lengths, strict=True)]
-        return torch.cat(whole)
+        return torch.cat([part[:length] for part, length in zip(self.stack(padded), lengths, strict=True)])
+
+    def share(
+        self,
+        count: int,
+        work: Callable[[int], tuple[Tensor, ...]],
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> tuple[Tensor, ...]:
+        """Do work(0), ..., work(count - 1), each process a stretch of them, and return their rows on every process.
+
+        One process does a piece as it would alone, so the result is the same to the bit where the machines are.
+
+        Args:
+            count: pieces of work, 1 or more.
+            work: returns for each piece tensors with equally many rows, of the same types and widths.
+            progress: is called with the pieces done here and their number.
+
+        Returns:
+            The rows of all pieces, in their order.
+        """
+        mine = range(self.rank * count // self.size, (self.rank + 1) * count // self.size)
+        parts = []
+        for number in mine:
+            parts.append(work(number))
+            progress(number - mine.start + 1, len(mine))
+        if not parts:  # more processes than work: no rows, of the right shapes
+            parts = [tuple(rows[:0] for rows in work(0))]
+        return tuple(self.gather_rows(torch.cat(rows)) for rows in zip(*parts, strict=True))
+
+
+def current_world() -> World:
+    """Return the processes of the default process group, or one process where there is none; its device is the CPU."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return World()
+    return World(dist.get_rank(), dist.get_world_size())
 
 
 class Placement(NamedTuple):
@@ -256,26 +302,6 @@ def accumulating(network: nn.Module) -> AbstractContextManager[None]:
     Forward and backward pass both belong inside. Nothing for a plain network.
     """
     return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
-
-
-def rows_of(batch: int, rank: int = 0, size: int = 1, micro: int = 0, parts: int = 1) -> slice:
-    """Rows of a global batch that process `rank` of `size` has in its micro-batch `micro` of `parts`.
-
-    The share of a process is that of `data.loader.Batches(rank=rank, world=size)`, and its micro-batches are cut from
-    that. Shares may differ in length by one row. A loss that is a mean over rows of r becomes that of the global batch
-    by the factor r · size / batch: replicas average their gradients, and micro-batches add theirs.
-
-    Raises ValueError for numbers out of range, and where a micro-batch would be empty.
-    """
-    if not (0 <= rank < size and 0 <= micro < parts):
-        raise ValueError(
-            f"rank {rank} of {size}, micro {micro} of {parts}: numbers from 0 to below the second are needed"
-        )
-    start, stop = rank * batch // size, (rank + 1) * batch // size
-    if parts > batch // size:
-        raise ValueError(f"batch {batch}: one row or more for each of {size} processes in {parts} parts is needed")
-    share = stop - start
-    return slice(start + micro * share // parts, start + (micro + 1) * share // parts)
 
 
 def _meet(placement: Placement, world: World, timeout: float) -> dist.Store:

@@ -61,3 +61,33 @@ class Bar:
             self._bar.stop()
         elif kind is None:  # an error says what there is to say
             self._log()
+
+
+class Meter:
+    """A bar that appears with the first call: `with Meter("real images") as meter: meter(done, total)`.
+
+    Args:
+        what: what takes time.
+        unit: of what is counted.
+        quiet: show nothing, as in every process but the main one.
+    """
+
+    def __init__(self, what: str, unit: str = "it", quiet: bool = False) -> None:
+        self._what, self._unit, self._quiet = what, unit, quiet
+        self._bar: Bar | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        if self._quiet:
+            return
+        if self._bar is None:
+            self._bar = Bar(self._what, total, self._unit).__enter__()
+        self._bar.update(done)
+
+    def __enter__(self) -> Meter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.__exit__(kind, error, trace)

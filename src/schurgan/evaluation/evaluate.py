@@ -14,12 +14,13 @@ from pathlib import Path
 
 import torch
 
+from schurgan.core.distributed import World
 from schurgan.core.errors import UserError, writing
+from schurgan.core.progress import Meter
 from schurgan.data.shards import Shards
 from schurgan.evaluation.features.extractor import ClassifierExtractor, Extractor, open_extractor
 from schurgan.evaluation.nearest_picture import save_nearest
 from schurgan.evaluation.pixels import score_departure, score_memory, score_variety
-from schurgan.evaluation.processes import Alone, Meter, Processes
 from schurgan.evaluation.score_images import Measure
 from schurgan.evaluation.score_sounds import score_sounds
 from schurgan.evaluation.scores import Counts, Evaluation, Protocol, Score
@@ -44,7 +45,7 @@ def evaluate(
     usefulness: bool = False,
     quick: bool = False,
     data: str | Path | None = None,
-    world: Processes | None = None,
+    world: World | None = None,
 ) -> Evaluation:
     """Take all scores of the run in folder `run`, and write them there.
 
@@ -61,7 +62,7 @@ def evaluate(
     Raises UserError for what is missing, options that cannot be, and a generator that gives nothing finite.
     """
     check_numbers(images, runs, batch_norm, seed)
-    world = world or Alone()
+    world = world or World()
     subject = open_subject(run, data, world.device)
     subject.check_truncation(truncation)
     if usefulness and subject.held_out is None:
@@ -83,7 +84,7 @@ def evaluate(
         of_runs.append(measure.run(generate(seed=(seed + number) % _SEEDS, what=what, whole=False)))
     scores: dict[str, Score] = {}
     notes = _notes(subject, fake.not_finite, images)
-    with Meter(world, "scores", "part") as meter:
+    with Meter("scores", "part", quiet=not world.is_main) as meter:
         parts = (
             lambda: measure.scores(fake, of_runs),
             lambda: score_variety(real, held_out, fake),
@@ -118,11 +119,11 @@ def evaluate(
     return evaluation
 
 
-def open_judge(subject: Subject, name: str, quick: bool, world: Processes) -> Extractor:
+def open_judge(subject: Subject, name: str, quick: bool, world: World) -> Extractor:
     """The extractor, which one process trains if it must: always by one seed, so that evaluations by others compare."""
 
     def open_it() -> Extractor:
-        with Meter(world, "classifier", "step") as meter:
+        with Meter("classifier", "step", quiet=not world.is_main) as meter:
             return open_extractor(
                 name,
                 subject.shards if subject.val_folds else subject.training,
@@ -153,14 +154,14 @@ def known_accuracy(judge: Extractor) -> tuple[float, tuple[float, ...]] | None:
     return judge.trained.accuracy, judge.trained.per_class
 
 
-def _useful(subject: Subject, truncation: float | None, seed: int, world: Processes) -> dict[str, Score]:
+def _useful(subject: Subject, truncation: float | None, seed: int, world: World) -> dict[str, Score]:
     """By the main process, which the others wait for: the trainings of a seed depend on one another."""
     scores: dict[str, Score] = {}
 
     def train() -> None:
         held_out: Shards | None = subject.held_out
         assert held_out is not None
-        with Meter(world, "usefulness", "classifier") as meter:
+        with Meter("usefulness", "classifier", quiet=not world.is_main) as meter:
             found = score_usefulness(
                 subject.model,
                 subject.training,
@@ -207,7 +208,7 @@ def _notes(subject: Subject, not_finite: int, images: int) -> list[str]:
 def describe(
     subject: Subject,
     judge: Extractor,
-    world: Processes,
+    world: World,
     n_real: int,
     n_held_out: int,
     images: int,

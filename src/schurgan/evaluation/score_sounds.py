@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from schurgan.core.distributed import World
+from schurgan.core.progress import Meter
 from schurgan.evaluation.features.embedding import open_embedding
 from schurgan.evaluation.metrics.intervals import Spread
 from schurgan.evaluation.metrics.loudness import levels
-from schurgan.evaluation.processes import Meter, Processes, shared
 from schurgan.evaluation.scores import Counts, Score
 from schurgan.evaluation.seen import chunks
 from schurgan.evaluation.sound import (
@@ -35,14 +36,14 @@ _WANTED = 100
 """Sounds over all classes: an audio distance needs more of them than it has features, 77."""
 
 
-def score_sounds(subject: Subject, truncation: float | None, seed: int, world: Processes) -> dict[str, Score]:
+def score_sounds(subject: Subject, truncation: float | None, seed: int, world: World) -> dict[str, Score]:
     """Raises UserError as `score_sound` does."""
     per_class = max(8, -(-_WANTED // len(subject.model.classes)))
     expected = 2 * per_class * len(subject.model.classes)
     if subject.held_out is not None:
         there = np.bincount(subject.held_out.labels, minlength=len(subject.model.classes))
         expected = expected // 2 + int(there.clip(max=per_class).sum())
-    with Meter(world, "sounds", "sound") as meter:
+    with Meter("sounds", "sound", quiet=not world.is_main) as meter:
         model = _Shared(subject.model, world, meter, expected)
         if subject.held_out is None:
             return _without_held_out(subject, model, per_class, truncation, seed)
@@ -64,7 +65,7 @@ def score_sounds(subject: Subject, truncation: float | None, seed: int, world: P
 class _Shared(Model):
     """A model whose sounds are decoded by all processes together, with a bar; the same ones whatever their number."""
 
-    def __init__(self, model: Model, world: Processes, meter: Meter, expected: int) -> None:
+    def __init__(self, model: Model, world: World, meter: Meter, expected: int) -> None:
         super().__init__(model.generator, model.card)
         self._world, self._meter, self._expected, self._decoded = world, meter, expected, 0
 
@@ -80,7 +81,7 @@ class _Shared(Model):
         def progress(done: int, parts: int) -> None:
             self._meter(self._decoded + len(images) * done // parts, max(self._expected, self._decoded + len(images)))
 
-        audio = shared(self._world, len(parts), work, progress)[0]
+        audio = self._world.share(len(parts), work, progress)[0]
         self._decoded += len(images)
         return audio
 

@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from schurgan.core.distributed import World
 from schurgan.core.errors import UserError
+from schurgan.core.progress import Meter
 from schurgan.data.shards import Shards
 from schurgan.evaluation.features.extractor import Extractor
-from schurgan.evaluation.processes import Meter, Processes, shared
 from schurgan.evaluation.target import BatchNorm, Subject
 from schurgan.normality import departure_from_normality
 
@@ -52,7 +53,7 @@ class Seen:
 
 
 def see_real(
-    subject: Subject, shards: Shards, extractor: Extractor, world: Processes, seed: int, what: str
+    subject: Subject, shards: Shards, extractor: Extractor, world: World, seed: int, what: str
 ) -> tuple[Seen, Tensor]:
     """Clips of a selection, in an order drawn by `seed`, at most 50,000 of them; and which clips they are (N,)."""
     clips = torch.randperm(len(shards), generator=torch.Generator().manual_seed(seed))[:MOST_REAL]
@@ -70,7 +71,7 @@ def see_real(
 def see_generated(
     subject: Subject,
     extractor: Extractor,
-    world: Processes,
+    world: World,
     *,
     count: int,
     truncation: float | None,
@@ -103,7 +104,7 @@ def _see(
     take: Callable[[slice], Tensor],
     labels: Tensor,
     extractor: Extractor,
-    world: Processes,
+    world: World,
     what: str,
     *,
     all_thumbs: bool,
@@ -129,8 +130,8 @@ def _see(
         )
 
     try:
-        with Meter(world, what, "chunk") as meter:
-            finite, features, probabilities, departures, thumbs, images = shared(world, len(parts), work, meter)
+        with Meter(what, "chunk", quiet=not world.is_main) as meter:
+            finite, features, probabilities, departures, thumbs, images = world.share(len(parts), work, meter)
     except ValueError as error:  # images that the extractor is not for, or a user's own that returns something else
         raise UserError(f"{what}: {error}") from error
     return Seen(

@@ -8,12 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from schurgan.core.distributed import World
 from schurgan.core.errors import UserError, writing
 from schurgan.core.files import atomic_write, write_json
 from schurgan.evaluation.evaluate import check_numbers, describe, known_accuracy, open_judge
 from schurgan.evaluation.figures import need_matplotlib, save_figure
 from schurgan.evaluation.pixels import score_departure, score_variety
-from schurgan.evaluation.processes import Alone, Processes
 from schurgan.evaluation.score_images import Measure
 from schurgan.evaluation.scores import Evaluation, Protocol, Score
 from schurgan.evaluation.seen import see_generated, see_real
@@ -64,7 +64,7 @@ def sweep(
     quick: bool = False,
     figures: bool = True,
     data: str | Path | None = None,
-    world: Processes | None = None,
+    world: World | None = None,
 ) -> Sweep:
     """Score `images` generated images at each truncation, and write RUN/evaluation/sweep.json, .md, .png and .svg.
 
@@ -76,7 +76,7 @@ def sweep(
     check_truncations(truncations)
     if figures:
         need_matplotlib()
-    world = world or Alone()
+    world = world or World()
     subject = open_subject(run, data, world.device)
     for truncation in truncations:
         subject.check_truncation(truncation)

@@ -15,10 +15,11 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from schurgan.core.distributed import current_world
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -40,7 +41,7 @@ class CrossReplicaBatchNorm2d(nn.BatchNorm2d):
     local = False
 
     def forward(self, input: Tensor) -> Tensor:
-        if not (self._uses_batch() and several_processes()):
+        if not (self._uses_batch() and current_world().size > 1):
             return super().forward(input)
         self._check_input_dim(input)
         mean, variance, count, one, zero = Statistics.apply(input, self.eps)  # type: ignore[no-untyped-call]
@@ -91,8 +92,7 @@ class Statistics(torch.autograd.Function):
         ctx: Any, _mean: Tensor, _variance: Tensor, _count: Tensor, by_one: Tensor, by_zero: Tensor
     ) -> tuple[Tensor, None]:
         x, mean, variance, count = ctx.saved_tensors
-        sums = torch.stack([by_one, by_zero])
-        dist.all_reduce(sums)
+        sums = current_world().sum_over(torch.stack([by_one, by_zero]))
         scale = (variance + ctx.eps).rsqrt()
         by_one, by_zero = sums / count.to(sums.dtype)
         slope = -by_one * scale.square()
@@ -113,17 +113,11 @@ def global_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     F.batch_norm(x.detach(), mean, variance, training=True, momentum=1.0)
     size = x.numel() // x.shape[1]
     own = torch.stack([mean, variance * (size - 1), torch.full_like(mean, size)]).double()
-    parts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, own)
-    means, squares, counts = torch.stack(parts, 1)
+    means, squares, counts = current_world().stack(own).transpose(0, 1)
     count = counts.sum(0)
     whole = (counts * means).sum(0) / count
     deviations = squares.sum(0) + (counts * (means - whole).square()).sum(0)
     return whole.to(precise), (deviations / count).to(precise), count[0]
-
-
-def several_processes() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def convert_batch_norm(network: Network) -> Network:

@@ -13,14 +13,13 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Callable
 from typing import TypeVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from schurgan.core.distributed import current_world
 from schurgan.data.shards import Shards
 from schurgan.evaluation.features.extractor import Extractor
 from schurgan.evaluation.metrics.frechet import Moments, checked_labels, frechet_from_moments
@@ -121,7 +120,9 @@ class HealthScores:
             scores |= {"variety": share, "variety_batch": kinds}
         if discriminator is not None:
             scores |= self._judge(discriminator, images)
-        return _first_of_all(scores)
+        # The main process's scores: where the last bits differed, processes would decide differently.
+        result: dict[str, float] = current_world().broadcast_object(scores)
+        return result
 
     def _generate(self, network: nn.Module, z: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Images of every chunk, and their features (none without an extractor), on the CPU."""
@@ -141,7 +142,9 @@ class HealthScores:
             return images, self.extractor(images).features
 
         with torch.random.fork_rng(devices=[z.device] if z.is_cuda else []), local_statistics(network):
-            return _shared(len(self._chunks), make)
+            images, features = current_world().share(len(self._chunks), make)
+        sizes = [chunk.stop - chunk.start for chunk in self._chunks]
+        return list(zip(images.split(sizes), features.split(sizes), strict=True))
 
     def _kinds(self, images: Tensor) -> float:
         """Mean of `vendi_score` over chunks, of their images as a share of what is there."""
@@ -175,13 +178,14 @@ class HealthScores:
         work = [(name, chunk) for name, (rows, _) in sets.items() for chunk in _chunks(len(rows))]
         device = next(discriminator.parameters()).device
 
-        def score(number: int) -> Tensor:
+        def score(number: int) -> tuple[Tensor]:
             name, chunk = work[number]
             rows, labels = sets[name]
             given: Tensor = network(rows[chunk].to(device), labels[chunk].to(device))
-            return given.double().cpu().flatten()
+            return (given.double().cpu().flatten(),)
 
-        parts = _shared(len(work), score)
+        (scored,) = current_world().share(len(work), score)
+        parts = scored.split([chunk.stop - chunk.start for _, chunk in work])
         found = {name: torch.cat([p for p, (of, _) in zip(parts, work, strict=True) if of == name]) for name in sets}
         finite = all(values.isfinite().all() for values in found.values())
         scores: dict[str, float] = {}
@@ -237,26 +241,3 @@ def _seed(seed: int, device: torch.device) -> None:
     if device.type == "cuda":
         with torch.cuda.device(device):
             torch.cuda.manual_seed(seed)
-
-
-def _shared(count: int, work: Callable[[int], Result]) -> list[Result]:
-    """[work(0), …, work(count − 1)], each done by one of the processes and known to all."""
-    if not _several():
-        return [work(number) for number in range(count)]
-    rank, world = dist.get_rank(), dist.get_world_size()
-    everywhere: list[dict[int, Result]] = [{} for _ in range(world)]
-    dist.all_gather_object(everywhere, {number: work(number) for number in range(rank, count, world)})
-    return [everywhere[number % world][number] for number in range(count)]
-
-
-def _first_of_all(scores: dict[str, float]) -> dict[str, float]:
-    """The first process's scores: where the last bits differed, processes would decide differently."""
-    if not _several():
-        return scores
-    box = [scores]
-    dist.broadcast_object_list(box, src=0)
-    return box[0]
-
-
-def _several() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

@@ -6,8 +6,9 @@ import math
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
+
+from schurgan.core.distributed import current_world
 
 
 class LeCam(nn.Module):
@@ -77,8 +78,9 @@ class LeCam(nn.Module):
 
 def means_of_processes(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
     """Means of scores (B,) over the batches of all processes of torch.distributed, which may differ in length."""
-    if not (dist.is_available() and dist.is_initialized()):
+    world = current_world()
+    if world.size == 1:
         return real.mean(), fake.mean()
-    sums = torch.stack([real.sum(), fake.sum(), real.new_full((), len(real)), fake.new_full((), len(fake))])
-    dist.all_reduce(sums)
+    counts = real.new_full((), len(real)), fake.new_full((), len(fake))
+    sums = world.sum_over(torch.stack([real.sum(), fake.sum(), *counts]))
     return sums[0] / sums[2], sums[1] / sums[3]

@@ -16,8 +16,9 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Literal, NamedTuple, get_args
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
+
+from schurgan.core.distributed import current_world
 
 Format = Literal["fp32", "tf32", "bf16", "fp16"]
 
@@ -126,9 +127,7 @@ def guarded_step(optimizer: torch.optim.Optimizer, losses: Iterable[Tensor], sca
         raise ValueError("optimizer: none of its parameters has a gradient; a backward pass is needed first")
     norm = torch.nn.utils.get_total_norm(gradients)
     numbers = torch.stack([norm, *(loss.detach().to(norm).sum() for loss in losses)])
-    skipped = 1 - numbers.isfinite().all().to(torch.float32)
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(skipped, dist.ReduceOp.MAX)
+    skipped = current_world().max_over(1 - numbers.isfinite().all().to(torch.float32))
     factor = None if scale is None else scale.value.clone()
     # Attributes that torch's own GradScaler sets, and every fused kernel reads.
     optimizer.found_inf, optimizer.grad_scale = skipped, factor  # type: ignore[attr-defined]
