@@ -26,8 +26,7 @@ from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from schurgan.normality import DDFN
-from schurgan.normality.moments import MomentMatching
+from schurgan.normality import DDFN, MomentMatching
 from schurgan.runs.config import resolve
 from schurgan.training import train
 from schurgan.training.artifacts import Artifacts
@@ -41,7 +40,7 @@ PARTS = {
     "step": (Trainer, "run_step"),
     "ddfn forward": (DDFN, "_penalty"),
     "ddfn and condition backward": (Trainer, "_pull"),
-    "condition forward": (MomentMatching, "forward"),
+    "condition forward": (MomentMatching, "_penalty"),
     "condition observes": (MomentMatching, "observe"),
     "loading": (Run, "_load"),
     "adding up": (Watcher, "add"),

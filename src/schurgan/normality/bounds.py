@@ -5,19 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .decompose import decompose
-from .matrices import as_matrices, as_result, norm, normalised, or_one
+from .matrices import as_matrices, as_result, decompose, norm, normalised, or_one
 
 ROUNDING = 8.0  # bounds are widened by this many times n·ε·‖x‖²; the largest error seen is a tenth of it
 
 
 @torch.no_grad()
 def departure_bounds(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Certified bounds, lower ≤ Δ²(x) ≤ upper, without an eigenproblem.
+    """Certified bounds, lower ≤ Δ²(x) ≤ upper, without an eigenproblem and without a gradient.
 
-    x (..., n, n) real or complex floating point  ->  two tensors (...), in units of |x|², of x's precision (float32 for
-    half types), rounded outwards. No gradient. With s = x − (tr x / n)·1, whose Δ² is that of x, and the commutator
-    C = x*x − xx*:
+    With s = x − (tr x / n)·1, whose Δ² is that of x, and the commutator C = x*x − xx*:
 
         lower  the larger of
             ‖s‖² − √(‖s‖⁴ − ½‖C‖²)            Kress, de Vries and Wegmann 1974
@@ -27,7 +24,15 @@ def departure_bounds(x: Tensor) -> tuple[Tensor, Tensor]:
             ‖s‖² − |tr s²|                      Lee 1995, sharp where the eigenvalues lie on a line
             √((n³ − n)/12)·‖C‖                  Henrici 1962, sharp at 0
 
-    NaN or infinite entries make both bounds NaN. Raises ValueError when x is not square or not floating point.
+    Args:
+        x: real or complex floating point matrices (..., n, n).
+
+    Returns:
+        Lower and upper bounds (...), in units of |x|², of x's precision (float32 for half types), rounded outwards; NaN
+        where x has NaN or infinite entries.
+
+    Raises:
+        ValueError: if x is not square or not floating point.
     """
     if x.ndim < 2 or x.shape[-1] != x.shape[-2] or x.shape[-1] == 0:
         raise ValueError(f"x has shape {tuple(x.shape)}: square matrices (..., n, n) are needed")
@@ -68,7 +73,7 @@ def _upper(x: Tensor, commutator: Tensor) -> Tensor:
 
 
 def _shifted(x: Tensor) -> Tensor:
-    """x − (tr x / n)·1."""
+    """Trace taken off: x − (tr x / n)·1."""
     n = x.shape[-1]
     mean = x.diagonal(dim1=-2, dim2=-1).mean(-1)
     return x - mean[:, None, None] * torch.eye(n, dtype=x.dtype, device=x.device)

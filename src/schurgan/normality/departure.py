@@ -8,13 +8,12 @@ skew-Hermitian part has the norm² Σ Im(λᵢ)² + ½‖N‖², and ‖N‖² =
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from .counters import counters
-from .decompose import decompose
-from .matrices import apply, as_matrices, clipped, in_double, in_parallel, norm, normalised, pool
+from .matrices import apply, as_matrices, clipped, count, decompose, in_parallel, norm, normalised, pool
 
 REAL = 1e-7  # an eigenvalue with |Im λ| ≤ REAL·‖x‖_F counts as real in the gradient
 TAU = 1e-7  # regularises 1/(yᵀv) for unit left and right eigenvectors y and v
@@ -24,40 +23,40 @@ CONDITION = 1e12  # of the eigenvectors, above which left vectors are solved for
 def departure(x: Tensor, factor: int = 1) -> Tensor:
     """½‖x − x*‖² − f²·2 Σ Im(λᵢ(x̄))² with x̄ the f×f mean pooling of x; exact for f = 1.
 
-    x (..., n, n) real or complex floating point, n divisible by `factor`  ->  (...), same device, real, of x's
-    precision (half: float32). Computed in float64, eigenvalues on the CPU, the matrices shared out over the threads.
-    NaN or infinite entries make a matrix's value and gradient 0. Differentiable once; the gradient of a complex x is
-    ∂/∂Re x + i ∂/∂Im x, as everywhere in torch.
+    Computed in float64, eigenvalues on the CPU, the matrices shared out over the threads. NaN or infinite entries make
+    a matrix's value and gradient 0. Differentiable once; the gradient of a complex x is ∂/∂Re x + i ∂/∂Im x, as
+    everywhere in torch.
+
+    Args:
+        x: real or complex floating point matrices (..., n, n).
+        factor: f, which divides n.
+
+    Returns:
+        The departure (...), real, on x's device, of its precision (half: float32).
     """
-    return apply(lambda x, with_gradient: _evaluate(x, factor, with_gradient), x)
+    return begin_departure(x, factor)()
 
 
-def begin(x: Tensor, factor: int = 1) -> Callable[[], Tensor]:
+def begin_departure(x: Tensor, factor: int = 1) -> Callable[[], Tensor]:
     """`departure` in two halves: what waits in the returned function may come after other work has been queued.
 
     On a GPU the pooled matrices are on their way to the CPU when this returns, and the function waits for them alone:
     the GPU goes on with what was queued in between while the CPU solves. On a CPU everything happens in the function.
     """
     if not x.is_cuda:
-        return lambda: departure(x, factor)
+
+        def evaluate(x: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor]:
+            return _Begun(x, factor).finish(with_gradient, _spectral_part)
+
+        return lambda: apply(partial(in_parallel, evaluate), x)
     with torch.no_grad(), torch.autocast("cuda", enabled=False):
         begun = _Begun(as_matrices(x.detach()), factor)
 
-    def rest(x: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor]:
-        value, gradient = begun.finish(with_gradient, _on_cpu)
+    def finish(x: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor]:
+        value, gradient = begun.finish(with_gradient, partial(in_parallel, _spectral_part))
         return value, gradient.to(x.dtype) if with_gradient else gradient
 
-    return lambda: apply(rest, x)
-
-
-def _evaluate(x: Tensor, factor: int, with_gradient: bool) -> tuple[Tensor, Tensor]:
-    if x.is_cuda:
-        return in_double(lambda x, wanted: _Begun(x, factor).finish(wanted, _on_cpu))(x, with_gradient)
-    return in_parallel(lambda x, wanted: _Begun(x, factor).finish(wanted, _spectral_part), x, with_gradient)
-
-
-def _on_cpu(x: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor]:
-    return in_parallel(_spectral_part, x, with_gradient)
+    return lambda: apply(finish, x)
 
 
 class _Begun:
@@ -109,7 +108,7 @@ def _spectral_part(x: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor]:
     slope, trusted = slope_by_inverse(values, vectors, weights)
     hard = ~trusted & (weights != 0).any(-1)
     if hard.any():
-        counters.add("matched", hard)
+        count("matched", hard)
         slope[hard] = _slope_by_matching(x[hard], values[hard], vectors[hard], weights[hard])
     finite = torch.linalg.vector_norm(slope, dim=(-2, -1)).isfinite()
     if not finite.all():
@@ -172,9 +171,9 @@ def _complex_slope_by_inverse(values: Tensor, vectors: Tensor, weights: Tensor) 
 
 
 def _trusted(rows: Tensor, info: Tensor) -> Tensor:
-    """Whether a basis of columns of norm 1 or less, whose inverse has rows of norm² `rows` (m, n), was inverted well:
-    the condition in the Frobenius norm is at most √(n Σ rows)."""
-    return (info == 0) & ((rows.sum(-1) * rows.shape[-1]).sqrt() < CONDITION)
+    """Whether the inverse, with rows of norm² `rows` (m, n), of columns of norm 1 or less is right (m,)."""
+    condition = (rows.sum(-1) * rows.shape[-1]).sqrt()  # at most, in the Frobenius norm
+    return (info == 0) & (condition < CONDITION)
 
 
 def _slope_by_matching(x: Tensor, values: Tensor, vectors: Tensor, weights: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ def variance(images: Tensor) -> Tensor:
 
 
 def frobenius(images: Tensor) -> Tensor:
-    """‖x‖²_F, the mean of the channels'  ->  (B, 1)."""
+    """Squared norm ‖x‖²_F, the mean of the channels'  ->  (B, 1)."""
     return images.square().sum((2, 3)).mean(1, keepdim=True)
 
 

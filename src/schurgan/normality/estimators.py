@@ -1,7 +1,7 @@
-"""Cheaper estimates of Δ², the paper's section 3.1 as printed, and `departure_from_normality`, which knows them all.
+"""Cheaper estimates of Δ², the paper's section 3.1 as printed, and `departure_from_normality`, which takes any of them.
 
-Each takes matrices (..., n, n) and returns (...), with an exact first-order gradient that is finite for every finite
-input. A new estimator is a function here and a row of METHODS.
+Each maps matrices (..., n, n) to (...), with an exact first-order gradient that is finite for every finite input. A new
+estimator is a function here and a row of METHODS.
 """
 
 from __future__ import annotations
@@ -14,11 +14,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from .counters import counters
-from .decompose import decompose
-from .departure import begin as begin_departure
-from .departure import departure
-from .matrices import apply, clipped, in_double, in_parallel, norm, normalised, or_one, pool
+from .departure import begin_departure
+from .matrices import apply, clipped, count, decompose, in_double, in_parallel, norm, normalised, or_one, pool
 
 Constant = Literal["gamma", "minkowski"]
 Channels = Literal["mean", "sum", "luminance"]
@@ -39,7 +36,7 @@ def asymmetry(x: Tensor) -> Tensor:
         skew = x - x.mT
         value = 0.5 * torch.linalg.vector_norm(skew, dim=(-2, -1), dtype=torch.float64).square()
         finite = value.isfinite()
-        counters.add("nonfinite", ~finite)
+        count("nonfinite", ~finite)
         value = torch.where(finite, value, 0.0).to(x.dtype)
         if with_gradient:
             skew = skew.mul_(2) if not x.is_cuda and finite.all() else torch.where(finite[:, None, None], 2 * skew, 0.0)
@@ -149,9 +146,9 @@ def paper_symmetric(x: Tensor, factor: int = 2) -> Tensor:
 
 
 def paper_determinant(x: Tensor, factor: int = 2, constant: Constant = "gamma") -> Tensor:
-    """ln Ŝ, Ŝ = 2^(k/2) ∏ᵢ₌₁ᵏ V(i/2)·|det f̂|, k = n/f: what eq. (9) to (11) would have stand for Σ|λᵢ|², as printed.
+    """Logarithm of Ŝ = 2^(k/2) ∏ᵢ₌₁ᵏ V(i/2)·|det f̂|, k = n/f, which eq. (9) to (11) put in place of Σ|λᵢ|².
 
-    Printed for documentation: in place of Σ|λᵢ|² it has no use as a value, a rank or a gradient. Ŝ leaves every number
+    Kept for documentation: in place of Σ|λᵢ|² it has no use as a value, a rank or a gradient. Ŝ leaves every number
     format (e²⁰⁵⁴ for k = 64 before the determinant), so this is its logarithm, and ‖x‖² − Ŝ is never formed. The
     product begins at i = 1, because V(0) is infinite or 0. V is read as Γ (Edelman's constant of the Gaussian
     orthogonal ensemble) or as Minkowski's question mark, ?(i/2) = i/2. The sign of the determinant is dropped, and
@@ -190,14 +187,14 @@ def _spread(x: Tensor, factor: int) -> Tensor:
     return x.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
 
 
-METHODS: dict[str, Callable[[Tensor, int, Constant], Tensor]] = {
-    "exact": lambda x, factor, constant: departure(x),
-    "hybrid": lambda x, factor, constant: departure(x, factor),
-    "perron": lambda x, factor, constant: perron(x),
-    "asymmetry": lambda x, factor, constant: asymmetry(x),
-    "moments": lambda x, factor, constant: moments(x),
-    "paper_symmetric": lambda x, factor, constant: paper_symmetric(x, factor),
-    "paper_determinant": paper_determinant,
+METHODS: dict[str, Callable[[Tensor, int, Constant], Callable[[], Tensor]]] = {
+    "exact": lambda x, factor, constant: begin_departure(x),
+    "hybrid": lambda x, factor, constant: begin_departure(x, factor),
+    "perron": lambda x, factor, constant: partial(perron, x),
+    "asymmetry": lambda x, factor, constant: partial(asymmetry, x),
+    "moments": lambda x, factor, constant: partial(moments, x),
+    "paper_symmetric": lambda x, factor, constant: partial(paper_symmetric, x, factor),
+    "paper_determinant": lambda x, factor, constant: partial(paper_determinant, x, factor, constant),
 }
 POOLING = ("hybrid", "paper_symmetric", "paper_determinant")
 
@@ -213,8 +210,7 @@ def departure_from_normality(
 ) -> Tensor:
     """Departure from normality Δ²(x) = ‖x‖²_F − Σ|λᵢ|² (eq. 5): 0 for normal matrices, at most ‖x‖²_F.
 
-    x (..., n, n) real floating point, or complex for the exact method  ->  (...), real, in units of |x|², on x's
-    device, of its precision (float32 for half types). Differentiable once, with a finite gradient for every finite x.
+    Differentiable once, with a finite gradient for every finite x.
 
         method             what it computes                                             cost at n = 128
         exact              Δ²(x)                                                        1
@@ -225,22 +221,31 @@ def departure_from_normality(
         paper_symmetric    ‖x‖² − f²‖f̂‖² of section 3.1's symmetric f̂: half of Δ²       1/12
         paper_determinant  the logarithm of what section 3.1 prints in place of Σ|λᵢ|²; no estimate of anything
 
-    factor    f, by which hybrid and the paper's two pool; it must divide n
-    channels  x is images (..., C, n, n), reduced to (...): by the "mean" or "sum" of the channels' Δ², or as Δ² of the
-              "luminance" (one channel, or red, green and blue)
-    constant  V in paper_determinant: the "gamma" function or Minkowski's question mark ("minkowski")
-    strict    raise for what would otherwise count as 0 with gradient 0, NaN or infinite matrices, and for negative
-              entries given to perron. Waits for a GPU
-
-    Raises ValueError when x is not square, not floating point, or does not fit the options.
-
         >>> departure_from_normality(torch.tensor([[0.0, 3.0], [0.0, 0.0]]))
         tensor(9.)
+
+    Args:
+        x: real floating point matrices (..., n, n); complex ones for the exact method.
+        method: one of those above.
+        factor: f, by which hybrid and the paper's two pool; it must divide n.
+        channels: x is images (..., C, n, n), reduced to (...): by the "mean" or "sum" of the channels' Δ², or as Δ² of
+            the "luminance" (one channel, or red, green and blue).
+        constant: V in paper_determinant, the "gamma" function or Minkowski's question mark ("minkowski").
+        strict: raise for what would otherwise count as 0 with gradient 0, NaN or infinite matrices, and for negative
+            entries given to perron. Waits for a GPU.
+
+    Returns:
+        Δ² (...), real, in units of |x|², on x's device, of its precision (float32 for half types).
+
+    Raises:
+        ValueError: if x is not square, not floating point, or does not fit the options.
     """
-    return begin(x, method, factor=factor, channels=channels, constant=constant, strict=strict)()
+    return begin_departure_from_normality(
+        x, method, factor=factor, channels=channels, constant=constant, strict=strict
+    )()
 
 
-def begin(
+def begin_departure_from_normality(
     x: Tensor,
     method: str = "exact",
     *,
@@ -249,7 +254,7 @@ def begin(
     constant: Constant = "gamma",
     strict: bool = False,
 ) -> Callable[[], Tensor]:
-    """`departure_from_normality` in two halves, see `departure.begin`: what is left to do waits in the function."""
+    """`departure_from_normality` in two halves, see `begin_departure`."""
     check_method(method, factor, channels, constant)
     _check_matrices(x, method, factor)
     if channels == "luminance":
@@ -258,13 +263,10 @@ def begin(
         raise ValueError(f'x has shape {tuple(x.shape)}: images (..., C, n, n) are needed for channels="{channels}"')
     if strict:
         _check_entries(x, method)
-    if method in ("exact", "hybrid"):
-        rest = begin_departure(x, factor if method == "hybrid" else 1)
-    else:
-        rest = partial(METHODS[method], x, factor, constant)
+    finish = METHODS[method](x, factor, constant)
     if channels == "mean":
-        return lambda: rest().mean(-1)
-    return (lambda: rest().sum(-1)) if channels == "sum" else rest
+        return lambda: finish().mean(-1)
+    return (lambda: finish().sum(-1)) if channels == "sum" else finish
 
 
 def check_method(method: str, factor: int = 2, channels: Channels | None = None, constant: Constant = "gamma") -> None:

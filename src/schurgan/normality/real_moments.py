@@ -1,129 +1,194 @@
-"""What a moment condition knows of the real images: expectations over each class, and how far a class spreads."""
+"""Measure the real images once: a descriptor of each, and expectations over the images of each class."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from .processes import Total
-from .real import with_channels
+Loader = Iterable[Tensor | Sequence[Tensor]]
+"""Batches of images, or of (images, labels, ...)."""
+
+Measure = Callable[[Tensor, Tensor], Tensor]
+"""descriptors (n, m), classes (n,)  ->  (n, F)"""
 
 ENOUGH = 10  # images of a class from which on it stands for itself
 FLOOR = 0.05  # least spread of a coordinate, in units of that of all coordinates (rms): silent bands do not vary
 ROUNDING = 1e-6  # of a descriptor's value; less than this is no spread
 CHUNK = 4096  # images whose descriptors are in float64 at a time
 
-Measure = Callable[[Tensor, Tensor], Tensor]
-"""descriptors (n, m), classes (n,)  ->  (n, F)"""
+
+def count_processes() -> int:
+    """Processes of torch.distributed, 1 without it."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def sum_over_processes(value: Tensor) -> Tensor:
+    """Sum of a tensor over all processes of torch.distributed, in place where there are several."""
+    if count_processes() > 1:
+        dist.all_reduce(value)
+    return value
 
 
 class RealMoments:
-    """Moments of the real descriptors (N, m), of classes (N,), in each of K classes; float64 on the CPU.
+    """Descriptors of all real images, and their expectations over each of K classes, in float64 on the CPU.
 
-    A class of n < 10 images is filled up with the images of all classes: its moments are n/10 its own and 1 − n/10
-    those of all, so that a class without images has the overall ones.
+    Holds 4·m bytes an image. With `sharded`, every process has its own part of the images, which are put together by
+    way of `device`.
 
-    sharded: every process of torch.distributed has its own part of the images, and they are put together.
+    Args:
+        loader: read once.
+        describe: maps images (B, C, H, W), and of each how many of its class came before it (B,), to (B, m).
+        classes: K; None counts them from the labels, 1 needs no labels.
+        sharded: whether `loader` has only this process's part.
+        device: of the processes' exchange.
     """
 
-    def __init__(self, values: Tensor, classes: Tensor, k: int, *, sharded: bool, device: torch.device) -> None:
-        self.values, self.classes = values, classes
-        self.total = Total(sharded, device)
-        self.counts = self.total.sum(torch.bincount(classes, minlength=k).double())  # (K,)
+    def __init__(
+        self,
+        loader: Loader,
+        describe: Callable[[Tensor, Tensor], Tensor],
+        *,
+        classes: int | None,
+        sharded: bool,
+        device: torch.device,
+    ) -> None:
+        self._device = device if sharded and count_processes() > 1 else None
+        self.shape: tuple[int, ...] = ()
+        values: list[Tensor] = []
+        labels: list[Tensor] = []
+        digest = torch.tensor(0)
+        seen: Counter[int] = Counter()
+        for batch in loader:
+            images = with_channels(batch if isinstance(batch, Tensor) else batch[0])
+            self.shape = self.shape or tuple(images.shape[1:])  # (C, H, W)
+            if images.shape[1:] != self.shape:
+                raise ValueError(f"real images of {self.shape} and of {tuple(images.shape[1:])}: one shape is needed")
+            if images.numel() and not images.abs().amax() <= 1.001:
+                low, high = images.amin(), images.amax()
+                raise ValueError(f"real images reach from {low:g} to {high:g}: values in [−1, 1] are needed")
+            label = _labels(batch, len(images), classes)
+            described = describe(images, torch.tensor([_count(seen, each) for each in label.tolist()]))
+            if described.ndim != 2 or len(described) != len(images):
+                shape = f"{tuple(described.shape)} of {len(images)} images"
+                raise ValueError(f"the descriptor returned {shape}: (B, m) is needed, a row an image")
+            values.append(described.cpu())
+            labels.append(label)
+            digest = digest + _digest(images)
+        if not values:
+            raise ValueError("0 real images given: two or more are needed, and some in every process")
+        self._values, self._labels = torch.cat(values), torch.cat(labels)
+        k = classes or int(self._reduced(self._labels.max(), "max")) + 1
+        self.counts = self._reduced(torch.bincount(self._labels, minlength=k).double())  # (K,)
         self.images = int(self.counts.sum())
+        if self.images < 2:
+            raise ValueError(f"{self.images} real images given: two or more are needed")
+        self.digest = int(self._reduced(digest)) % 2**64  # the same for any order of the images
 
-    def expect(self, measure: Measure) -> Tensor:
-        """Mean of `measure` over each class  ->  (K, F)."""
-        own = self._mean_of_own(measure)
+    def sums(self, measure: Measure) -> Tensor:
+        """Sum of `measure` over the images of each class (K, F)."""
 
-        def as_of(c: Tensor) -> Tensor:
+        def of_classes(x: Tensor, c: Tensor) -> Tensor:
+            each = measure(x, c)
+            return each.new_zeros(len(self.counts), each.shape[1]).index_add(0, c, each)
+
+        return self._sum(of_classes)
+
+    def means(self, measure: Measure) -> Tensor:
+        """Mean of `measure` over each class (K, F).
+
+        A class of n < 10 images is filled up with the images of all classes: its mean is n/10 its own and 1 − n/10 that
+        of all, so that a class without images has the overall one.
+        """
+        own = self._means_of_own(measure)
+
+        def overall(c: Tensor) -> Tensor:
             return self._sum(lambda x, _: measure(x, c.expand(len(x))).sum(0)) / self.images
 
         for c in (self.counts < ENOUGH).nonzero()[:, 0]:
-            own[c] = torch.lerp(as_of(c), own[c], self.counts[c] / ENOUGH)
+            own[c] = torch.lerp(overall(c), own[c], self.counts[c] / ENOUGH)
         return own
 
     def spread(self) -> Tensor:
-        """Standard deviation of each coordinate within a class, pooled over the classes (m,), and no less than 5 % of
-        all coordinates' rms; where every class has a single value, the one over all images.
+        """Standard deviation of each coordinate (m,) within a class, pooled over the classes.
 
-        ValueError where the descriptor is the same of all images.
+        No less than 5 % of all coordinates' rms. Where every class has a single value, it is the one over all images.
+
+        Raises:
+            ValueError: if the descriptor is the same of all images.
         """
-        mean = self._mean_of_own(lambda x, _: x)
+        mean = self._means_of_own(lambda x, _: x)
         overall = (mean * self.counts[:, None]).sum(0) / self.images
-        smallest = ROUNDING * rms(overall)
+        smallest = ROUNDING * _rms(overall)
         freedom = self.images - int((self.counts > 0).sum())
 
-        def about(centre: Tensor) -> Tensor:
+        def squares(centre: Tensor) -> Tensor:
             return self._sum(lambda x, c: (x - centre[c]).square().sum(0))
 
         for centre, degrees in ((mean, freedom), (overall.expand_as(mean), self.images - 1)):
-            spread = (about(centre) / max(degrees, 1)).sqrt()
-            if degrees and rms(spread) > smallest:
-                return spread.clamp(min=FLOOR * float(rms(spread)))
+            spread = (squares(centre) / max(degrees, 1)).sqrt()
+            if degrees and _rms(spread) > smallest:
+                return spread.clamp(min=FLOOR * float(_rms(spread)))
         raise ValueError(
             f"the descriptor is the same of all {self.images} real images, so there is no spread to hold a generator "
             "to: other images or another descriptor is needed"
         )
 
-    def _mean_of_own(self, measure: Measure) -> Tensor:
-        k = len(self.counts)
-
-        def sums(x: Tensor, c: Tensor) -> Tensor:
-            each = measure(x, c)
-            return each.new_zeros(k, each.shape[1]).index_add(0, c, each)
-
-        return self._sum(sums) / self.counts.clamp(min=1)[:, None]
+    def _means_of_own(self, measure: Measure) -> Tensor:
+        return self.sums(measure) / self.counts.clamp(min=1)[:, None]
 
     def _sum(self, partial: Measure) -> Tensor:
-        """Sum of what `partial` makes of a part of the images, over all parts and processes."""
-        parts = zip(torch.split(self.values, CHUNK), torch.split(self.classes, CHUNK), strict=True)
-        return self.total.sum(torch.stack([partial(x.double(), c) for x, c in parts]).sum(0))
+        """Sum of `partial` over parts of the images and over the processes."""
+        parts = zip(torch.split(self._values, CHUNK), torch.split(self._labels, CHUNK), strict=True)
+        return self._reduced(torch.stack([partial(x.double(), c) for x, c in parts]).sum(0))
+
+    def _reduced(self, value: Tensor, how: Literal["sum", "max"] = "sum") -> Tensor:
+        if self._device is None:
+            return value
+        value = value.to(self._device)
+        dist.all_reduce(value, dist.ReduceOp.SUM if how == "sum" else dist.ReduceOp.MAX)
+        return value.cpu()
 
 
-def rms(x: Tensor) -> Tensor:
+def with_channels(images: Tensor) -> Tensor:
+    """(B, H, W) -> (B, 1, H, W), (B, C, H, W) as it is."""
+    if images.ndim not in (3, 4):
+        raise ValueError(f"images have shape {tuple(images.shape)}: (B, C, H, W) or (B, H, W) is needed")
+    return images.unsqueeze(1) if images.ndim == 3 else images
+
+
+def _labels(batch: Tensor | Sequence[Tensor], count: int, classes: int | None) -> Tensor:
+    """Class of each image (B,)."""
+    if classes == 1:
+        return torch.zeros(count, dtype=torch.long)
+    if isinstance(batch, Tensor) or len(batch) < 2:
+        raise ValueError("per_class needs labels: batches (images, labels) are needed, images alone were given")
+    labels = batch[1].detach().cpu().long()
+    if len(labels) and not 0 <= labels.min() <= labels.max() < (classes or torch.inf):
+        allowed = "0 or more" if classes is None else f"0 to {classes - 1}"
+        raise ValueError(f"labels reach from {labels.min()} to {labels.max()}: {allowed} are needed")
+    return labels
+
+
+def _count(seen: Counter[int], label: int) -> int:
+    """How many of the class came before this one."""
+    seen[label] += 1
+    return seen[label] - 1
+
+
+def _digest(images: Tensor) -> Tensor:
+    """64 bits over the images' float32 values, the same in any order of the images and any cut into batches."""
+    bits = images.detach().cpu().float().contiguous().view(torch.int32).flatten(1).long()
+    generator = torch.Generator().manual_seed(bits.shape[1])
+    odd = torch.randint(-(2**62), 2**62, bits.shape[1:], generator=generator) * 2 + 1
+    rows = (bits * odd).sum(1)  # wraps around, as it should
+    return ((rows ^ (rows >> 31)) * 0x9E3779B97F4A7C1).sum()
+
+
+def _rms(x: Tensor) -> Tensor:
     """Root of the mean square of all entries, a scalar."""
     return x.square().mean().sqrt()
-
-
-def describe_real(
-    loader: Iterable[Tensor | Sequence[Tensor]],
-    describe: Callable[[Tensor], Tensor],
-    classes: int,
-    per_class: bool,
-) -> tuple[Tensor, Tensor, tuple[int, ...]]:
-    """One pass over batches of images (B, C, H, W) in [−1, 1], or of (images, labels, ...).
-
-    -> descriptors (N, m) and classes (N,), both on the CPU, and the shape (C, H, W) of an image.
-
-    Holds 4·m bytes an image. ValueError for images outside [−1, 1] or of several shapes, for no image at all, and for
-    labels that are missing or not of `classes` where `per_class` needs them, or a descriptor
-    that does not return a row an image.
-    """
-    values: list[Tensor] = []
-    labels: list[Tensor] = []
-    shape: tuple[int, ...] = ()
-    for batch in loader:
-        images = with_channels(batch if isinstance(batch, Tensor) else batch[0])
-        shape = shape or tuple(images.shape[1:])
-        if images.shape[1:] != shape:
-            raise ValueError(f"real images of {shape} and of {tuple(images.shape[1:])} given: one shape is needed")
-        if images.numel() and not images.abs().amax() <= 1.001:
-            low, high = images.amin(), images.amax()
-            raise ValueError(f"real images reach from {low:g} to {high:g}: values in [−1, 1] are needed")
-        if per_class and (isinstance(batch, Tensor) or len(batch) < 2):
-            raise ValueError("per_class needs labels: batches (images, labels) are needed, images alone were given")
-        label = batch[1].detach().cpu().long() if per_class else torch.zeros(len(images), dtype=torch.long)
-        if len(label) and not 0 <= label.min() <= label.max() < classes:
-            raise ValueError(f"labels reach from {label.min()} to {label.max()}: 0 to {classes - 1} are needed")
-        described = describe(images)
-        if described.ndim != 2 or len(described) != len(images):
-            given = f"{tuple(described.shape)} of {len(images)} images"
-            raise ValueError(f"the descriptor returned {given}: (B, m) is needed, a row an image")
-        values.append(described.cpu())
-        labels.append(label)
-    if not values:
-        raise ValueError("no real images given: some are needed, in every process")
-    return torch.cat(values), torch.cat(labels), shape

@@ -13,7 +13,7 @@ from schurgan.normality import (
     departure_from_normality,
     reset_departure_counters,
 )
-from schurgan.normality.decompose import JITTERS, decompose
+from schurgan.normality.matrices import JITTERS, decompose
 
 NONE = dict.fromkeys(("jittered", "matched", "fallback", "clipped", "nonfinite"), 0)
 
