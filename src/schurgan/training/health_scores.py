@@ -22,7 +22,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from schurgan.core.distributed import current_world
 from schurgan.data.shards import Shards
 from schurgan.evaluation.features.extractor import Extractor
-from schurgan.evaluation.metrics.frechet import Moments, checked_labels, frechet_from_moments
+from schurgan.evaluation.metrics.checks import checked_labels
+from schurgan.evaluation.metrics.frechet import Gaussian, frechet_distance
 from schurgan.evaluation.metrics.variety import variety, vendi_score
 from schurgan.networks import Latent
 from schurgan.networks.batch_norm import local_statistics
@@ -70,11 +71,11 @@ class HealthScores:
         # Of a class with one real image nothing is known of how different its images are.
         self._compared = torch.isin(self.labels, classes[counts > 1])
         self._variety = variety(real, labels) if (counts > 1).any() else 0.0
-        self._moments = Moments()
+        self._floor = 0.0
         if extractor is not None:
-            for part in real.split(256):
-                self._moments.add(extractor(part).features)
-        self._floor = self._copies(real, labels, seed) if extractor is not None else 0.0
+            features = torch.cat([extractor(part).features for part in real.split(256)])
+            self._real_features = Gaussian.fit(features)
+            self._floor = self._copies(features, labels, seed)
         self._train = (real[:images].clone(), labels[:images])
         self._real_kinds = self._kinds(self._train[0]) if self._variety > 0 else 0.0
         self._held_out: Labelled | None = None
@@ -138,7 +139,7 @@ class HealthScores:
             if self.extractor is None:
                 return images, torch.empty(len(images), 0)
             if not images.isfinite().all():
-                return images, torch.full((len(images), self._moments.dimension), math.nan)
+                return images, torch.full((len(images), len(self._real_features.mean)), math.nan)
             return images, self.extractor(images).features
 
         with torch.random.fork_rng(devices=[z.device] if z.is_cuda else []), local_statistics(network):
@@ -151,23 +152,17 @@ class HealthScores:
         chunks = [images[chunk] for chunk in self._chunks if len(images[chunk])]
         return sum(vendi_score(chunk, self._variety) / len(chunk) for chunk in chunks) / len(chunks)
 
-    def _copies(self, real: Tensor, labels: Tensor, seed: int) -> float:
-        """What the distance is of a generator that copies training images, one by chance for each that is asked for."""
-        assert self.extractor is not None
-        chance, moments = torch.Generator().manual_seed(seed), Moments()
+    def _copies(self, features: Tensor, labels: Tensor, seed: int) -> float:
+        """Fréchet distance of a generator that copies training images, one by chance for each that is asked for."""
+        generator = torch.Generator().manual_seed(seed)
         of_class = {int(c): (labels == c).nonzero()[:, 0] for c in labels.unique()}
-        drawn = [of_class[int(c)][torch.randint(len(of_class[int(c)]), (1,), generator=chance)] for c in self.labels]
-        for part in real[torch.cat(drawn)].split(256):
-            moments.add(self.extractor(part).features)
-        return frechet_from_moments(self._moments, moments)
+        rows = [of_class[int(c)][torch.randint(len(of_class[int(c)]), (1,), generator=generator)] for c in self.labels]
+        return frechet_distance(self._real_features, features[torch.cat(rows)])
 
     def _frechet(self, features: list[Tensor]) -> float:
         if not all(part.isfinite().all() for part in features):
             return math.nan
-        moments = Moments()
-        for part in features:
-            moments.add(part)
-        return frechet_from_moments(self._moments, moments)
+        return frechet_distance(self._real_features, torch.cat(features))
 
     def _judge(self, discriminator: nn.Module, images: Tensor) -> dict[str, float]:
         """Scores of D; a chunk at a time, as no image's score depends on the others in eval mode."""

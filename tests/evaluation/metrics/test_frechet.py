@@ -6,7 +6,7 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from schurgan.evaluation.metrics.frechet import Moments, frechet_distance, frechet_from_moments, frechet_per_class
+from schurgan.evaluation.metrics.frechet import Gaussian, frechet_distance, frechet_per_class
 
 
 def features(n: int, d: int, seed: int, shift: float = 0.0) -> Tensor:
@@ -82,32 +82,14 @@ def test_features_far_from_zero_lose_nothing():
 
 
 @pytest.mark.parametrize("n", [12, 16, 17, 100])
-def test_parts_and_processes_add_up_to_the_moments_of_all_rows(n):
-    rows = features(n, 16, 3, shift=2.0)
-    whole, left, right = Moments(), Moments(), Moments()
-    whole.add(rows)
-    for part in rows[: n // 2].split(5):
-        left.add(part)
-    right.add(rows[n // 2 :])
-    left.merge(right)
-    left.merge(Moments())
-    for moments in (whole, left):
-        assert moments.count == n
-        np.testing.assert_allclose(moments.mean, rows.numpy().mean(0), rtol=1e-12)
-        np.testing.assert_allclose(moments.covariance, np.cov(rows.numpy().T), rtol=1e-9, atol=1e-12)
-        root = moments.factor()
-        np.testing.assert_allclose(root.mT @ root, np.cov(rows.numpy().T), rtol=1e-9, atol=1e-12)
-    assert right.count == n - n // 2
-    assert frechet_from_moments(whole, left) <= 1e-8
-
-
-def test_what_went_in_may_be_overwritten_afterwards():
-    rows = features(5, 16, 3)
-    moments = Moments()
-    moments.add(rows)
-    before = moments.covariance
-    rows.zero_()
-    assert torch.equal(moments.covariance, before)
+def test_a_fitted_gaussian_has_the_mean_and_covariance_of_its_rows_and_stands_for_them(n):
+    rows, others = features(n, 16, 3, shift=2.0), features(30, 16, 4)
+    fitted = Gaussian.fit(rows)
+    np.testing.assert_allclose(fitted.mean, rows.numpy().mean(0), rtol=1e-12)
+    np.testing.assert_allclose(fitted.factor.mT @ fitted.factor, np.cov(rows.numpy().T), rtol=1e-9, atol=1e-12)
+    assert frechet_distance(fitted, others) == frechet_distance(rows, others)
+    rows.zero_()  # what went in may be overwritten afterwards
+    assert frechet_distance(fitted, others) > 0
 
 
 def test_half_precision_features_are_counted_in_double():
@@ -121,7 +103,7 @@ def test_half_precision_features_are_counted_in_double():
     [
         (torch.zeros(1, 3), torch.zeros(5, 3), r"a: 1 rows given, 2 or more"),
         (torch.zeros(5, 3), torch.zeros(0, 3), r"b: 0 rows given, 2 or more"),
-        (torch.zeros(5, 3), torch.zeros(5, 4), r"a, b: 3 and 4 features"),
+        (torch.zeros(5, 3), torch.zeros(5, 4), r"a, b: 3 and 4 columns"),
         (torch.zeros(5, 3, 2), torch.zeros(5, 3), r"a: shape \(5, 3, 2\) given"),
         (torch.tensor([[0.0], [torch.nan], [torch.inf]]), torch.zeros(5, 1), r"a: 2 of 3 rows hold NaN or infinite"),
     ],
@@ -129,20 +111,6 @@ def test_half_precision_features_are_counted_in_double():
 def test_what_has_no_distance_is_refused_by_name(a, b, said):
     with pytest.raises(ValueError, match=said):
         frechet_distance(a, b)
-
-
-def test_moments_refuse_what_does_not_fit_and_stay_as_they_were():
-    moments = Moments()
-    moments.add(torch.zeros(3, 2))
-    with pytest.raises(ValueError, match="3 columns given after 2"):
-        moments.add(torch.zeros(3, 3))
-    with pytest.raises(ValueError, match="NaN"):
-        moments.add(torch.full((3, 2), torch.nan))
-    assert moments.count == 3
-    with pytest.raises(ValueError, match="moments: of 0 rows"):
-        _ = Moments().mean
-    with pytest.raises(ValueError, match="a: 0 rows"):
-        frechet_from_moments(Moments(), moments)
 
 
 def test_classes_with_too_few_images_are_flagged_and_the_others_right():

@@ -74,7 +74,7 @@ def test_constant_images_are_at_the_distance_of_their_kernels():
     [
         (torch.zeros(5, 2), torch.zeros(9, 2), {"subset_size": 6}, "subset_size: 6 given of 5 real and 9 generated"),
         (torch.zeros(5, 2), torch.zeros(9, 2), {"subset_size": 1}, "subset_size: 1 given"),
-        (torch.zeros(5, 2), torch.zeros(9, 3), {"subset_size": 3}, "2 and 3 features"),
+        (torch.zeros(5, 2), torch.zeros(9, 3), {"subset_size": 3}, "2 and 3 columns"),
         (torch.zeros(5, 2), torch.zeros(9, 2), {"subset_size": 3, "subsets": 0}, "subsets: 0 given"),
         (torch.zeros(5, 2) / 0, torch.zeros(9, 2), {"subset_size": 3}, "real: 5 of 5 rows hold NaN"),
     ],

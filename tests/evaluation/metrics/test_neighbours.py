@@ -30,7 +30,6 @@ def test_the_numbers_are_exactly_those_of_prdc(k, kind, capsys):
     ours = prdc(real, fake, k=k)
     for name in ("precision", "recall", "density", "coverage"):
         assert getattr(ours, name) == pytest.approx(truth[name], rel=1e-12), name
-    assert (ours.k, ours.real_count, ours.fake_count) == (k, 60, 80)
 
 
 def test_a_perfect_copy_of_the_real_images_scores_1_in_everything():
@@ -62,7 +61,7 @@ def test_a_generator_of_one_image_is_precise_and_recalls_nothing():
         (torch.zeros(5, 2), torch.zeros(9, 2), "real: 5 rows given, 6 or more"),
         (torch.zeros(9, 2), torch.zeros(5, 2), "fake: 5 rows given, 6 or more"),
         (torch.zeros(9, 2), torch.zeros(9, 2), "real: every row has 5 or more equal to it"),
-        (torch.zeros(9, 2), torch.zeros(9, 3), "2 and 3 values"),
+        (torch.zeros(9, 2), torch.zeros(9, 3), "2 and 3 columns"),
         (torch.full((9, 2), torch.inf), torch.zeros(9, 2), "real: 9 of 9 rows hold NaN or infinite"),
     ],
 )
@@ -152,7 +151,7 @@ def test_sets_that_share_no_class_or_shape_are_refused():
     zero, one = torch.zeros(2).long(), torch.ones(2).long()
     with pytest.raises(ValueError, match="fake_labels: no class has training and held-out images"):
         memorisation(images, zero, images, zero, images, one)
-    with pytest.raises(ValueError, match="fake, held_out: 16 and 9 values"):
+    with pytest.raises(ValueError, match="fake, held_out: 16 and 9 columns"):
         memorisation(images, zero, images, zero, torch.zeros(2, 1, 3, 3), zero)
     with pytest.raises(ValueError, match=r"train_labels: shape \(3,\) given"):
         memorisation(images, zero, images, torch.zeros(3).long(), images, zero)

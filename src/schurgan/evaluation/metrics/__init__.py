@@ -1,1 +1,1 @@
-"""From tensors to numbers."""
+"""Metrics: tensors in, numbers out."""

@@ -1,15 +1,33 @@
-"""How sure a number is: quantiles of a spread, Student's t and Wilson's intervals."""
+"""How sure a number is: mean and deviation, quantiles of a spread, Student's t and Wilson's intervals.
+
+The quantile of Student's t is our own: SciPy, which has it, would be a dependency for that alone.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 CONFIDENCE = 0.95
+
+
+class MeanSd(NamedTuple):
+    """A mean and the standard deviation around it, None where there was one value alone."""
+
+    mean: float
+    sd: float | None
+
+    @classmethod
+    def of(cls, values: Sequence[float], correction: int = 1) -> MeanSd:
+        """One value or more; the deviation is divided by their number minus `correction`."""
+        numbers = torch.tensor(values, dtype=torch.float64)
+        return cls(numbers.mean().item(), numbers.std(correction=correction).item() if len(values) > 1 else None)
 
 
 @dataclass(frozen=True)
@@ -27,7 +45,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Tensor) -> Spread:
-        """values (N,)."""
+        """Summarise values (N,)."""
         known = values.double()[values.isfinite()]
         if not len(known):
             return cls(None, None, None, 0, len(values))
@@ -48,7 +66,7 @@ class Interval:
 
     @classmethod
     def of(cls, values: Tensor) -> Interval:
-        """values (N,), N >= 2, taken as independent."""
+        """Interval of values (N,), N >= 2, taken as independent."""
         values = values.double()
         mean = values.mean().item()
         half = t_quantile(0.5 + CONFIDENCE / 2, len(values) - 1) * values.std().item() / math.sqrt(len(values))
@@ -56,6 +74,7 @@ class Interval:
 
     @property
     def holds_zero(self) -> bool:
+        """Whether 0 lies inside."""
         return self.low <= 0 <= self.high
 
     def __str__(self) -> str:
@@ -63,7 +82,7 @@ class Interval:
 
 
 def wilson(right: float, count: int) -> tuple[float, float]:
-    """95 % interval of Wilson (1927) of a share, `right` of `count`; inside [0, 1] and of some width at both ends."""
+    """95 % interval of a share, `right` of `count` (Wilson 1927): inside [0, 1] and of some width at both ends."""
     z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
     share = right / count
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)

@@ -5,48 +5,55 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from schurgan.evaluation.metrics.frechet import checked_features
-from schurgan.evaluation.metrics.inception_score import Score
+from schurgan.evaluation.metrics.checks import check_width, checked_features
+from schurgan.evaluation.metrics.intervals import MeanSd
 
 
-def kernel_distance(real: Tensor, fake: Tensor, subsets: int = 100, subset_size: int = 1000, seed: int = 0) -> Score:
-    """Squared maximum mean discrepancy of real (N, d) and fake (M, d) under the kernel (x·y/d + 1)³.
+def kernel_distance(real: Tensor, fake: Tensor, subsets: int = 100, subset_size: int = 1000, seed: int = 0) -> MeanSd:
+    """Mean and deviation (divided by `subsets`) of `squared_discrepancy` over pairs of subsets.
 
-    The mean and standard deviation (divided by `subsets`) of `squared_discrepancy` over pairs of subsets, drawn by
-    `seed` without repetition inside each. A true 0 comes out on either side of 0. The deviation tells how much subsets
-    differ; it is no standard error, and 0 where a subset is all there is. Raises ValueError for a subset larger than
-    either set or below 2, no subsets, different d, and NaN or infinite values.
+    A true 0 comes out on either side of 0. The deviation tells how much subsets differ; it is no standard error, and 0
+    where a subset is all there is.
+
+    Args:
+        real: features (N, d).
+        fake: features (M, d).
+        subsets: pairs of subsets.
+        subset_size: rows of each, drawn without repetition.
+        seed: of the draws.
+
+    Raises:
+        ValueError: a subset larger than either set or below 2, no subsets, different d, NaN or infinite values.
     """
     real, fake = checked_features("real", real), checked_features("fake", fake)
-    _check_width(real, fake)
+    check_width("real, fake", real, fake)
     if subsets < 1:
         raise ValueError(f"subsets: {subsets} given, 1 or more is needed")
     if not 2 <= subset_size <= min(len(real), len(fake)):
         there = f"of {len(real)} real and {len(fake)} generated images"
         raise ValueError(f"subset_size: {subset_size} given {there}, from 2 to the smaller number is needed")
-    chance = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     values = []
     for _ in range(subsets):
-        ours, theirs = (x[torch.randperm(len(x), generator=chance)[:subset_size]] for x in (real, fake))
+        ours, theirs = (x[torch.randperm(len(x), generator=generator)[:subset_size]] for x in (real, fake))
         values.append(squared_discrepancy(ours, theirs))
-    summary = torch.tensor(values, dtype=torch.float64)
-    return Score(summary.mean().item(), summary.std(correction=0).item() if subsets > 1 else None)
+    return MeanSd.of(values, correction=0)
 
 
 def squared_discrepancy(real: Tensor, fake: Tensor) -> float:
-    """Unbiased estimate of E k(x, x') + E k(y, y') − 2 E k(x, y), k(x, y) = (x·y/d + 1)³, of (N, d) and (M, d).
+    """Unbiased estimate of E k(x, x') + E k(y, y') - 2 E k(x, y) with k(x, y) = (x·y/d + 1)³.
 
-    Raises ValueError for fewer than two rows, different d, and NaN or infinite values.
+    Args:
+        real: features x (N, d).
+        fake: features y (M, d).
+
+    Raises:
+        ValueError: fewer than two rows, different d, NaN or infinite values.
     """
     real, fake = checked_features("real", real, 2), checked_features("fake", fake, 2)
-    _check_width(real, fake)
+    check_width("real, fake", real, fake)
     within = sum(_mean_of_pairs(_kernel(x, x)) for x in (real, fake))
     return float(within - 2 * _kernel(real, fake).mean())
-
-
-def _check_width(real: Tensor, fake: Tensor) -> None:
-    if real.shape[1] != fake.shape[1]:
-        raise ValueError(f"real, fake: {real.shape[1]} and {fake.shape[1]} features given, equally many are needed")
 
 
 def _kernel(x: Tensor, y: Tensor) -> Tensor:

@@ -20,11 +20,21 @@ _PAUSE_DB, _FRAME = -60.0, 0.05  # a frame of so many seconds under this rms lev
 
 
 def loudness(audio: Tensor, sample_rate: int) -> Tensor:
-    """Integrated loudness of mono sounds (N, L) by ITU-R BS.1770-4, in LKFS: (N,) float64.
+    """Integrated loudness of mono sounds by ITU-R BS.1770-4.
 
     K-weighting, then the mean power of the blocks of 400 ms that are above −70 LKFS and within 10 LU of the mean of
-    those; a full-scale sine of 997 Hz reads −3.01. −∞ where no block is above the gate, NaN for sounds of under 400 ms,
-    which the standard does not define. Raises ValueError for another shape.
+    those; a full-scale sine of 997 Hz reads −3.01.
+
+    Args:
+        audio: sounds (N, L), full scale 1.
+        sample_rate: in Hz.
+
+    Returns:
+        LKFS (N,), float64: −∞ where no block is above the gate, NaN for sounds of under 400 ms, which the standard does
+        not define.
+
+    Raises:
+        ValueError: another shape.
     """
     _check(audio)
     block, step = round(_BLOCK * sample_rate), round(_STEP * sample_rate)
@@ -90,7 +100,7 @@ class Levels:
 
 
 def levels(audio: Tensor, sample_rate: int) -> Levels:
-    """audio (N, L), full scale 1, at sample_rate Hz. Raises ValueError for another shape, or for no samples."""
+    """Measure sounds (N, L), full scale 1, at `sample_rate` Hz. Raises ValueError for another shape or no samples."""
     _check(audio)
     finite = audio[audio.isfinite().all(1)].double()
     peak = finite.abs().amax(1) if len(finite) else finite.new_empty(0)

@@ -9,18 +9,19 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from schurgan.evaluation.metrics.frechet import checked_features, checked_labels
+from schurgan.evaluation.metrics.checks import check_width, checked_features, checked_labels, checked_rows
 
 _ENTRIES = 2**22  # of a distance matrix at a time, 32 MB
 
 
 @dataclass(frozen=True)
 class Neighbourhoods:
-    """Fidelity and diversity of generated images, by neighbourhoods of `k` of real_count and fake_count images."""
+    """Fidelity and diversity of generated images by neighbourhoods."""
 
     precision: float
     """Share of generated images inside a real image's neighbourhood (Kynkäänniemi et al. 2019)."""
@@ -30,14 +31,10 @@ class Neighbourhoods:
     """How many real neighbourhoods hold a generated image, over k; may exceed 1 (Naeem et al. 2020)."""
     coverage: float
     """Share of real images whose neighbourhood holds a generated image."""
-    k: int
-    real_count: int
-    fake_count: int
 
 
-@dataclass(frozen=True)
-class Nearest:
-    """For each of M images its nearest others, the nearest first: indices and Euclidean distances, (M, count) each."""
+class Nearest(NamedTuple):
+    """The nearest others of each of M images, the nearest first: indices and Euclidean distances, (M, count) each."""
 
     indices: Tensor
     distances: Tensor
@@ -62,25 +59,32 @@ class Memorisation:
 
 
 def prdc(real: Tensor, fake: Tensor, k: int = 5) -> Neighbourhoods:
-    """Precision, recall, density and coverage of real features (N, d) and fake features (M, d).
+    """Precision, recall, density and coverage.
 
     An image's neighbourhood is the open ball up to its k-th nearest other image of its own set; copies of itself count
     as others. So a set with k + 1 copies of one image has an empty neighbourhood there, and a generator that makes one
-    image has a recall of 0. Raises ValueError for fewer than k + 1 images on either side, different d, NaN or infinite
-    values, and real images of which each has k copies.
+    image has a recall of 0. Ours and not the package prdc: that one expands squares, by which ties fall either way.
+
+    Args:
+        real: features (N, d).
+        fake: features (M, d).
+        k: which neighbour ends a neighbourhood.
+
+    Raises:
+        ValueError: fewer than k + 1 images on either side, different d, NaN or infinite values, and real images of
+            which each has k copies.
     """
     if k < 1:
         raise ValueError(f"k: {k} given, 1 or more is needed")
     real, fake = checked_features("real", real, k + 1), checked_features("fake", fake, k + 1)
-    _check_width("real, fake", real, fake)
+    check_width("real, fake", real, fake)
     real_radii, fake_radii = _radii(real, k), _radii(fake, k)
     if not real_radii.any():
         raise ValueError(f"real: every row has {k} or more equal to it, no neighbourhood has any size")
     holders = torch.zeros(len(fake), dtype=torch.int64)
     recalled = covered = 0
     for rows, distances in _distances(real, fake):
-        radii = real_radii[rows, None]
-        inside = distances < radii
+        inside = distances < real_radii[rows, None]
         holders += inside.sum(0)
         covered += int(inside.any(1).sum())
         recalled += int((distances < fake_radii).any(1).sum())
@@ -89,27 +93,28 @@ def prdc(real: Tensor, fake: Tensor, k: int = 5) -> Neighbourhoods:
         recall=recalled / len(real),
         density=holders.double().mean().item() / k,
         coverage=covered / len(real),
-        k=k,
-        real_count=len(real),
-        fake_count=len(fake),
     )
 
 
 def nearest(real: Tensor, fake: Tensor, count: int = 1) -> Nearest:
-    """The `count` real images, (N, ...), nearest to each of fake, (M, ...): features, or pixels; of equals the first.
+    """The `count` nearest real images of each generated one, the first of equals.
 
-    Raises ValueError for fewer than `count` real images, none generated, different shapes, and NaN or infinite values.
+    Args:
+        real: (N, ...), features or pixels.
+        fake: (M, ...).
+        count: how many.
+
+    Raises:
+        ValueError: fewer than `count` real images, none generated, different shapes, NaN or infinite values.
     """
     if count < 1:
         raise ValueError(f"count: {count} given, 1 or more is needed")
-    real, fake = checked_rows("real", real, count), checked_rows("fake", fake, 1)
-    _check_width("real, fake", real, fake)
-    indices, distances = [], []
-    for _, part in _distances(fake, real):
-        ordered = part.sort(dim=1, stable=True)
-        indices.append(ordered.indices[:, :count])
-        distances.append(ordered.values[:, :count])
-    return Nearest(torch.cat(indices), torch.cat(distances))
+    real, fake = checked_rows("real", real, count), checked_rows("fake", fake)
+    check_width("real, fake", real, fake)
+    parts = [part.sort(dim=1, stable=True) for _, part in _distances(fake, real)]
+    return Nearest(
+        torch.cat([part.indices[:, :count] for part in parts]), torch.cat([part.values[:, :count] for part in parts])
+    )
 
 
 def memorisation(
@@ -122,35 +127,36 @@ def memorisation(
     *,
     seed: int = 0,
 ) -> Memorisation:
-    """Do generated images copy those trained on? Each set (N, ...) with labels (N,): features, or pixels.
+    """Do generated images copy those trained on? Each set (N, ...), features or pixels, with labels (N,).
 
     The nearest of many is nearer than the nearest of few, so the ratio is taken to equally many training and held-out
     images of the class, drawn by `seed` from the larger set. Near copies are looked for among all training images, or
     copies of those not drawn would be missed. Held-out images judged the same way, each against the other held-out ones
-    of its class, tell what to expect of new recordings. Raises ValueError where no class has images in all three sets,
-    and for different shapes, NaN or infinite values.
+    of its class, tell what to expect of new recordings.
+
+    Raises:
+        ValueError: no class has images in all three sets; different shapes, NaN or infinite values.
     """
     fake, train, held_out = (
-        checked_rows(name, images, 1) for name, images in (("fake", fake), ("train", train), ("held_out", held_out))
+        checked_rows(name, images) for name, images in (("fake", fake), ("train", train), ("held_out", held_out))
     )
-    _check_width("fake, train", fake, train)
-    _check_width("fake, held_out", fake, held_out)
+    check_width("fake, train", fake, train)
+    check_width("fake, held_out", fake, held_out)
     fake_labels = checked_labels("fake_labels", fake_labels, len(fake))
     train_labels = checked_labels("train_labels", train_labels, len(train))
     held_out_labels = checked_labels("held_out_labels", held_out_labels, len(held_out))
-    chance = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     judged, reference = _Ratios(), _Ratios()
     for c in fake_labels.unique():
         made, known, unseen = fake[fake_labels == c], train[train_labels == c], held_out[held_out_labels == c]
         if not (len(known) and len(unseen)):
             continue
-        known = known[torch.randperm(len(known), generator=chance)]
-        unseen = unseen[torch.randperm(len(unseen), generator=chance)]
+        known = known[torch.randperm(len(known), generator=generator)]
+        unseen = unseen[torch.randperm(len(unseen), generator=generator)]
         judged.add(made, known, unseen)
-        if len(unseen) > 1:
-            for place in range(len(unseen)):
-                others = torch.cat([unseen[:place], unseen[place + 1 :]])
-                reference.add(unseen[place : place + 1], known, others)
+        for place in range(len(unseen) if len(unseen) > 1 else 0):
+            others = torch.cat([unseen[:place], unseen[place + 1 :]])
+            reference.add(unseen[place : place + 1], known, others)
     if not judged.values:
         raise ValueError("fake_labels: no class has training and held-out images, one that has both is needed")
     return Memorisation(
@@ -186,30 +192,16 @@ class _Ratios:
         return statistics.fmean(self._near)
 
 
-def checked_rows(name: str, images: Tensor, least: int) -> Tensor:
-    """(N, ...) as (N, everything else) float64 on the CPU, checked as `checked_features` does."""
-    return checked_features(name, images.flatten(1) if images.ndim > 2 else images, least)
-
-
-def _check_width(names: str, a: Tensor, b: Tensor) -> None:
-    if a.shape[1] != b.shape[1]:
-        raise ValueError(f"{names}: {a.shape[1]} and {b.shape[1]} values an image given, equally many are needed")
-
-
 def _radii(features: Tensor, k: int) -> Tensor:
     """Distance of each row (N,) to its k-th nearest other: the (k + 1)-th of all, the first of which is itself."""
     return torch.cat([part.kthvalue(k + 1, dim=1).values for _, part in _distances(features, features)])
 
 
 def _minima(a: Tensor, b: Tensor, first: int) -> tuple[Tensor, Tensor]:
-    """Of each row of a the distance to the nearest of the `first` rows of b, and of all, (len(a),) each."""
+    """Distance of each row of a to the nearest of the first `first` rows of b, and of all rows, (len(a),) each."""
     parts = [(part[:, :first].amin(1), part.amin(1)) for _, part in _distances(a, b)]
     near, nearest_of_all = zip(*parts, strict=True)
     return torch.cat(near), torch.cat(nearest_of_all)
-
-
-def _matrix(a: Tensor, b: Tensor) -> Tensor:
-    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def _distances(a: Tensor, b: Tensor) -> Iterator[tuple[slice, Tensor]]:
@@ -217,4 +209,4 @@ def _distances(a: Tensor, b: Tensor) -> Iterator[tuple[slice, Tensor]]:
     size = max(1, _ENTRIES // len(b))
     for start in range(0, len(a), size):
         rows = slice(start, start + size)
-        yield rows, _matrix(a[rows], b)
+        yield rows, torch.cdist(a[rows], b, compute_mode="donot_use_mm_for_euclid_dist")

@@ -8,15 +8,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from schurgan.evaluation.metrics.frechet import checked_labels
-from schurgan.evaluation.metrics.neighbours import checked_rows
+from schurgan.evaluation.metrics.checks import checked_labels, checked_rows
 
 
 def variety(images: Tensor, labels: Tensor) -> float:
-    """Mean Euclidean distance of two images (N, ...) of one class, labels (N,), over the classes.
+    """Mean Euclidean distance of two images of one class, over the classes.
 
-    Every class counts alike; a class of fewer than two images says nothing and is left out. Of a generator, compare
-    with the real images' own. Raises ValueError where no class has two images, and for NaN or infinite values.
+    Every class counts alike; a class of fewer than two images is left out. Compare a generator's with the real images'.
+
+    Args:
+        images: (N, ...), pixels or features.
+        labels: their classes (N,).
+
+    Raises:
+        ValueError: no class has two images; NaN or infinite values.
     """
     rows = checked_rows("images", images, 1)
     labels = checked_labels("labels", labels, len(rows))
@@ -27,15 +32,19 @@ def variety(images: Tensor, labels: Tensor) -> float:
 
 
 def vendi_score(images: Tensor, scale: float) -> float:
-    """The effective number of different images among a batch (B, ...): from 1, all alike, to B, all distinct.
+    """Effective number of different images in a batch: from 1, all alike, to B, all distinct (Friedman & Dieng 2023).
 
-    The seed paper (Figure 2) plots a "number of spectrogram variety in each batch" without a definition. Here it is the
-    Vendi score (Friedman & Dieng 2023), exp(−Σ λ ln λ) over the eigenvalues λ of K/B, with the Gaussian kernel
-    K_ij = exp(−2 (|xᵢ − xⱼ|/scale)²): B images in m equal groups of copies, far apart, count as m. No clusters have to
-    be told apart, and nothing is drawn. `scale` is a distance at which two images pass for different ones (their
-    similarity is e⁻² there), such as `variety(real, real_labels)`: how far apart two real images of one class are.
+    exp(-Σ λ ln λ) over the eigenvalues λ of K/B, with the Gaussian kernel K_ij = exp(-2 (|xᵢ - xⱼ|/scale)²): B images
+    in m equal groups of copies, far apart, count as m. This is how we read the "number of spectrogram variety in each
+    batch" that Figure 2 of the seed paper plots without a definition.
 
-    Raises ValueError for a scale that is not a finite number above 0, no images, and NaN or infinite values.
+    Args:
+        images: a batch (B, ...).
+        scale: distance at which two images pass for different ones (their similarity is e⁻² there), such as
+            `variety(real, real_labels)`.
+
+    Raises:
+        ValueError: a scale that is not a finite number above 0, no images, NaN or infinite values.
     """
     if not (math.isfinite(scale) and scale > 0):
         raise ValueError(f"scale: {scale} given, a finite number above 0 is needed")
