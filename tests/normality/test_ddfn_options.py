@@ -2,35 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 from itertools import pairwise
 
 import pytest
 import torch
+from reference_images import departures, gradient
+from reference_images import fitted_ddfn as fitted
+from reference_images import two_channels as images
 
 from schurgan.normality import DDFN, departure_from_normality
 from schurgan.normality.ddfn import gap_penalty, update_multipliers
-
-
-def images(count: int, seed: int = 0, size: int = 8, channels: int = 2, level: float = 1.0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return level * (2 * torch.rand(count, channels, size, size, generator=generator) - 1)
-
-
-def departures(x: torch.Tensor, method: str = "hybrid") -> torch.Tensor:
-    return departure_from_normality(x, method).mean(1)
-
-
-def fitted(real=None, **options) -> DDFN:
-    constraint = DDFN(**({"scaling": "signed"} | options))
-    constraint.fit_real([images(32) if real is None else real])
-    return constraint
-
-
-def gradient(constraint: DDFN, fake: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
-    fake = fake.clone().requires_grad_()
-    constraint(fake, labels)[0].backward()
-    return fake.grad
 
 
 def test_quadratic_penalty_is_the_weighted_square_of_the_relative_excess():
@@ -145,17 +126,6 @@ def test_absent_class_keeps_its_moving_average(labelled):
     assert constraint.ema[0] != before[0]
 
 
-def test_per_class_without_labels_is_refused(labelled):
-    constraint = DDFN(scaling="signed", per_class=True)
-    with pytest.raises(ValueError, match="per_class needs labels"):
-        constraint.fit_real([labelled[0]])
-    constraint.fit_real([labelled])
-    with pytest.raises(ValueError, match="none given"):
-        constraint(images(2))
-    with pytest.raises(ValueError, match=r"shape \(3,\) given"):
-        constraint(images(2), torch.zeros(3, dtype=torch.long))
-
-
 def test_unit_scaling_is_the_departure_of_images_mapped_to_zero_and_one():
     constraint = fitted(scaling="unit", epsilon=0.0)
     real = departures((images(32) + 1) / 2)
@@ -239,37 +209,6 @@ def test_work_begun_and_finished_later_is_the_same_as_at_once():
     (penalty + (first.mean() * 2).square()).backward()
     (unrelated + delayed).backward()
     assert torch.equal(first.grad, second.grad)
-
-
-def test_state_fitted_on_other_data_is_refused_unless_nothing_was_fitted_here():
-    state = fitted(images(32)).state_dict()
-    other = fitted(images(32, seed=9))
-    before = copy.deepcopy(other.state_dict())
-    with pytest.raises(ValueError, match="fitted on images 2x8x8; data"):
-        other.load_state_dict(state)
-    assert torch.equal(other.real_mean, before["real_mean"])
-    same = fitted(images(32))
-    same.load_state_dict(state)
-    DDFN(scaling="signed").load_state_dict(state)
-
-
-@pytest.mark.parametrize(
-    "options", [{"scaling": "unit"}, {"orientation": "descending"}, {"channels": "sum"}, {"per_class": True}]
-)
-def test_state_measured_in_another_way_is_refused(options):
-    with pytest.raises(ValueError, match="their values do not compare"):
-        DDFN(**({"scaling": "signed"} | options)).load_state_dict(fitted().state_dict())
-
-
-def test_state_of_several_classes_loads_into_a_fresh_constraint(labelled):
-    constraint = DDFN(scaling="signed", per_class=True, penalty="augmented")
-    constraint.fit_real([labelled])
-    constraint(images(6, seed=1, level=0.2), torch.arange(6) % 3)
-    fresh = DDFN(scaling="signed", per_class=True, penalty="augmented")
-    fresh.load_state_dict(constraint.state_dict())
-    fake, labels = images(6, seed=2, level=0.2), torch.arange(6) % 3
-    assert torch.equal(fresh(fake, labels)[0], constraint(fake, labels)[0])
-    assert torch.equal(fresh.multipliers, constraint.multipliers)
 
 
 @pytest.mark.parametrize(

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import io
-
 import pytest
 import torch
+from reference_images import HINGE, gradient, images, labels
+from reference_images import fitted_moments as fitted
 from torch import Tensor
 
-from schurgan.normality import DDFN, Condition, MomentMatching, MomentStats
-
-HINGE = {"penalty": "hinge", "spread": False, "balance": False}
-
-
-def images(count: int, seed: int = 0, level: float = 1.0, size: int = 8, channels: int = 1) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return level * (2 * torch.rand(count, channels, size, size, generator=generator) - 1)
-
-
-def labels(count: int, classes: int = 3) -> Tensor:
-    return torch.arange(count) % classes
+from schurgan.normality import MomentMatching, MomentStats
 
 
 def brightness(x: Tensor) -> Tensor:
@@ -30,20 +19,6 @@ def brightness(x: Tensor) -> Tensor:
 def flat(*values: float) -> Tensor:
     """Images 2×2 of one brightness in [0, 1] each."""
     return (2 * torch.tensor(values)[:, None, None, None] - 1).expand(-1, 1, 2, 2).clone()
-
-
-def fitted(descriptor="gram", real: Tensor | None = None, own: Tensor | None = None, **options) -> MomentMatching:
-    real = images(60) if real is None else real
-    own = labels(len(real)) if own is None else own
-    condition = MomentMatching(descriptor, **({"classes": 3} | options))
-    condition.fit_real([(real, own)])
-    return condition
-
-
-def gradient(condition: MomentMatching, fake: Tensor, classes: Tensor) -> Tensor:
-    fake = fake.clone().requires_grad_()
-    (found,) = torch.autograd.grad(condition(fake, classes)[0], fake)
-    return found
 
 
 def two_classes(**options) -> MomentMatching:
@@ -172,46 +147,6 @@ def test_witness_does_not_shrink_a_right_spread_where_a_hinge_on_the_batch_does(
         error = values.std() / len(values) ** 0.5
         assert (values.mean() > 10 * error) == biased, name  # positive: descent makes θ smaller
         assert biased or values.mean().abs() < 3 * error
-
-
-@pytest.mark.parametrize("estimator", ["hybrid", "exact"])
-@pytest.mark.parametrize("per_class", [False, True])
-def test_hinge_on_the_global_departure_is_the_papers_ddfn(estimator, per_class):
-    real, classes = images(60, level=0.7, channels=2), labels(60)
-    options = {"weight": 3.0, "decay": 0.9, "per_class": per_class, "estimator": estimator}
-    ddfn = DDFN(relative_epsilon=0.02, scaling="unit", **options)
-    ddfn.fit_real([(real, classes)])
-    condition = fitted("dfn", real, classes, epsilon=0.02, **HINGE, **options)
-    for step, level in enumerate((0.2, 0.9, 0.72, 0.3, 0.7)):
-        fake = images(7, seed=step, level=level, channels=2)
-        condition.observe(images(5), labels(5))  # the hinge takes none from here
-        found, expected = (gradient(each, fake, labels(7)) for each in (condition, ddfn))
-        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6 * expected.abs().max().item())
-        # The same without a step of the moving average, in both.
-        for each in (condition, ddfn):
-            each.eval()
-        (penalty, stats), (truth, theirs) = condition(fake, labels(7)), ddfn(fake, labels(7))
-        assert penalty.item() == pytest.approx(truth.item(), rel=1e-6, abs=1e-6)
-        assert stats.active == theirs.active
-        for each in (condition, ddfn):
-            each.train()
-
-
-@pytest.mark.parametrize("build", [lambda: DDFN(relative_epsilon=0.01), lambda: MomentMatching("gram", classes=3)])
-def test_a_step_of_training_uses_every_condition_alike(build):
-    condition: Condition = build()
-    condition.fit_real([(images(60), labels(60))])
-    fake = images(6, seed=1, level=0.4).requires_grad_()
-    condition.observe(fake.detach(), labels(6))
-    finish = condition.begin(fake, labels(6))
-    (g_adversarial,) = torch.autograd.grad(fake.square().sum(), fake)
-    penalty, stats = finish()
-    (g_penalty,) = torch.autograd.grad(penalty, fake)
-    factor = condition.scale(g_adversarial, g_penalty)
-    assert penalty.shape == factor.shape == ()
-    assert factor > 0 < g_penalty.norm()
-    assert all(not value.requires_grad and value.shape == () for value in stats._asdict().values())
-    condition.load_state_dict(condition.state_dict())
 
 
 @pytest.mark.parametrize("name", ["variance", "frobenius"])
@@ -344,31 +279,6 @@ def test_images_that_are_not_finite_leave_no_trace_in_the_moving_average():
     assert torch.equal(dirty.ema_count, clean.ema_count)
 
 
-def test_state_resumes_bit_for_bit_in_a_new_condition():
-    first = fitted("gram")
-    for seed in range(3):
-        first.observe(images(7, seed=seed, level=0.5), labels(7))
-    file = io.BytesIO()
-    torch.save(first.state_dict(), file)
-    file.seek(0)
-    second = MomentMatching("gram", classes=3)
-    second.load_state_dict(torch.load(file, weights_only=True))
-    assert second.state_dict().keys() == first.state_dict().keys()
-    for each in (first, second):
-        each.observe(images(7, seed=9), labels(7))
-    fake = images(7, seed=10)
-    assert torch.equal(gradient(first, fake, labels(7)), gradient(second, fake, labels(7)))
-    assert all(torch.equal(a, b) for a, b in zip(first(fake, labels(7))[1], second(fake, labels(7))[1], strict=True))
-
-
-def test_state_of_another_descriptor_is_refused_and_nothing_is_overwritten():
-    condition = fitted("gram")
-    before = condition.real_mean
-    with pytest.raises(ValueError, match="witness of profile"):
-        condition.load_state_dict(fitted("profile").state_dict())
-    assert condition.real_mean is before
-
-
 def test_half_precision_images_are_measured_in_float32_whatever_autocast_says():
     condition = fitted("gram", balance=False)
     fake = images(6, seed=1, level=0.5).bfloat16()
@@ -412,28 +322,6 @@ def test_options_that_make_no_sense_together_are_refused(options, said):
         MomentMatching(**({"descriptor": "gram", "classes": 3} | options))
 
 
-@pytest.mark.parametrize(
-    ("batches", "said"),
-    [
-        ([], "0 real images"),
-        ([images(4)], "needs labels"),
-        ([(images(4), torch.tensor([0, 1, 2, 3]))], "0 to 2 are needed"),
-        ([(images(4), labels(4)), (images(4, size=4), labels(4))], "one shape"),
-        ([(images(4, level=3.0), labels(4))], r"\[−1, 1\]"),
-    ],
-)
-def test_real_images_that_cannot_be_measured_are_refused(batches, said):
-    with pytest.raises(ValueError, match=said):
-        MomentMatching("gram", classes=3).fit_real(batches)
-
-
-def test_use_before_fitting_other_shapes_missing_labels_and_wrong_descriptors_are_refused():
-    with pytest.raises(RuntimeError, match="fit_real"):
-        MomentMatching("gram", classes=3)(images(2), labels(2))
-    condition = fitted("gram")
-    with pytest.raises(ValueError, match="shape"):
-        condition(images(2, size=4), labels(2))
-    with pytest.raises(ValueError, match="labels"):
-        condition.observe(images(2))
+def test_descriptor_that_returns_no_row_an_image_is_refused():
     with pytest.raises(ValueError, match="a row an image"):
         fitted(lambda x: x.mean((1, 2, 3)))
