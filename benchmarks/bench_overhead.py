@@ -27,7 +27,7 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"
 
 from schurgan.normality import DDFN, MomentMatching
-from schurgan.runs.config import resolve
+from schurgan.runs.config import Config
 from schurgan.training import train
 from schurgan.training.artifacts import Artifacts
 from schurgan.training.checkpoint import Checkpoints
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--evaluations", type=int, default=4, help="how many in that time, to know what one takes")
     given = parser.parse_args()
-    config = resolve(given.preset)
+    config = Config.from_preset(given.preset)
     own_every, budget = config.health.every, config.health.budget
     often = max(1, given.steps // given.evaluations)
     update: dict[str, Any] = {"steps": given.steps, "threads": 1, "device": "cpu", "checkpoint_every": given.steps}

@@ -17,7 +17,8 @@ import yaml
 from schurgan.commands import main as cli
 from schurgan.commands.parsing import parse, value_of
 from schurgan.networks import ARCHITECTURES, Discriminator, Generator
-from schurgan.runs.config import Config, preset_names, resolve
+from schurgan.runs.config import Config
+from schurgan.runs.presets import preset_names
 
 ROOT = Path(__file__).parents[1]
 PAPER = (ROOT / "docs" / "paper.md").read_text("utf-8")
@@ -127,7 +128,7 @@ def test_every_preset_and_ladder_named_is_one():
 
 
 def test_the_settings_are_those_of_the_preset():
-    config, checked = resolve("proposed-128"), 0
+    config, checked = Config.from_preset("proposed-128"), 0
     for part, key, value in options(section(5)):
         assert value is not None, f"{part}.{key}"
         group = getattr(config, part)
@@ -181,7 +182,9 @@ def test_every_command_in_a_block_is_understood(document):
         name, arguments = cli.command_of(shlex.split(line, comments=True)[1:])
         command = cli.COMMANDS[name]
         if name == "train":
-            command = cli.train_command(resolve(value_of(arguments, "--preset"), value_of(arguments, "--config")))
+            command = cli.train_command(
+                Config.from_preset(value_of(arguments, "--preset"), value_of(arguments, "--config"))
+            )
         parse(command, name, arguments)  # raises UserError for what it does not know; nothing is run
 
 

@@ -192,7 +192,7 @@ TRAIN = [
     (("--train.steps", 2.5), "--train.steps: '2.5' given, a whole number is needed"),
     (("--train.lr-g", "fast"), "--train.lr-g: 'fast' given, a number is needed"),
     (("--train.lr-g", "nan"), "--train.lr-g: nan given, a finite number is needed"),
-    (("--train.ema", 1), "--train.ema: 1.0 given, less than 1 is needed"),
+    (("--train.ema-decay", 1), "--train.ema-decay: 1.0 given, less than 1 is needed"),
     (("--train.betas", 0.5), "--train.betas: a value is missing, 2 are needed"),
     (("--train.device", "gpu"), '--train.device: "gpu" given, no such device here'),
     (("--train.val-folds", 3), "fold 3: not in"),

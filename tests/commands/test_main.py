@@ -19,7 +19,7 @@ from schurgan.commands.main import COMMANDS, main
 from schurgan.data import Shards
 from schurgan.data.sources import open_source
 from schurgan.evaluation.features import extractor
-from schurgan.runs.config import Config, resolve
+from schurgan.runs.config import Config
 from schurgan.runs.records import read_metrics
 from schurgan.version import __version__
 
@@ -161,18 +161,18 @@ def test_the_command_line_overrides_the_file_and_the_file_the_preset_and_the_run
     said = call("train", "--data", shards, "--out", run, *config, *options)
     assert said.status == 0, said.err
     kept = Config.load(run / "config.yaml")
-    preset = resolve("small-64")
+    preset = Config.from_preset("small-64")
     assert kept.preset == "small-64"
     assert (kept.train.steps, kept.train.lr_g, kept.train.lr_d) == (1, 0.002, 0.003)
     assert kept.ddfn == preset.ddfn
-    assert kept.train.ema == preset.train.ema
+    assert kept.train.ema_decay == preset.train.ema_decay
     assert (kept.data, kept.model.spectral_norm_d) == (shards, False)
 
 
 @pytest.mark.parametrize("preset", ["demo", "small-32", "small-64"])
 @pytest.mark.slow
 def test_each_preset_for_a_cpu_trains_on_images_of_its_size(call, tmp_path, preset):
-    size = int(resolve(preset).model.architecture.partition("-")[2])
+    size = int(Config.from_preset(preset).model.architecture.partition("-")[2])
     data = ("soundscape", "--per-class", 2, "--seconds", 0.5, "--size", size)
     assert call("prepare", *data, "--out", tmp_path / "data").status == 0
     options = ("--train.steps", 2, "--train.checkpoint-every", 1, "--train.batch-size", 4, "--train.threads", 1)

@@ -226,13 +226,13 @@ def test_the_peak_is_what_a_process_grows_by():
     """In a process of its own, whose growth is what the system says; glibc rounds, so within a fifth."""
     script = """
 import resource, torch
-from schurgan.runs.config import resolve
+from schurgan.runs.config import Config
 from schurgan.training.trainer import Trainer
 from schurgan.networks import find_architecture
 from schurgan.networks.costs import step_peak
 torch.set_num_threads(1)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-config = resolve("small-32")
+config = Config.from_preset("small-32")
 train = config.train.model_copy(update={"batch_size": 1536})
 model = config.model.model_copy(update={"channels": 3})
 ddfn = config.ddfn.model_copy(update={"every": 1000})

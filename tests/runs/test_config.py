@@ -8,12 +8,14 @@ import yaml
 
 from schurgan.core.errors import UserError
 from schurgan.networks import ARCHITECTURES, Discriminator, Generator, Latent
-from schurgan.runs.config import Config, preset_names, preset_summary, read_yaml, resolve
+from schurgan.runs.config import _OLD_NAMES, DEFAULT_PRESET, Config, read_yaml
+from schurgan.runs.options import DDFNOptions, TrainOptions
+from schurgan.runs.presets import preset_names, preset_summary
 
 
 @pytest.mark.parametrize("name", preset_names())
 def test_every_shipped_preset_resolves_and_its_networks_make_and_judge_images_of_its_ladder(name):
-    config = resolve(name)
+    config = Config.from_preset(name)
     assert config.preset == name
     architecture = ARCHITECTURES[config.model.architecture]
     shape = {"width": config.model.width, "classes": 3, "channels": config.model.channels}
@@ -36,7 +38,7 @@ def test_every_preset_says_in_one_line_what_it_is_for(name):
 
 def test_a_preset_overrides_defaults_and_a_file_overrides_the_preset_key_by_key(tmp_path):
     (tmp_path / "mine.yaml").write_text("train: {lr_g: 0.005}\nddfn: {weight: 0.7}\n")
-    preset, config = resolve("small-64"), resolve("small-64", tmp_path / "mine.yaml")
+    preset, config = Config.from_preset("small-64"), Config.from_preset("small-64", tmp_path / "mine.yaml")
     assert preset.model.architecture == "small-64" != Config().model.architecture
     assert config.train.lr_g == 0.005 != preset.train.lr_g
     assert config.ddfn.weight == 0.7 != preset.ddfn.weight
@@ -47,18 +49,83 @@ def test_a_preset_overrides_defaults_and_a_file_overrides_the_preset_key_by_key(
 
 def test_a_file_may_name_the_preset_that_it_starts_from_and_a_given_one_comes_first(tmp_path):
     (tmp_path / "mine.yaml").write_text("preset: small-64\ntrain: {steps: 7}\n")
-    named, given = resolve(None, tmp_path / "mine.yaml"), resolve("small-32", tmp_path / "mine.yaml")
+    named, given = (
+        Config.from_preset(None, tmp_path / "mine.yaml"),
+        Config.from_preset("small-32", tmp_path / "mine.yaml"),
+    )
     assert (named.preset, named.model.architecture, named.train.steps) == ("small-64", "small-64", 7)
     assert (given.preset, given.model.architecture, given.train.steps) == ("small-32", "small-32", 7)
 
 
 def test_without_preset_and_file_the_options_are_those_of_the_default_preset():
-    assert resolve() == resolve(Config().preset)
+    assert Config.from_preset() == Config.from_preset(DEFAULT_PRESET)
+
+
+def test_a_config_that_names_a_preset_is_that_preset():
+    assert Config(preset="small-64") == Config.from_preset("small-64") != Config()
+    config = Config(preset="small-64", data="here", train=TrainOptions(steps=5))
+    assert config == Config.from_preset("small-64", data="here", steps=5)
+    assert config.train.lr_g == Config.from_preset("small-64").train.lr_g != 0.7
+    with pytest.raises(UserError, match='did you mean "small-64"'):
+        Config(preset="smal-64")
+
+
+def test_overrides_are_groups_or_single_options_of_one_group():
+    config = Config.from_preset("small-64", train={"steps": 7}, batch_size=3, ddfn=DDFNOptions(weight=0.5))
+    assert (config.train.steps, config.train.batch_size, config.ddfn.weight) == (7, 3, 0.5)
+    assert config.train.lr_d == Config.from_preset("small-64").train.lr_d
+    assert config.ddfn.relative_epsilon == Config.from_preset("small-64").ddfn.relative_epsilon
+
+
+def test_overrides_come_before_the_file(tmp_path):
+    (tmp_path / "mine.yaml").write_text("train: {steps: 7, batch_size: 5}")
+    train = Config.from_preset("small-64", tmp_path / "mine.yaml", steps=9).train
+    assert (train.steps, train.batch_size) == (9, 5)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        ({"weight": 1.0}, "weight: .*ddfn.*moment_matching"),
+        ({"stepz": 1}, 'stepz: .*did you mean "steps"'),
+        ({"steps": 0}, "train.steps: 0 given"),
+        ({"train": {"stepz": 1}}, "train.stepz: "),
+        ({"train": 5}, "train: 5 given"),
+    ],
+)
+def test_wrong_overrides_are_one_sentence_with_the_name(overrides, named):
+    with pytest.raises(UserError, match=named):
+        Config.from_preset("small-64", **overrides)
+
+
+def test_an_option_that_a_saved_file_lacks_has_its_default_whatever_the_preset(tmp_path):
+    Config.from_preset("proposed-128").save(tmp_path / "config.yaml")
+    options = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert options["train"].pop("lr_g") != TrainOptions().lr_g
+    options["preset"] = "a preset that is no more"
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(options))
+    assert Config.load(tmp_path / "config.yaml").train.lr_g == TrainOptions().lr_g
+
+
+@pytest.mark.parametrize("old", _OLD_NAMES)
+def test_an_old_name_is_read_from_a_file_with_a_warning(tmp_path, old):
+    group, _, name = old.partition(".")
+    values = {"ladder": "small-16", "exclude_folds": [2], "held_out": 0.25, "accumulate": 2, "ema": 0.5, "rollbacks": 7}
+    options = {group: {name: values[name]} if name else {"descriptor": "gram"}}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(options))
+    with pytest.warns(UserWarning, match=f"mine.yaml: {old} is called {_OLD_NAMES[old]} now"):
+        config = Config.load(tmp_path / "mine.yaml")
+    with pytest.warns(UserWarning, match=old):
+        assert Config.from_preset("small-32", tmp_path / "mine.yaml") != Config.from_preset("small-32")
+    group, _, name = _OLD_NAMES[old].partition(".")
+    assert getattr(config, group) != getattr(Config(), group)
+    config.save(tmp_path / "config.yaml")
+    assert old.partition(".")[2] not in (yaml.safe_load((tmp_path / "config.yaml").read_text())[group])
 
 
 @pytest.mark.parametrize("name", preset_names())
 def test_saved_options_load_as_they_were(tmp_path, name):
-    config = resolve(name).model_copy(update={"data": tmp_path / "daten ü"})
+    config = Config.from_preset(name).model_copy(update={"data": tmp_path / "daten ü"})
     config.save(tmp_path / "config.yaml")
     assert Config.load(tmp_path / "config.yaml") == config
 
@@ -91,7 +158,7 @@ def test_options_cannot_be_changed_after_they_are_made():
 def test_wrong_options_in_a_file_are_one_sentence_with_the_key(tmp_path, text, sentence):
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(UserError) as caught:
-        resolve(None, tmp_path / "mine.yaml")
+        Config.from_preset(None, tmp_path / "mine.yaml")
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -106,7 +173,7 @@ def test_a_file_that_is_missing_a_folder_or_no_text_is_one_sentence(tmp_path):
 def test_a_tag_that_would_run_python_runs_nothing(tmp_path):
     (tmp_path / "mine.yaml").write_text(f"train: !!python/object/apply:os.mkdir [{tmp_path / 'made'}]\n")
     with pytest.raises(UserError, match="line 1: not YAML"):
-        resolve(None, tmp_path / "mine.yaml")
+        Config.from_preset(None, tmp_path / "mine.yaml")
     with pytest.raises(UserError, match="line 1: not YAML"):
         Config.load(tmp_path / "mine.yaml")
     assert not (tmp_path / "made").exists()
@@ -116,6 +183,6 @@ def test_a_tag_that_would_run_python_runs_nothing(tmp_path):
 
 def test_an_unknown_preset_is_told_the_nearest_and_the_known_ones():
     with pytest.raises(UserError, match='did you mean "proposed-128"'):
-        resolve("proposd-128")
+        Config.from_preset("proposd-128")
     with pytest.raises(UserError, match=f"there are {', '.join(preset_names())}"):
-        resolve("zzz")
+        Config.from_preset("zzz")

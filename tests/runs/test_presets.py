@@ -16,7 +16,8 @@ from schurgan.commands.run import train_command
 from schurgan.health.monitor import RULES
 from schurgan.networks import ARCHITECTURES, find_architecture
 from schurgan.networks.costs import step_costs, step_peak
-from schurgan.runs.config import Config, preset_names, preset_summary, resolve
+from schurgan.runs.config import Config
+from schurgan.runs.presets import preset_names, preset_summary
 from schurgan.training.build import (
     build_augmentation,
     build_discriminator,
@@ -64,16 +65,16 @@ PAPER = [*BASELINES, "proposed-32", "proposed-128", "proposed-256"]
 @pytest.mark.parametrize("name", PAPER)
 def test_the_papers_networks_are_trained_as_the_paper_says(name):
     """Appendix C: Adam with β = (0, 0.9), rates of 2·10⁻⁴ (D) and 3·10⁻⁵ (G); batches of 256 or, on CIFAR-10, 512."""
-    train = resolve(name).train
+    train = Config.from_preset(name).train
     assert (train.betas, train.lr_d, train.lr_g) == ((0.0, 0.9), 2e-4, 3e-5)
     assert (train.d_steps, train.eps) == (2, 1e-6)
     assert train.batch_size == (512 if name.endswith("-32") else 256)
-    assert resolve(name).model.channels == 3
+    assert Config.from_preset(name).model.channels == 3
 
 
 @pytest.mark.parametrize("name", PAPER)
 def test_a_run_of_the_paper_goes_beyond_the_last_collapse_printed_and_stops_before_its_own(name):
-    config = resolve(name)
+    config = Config.from_preset(name)
     assert config.train.steps > (79_380 if name.endswith("-32") else 161_000)
     assert config.health.reaction == "stop"
     # What it ends with is a checkpoint that was scored.
@@ -82,14 +83,14 @@ def test_a_run_of_the_paper_goes_beyond_the_last_collapse_printed_and_stops_befo
 
 @pytest.mark.parametrize("name", PAPER)
 def test_the_discriminator_of_every_paper_network_and_the_generator_of_sa_gan_alone_are_normalised(name):
-    model = resolve(name).model
+    model = Config.from_preset(name).model
     assert model.spectral_norm_d
     assert model.spectral_norm_g == name.startswith("sagan")
 
 
 @pytest.mark.parametrize("name", PAPER)
 def test_the_paper_s_baselines_are_trained_without_the_condition(name):
-    ddfn = resolve(name).ddfn
+    ddfn = Config.from_preset(name).ddfn
     assert (ddfn.weight == 0) == (name in BASELINES)
     assert ddfn.epsilon == 37.16
     assert ddfn.relative_epsilon == (0.02 if name.endswith("-32") else None)
@@ -97,7 +98,7 @@ def test_the_paper_s_baselines_are_trained_without_the_condition(name):
 
 @pytest.mark.parametrize("name", PAPER)
 def test_a_preset_of_the_paper_is_of_the_size_in_its_name(name):
-    assert find_architecture(resolve(name).model.architecture).size == (int(name.split("-")[1]),) * 2
+    assert find_architecture(Config.from_preset(name).model.architecture).size == (int(name.split("-")[1]),) * 2
 
 
 class Row(NamedTuple):
@@ -174,7 +175,9 @@ ROWS = documented()
 def config_of(name: str) -> Config:
     """The options of a row, read by the command line itself."""
     preset, options = ROWS[name]
-    bound: Any = parse(train_command(resolve(preset)), "train", [*options, "--data", "shards", "--out", "run"])
+    bound: Any = parse(
+        train_command(Config.from_preset(preset)), "train", [*options, "--data", "shards", "--out", "run"]
+    )
     return next(value for value in (*bound.args, *bound.keywords.values()) if isinstance(value, Config))
 
 
@@ -219,7 +222,7 @@ def test_a_control_has_one_thing_less_or_in_the_place_of_another(name):
     assert active == ([held] if held else [])
     assert config.model.spectral_norm_d == (name not in ("C2", "C3"))
     assert config.model.width == (96 if name == "C4" else 64)
-    assert config.train == resolve("proposed-128").train
+    assert config.train == Config.from_preset("proposed-128").train
 
 
 def different_networks() -> list[str]:

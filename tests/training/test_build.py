@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from schurgan.networks import ARCHITECTURES, SpectralClamp, leading_singular_values
-from schurgan.runs.config import Config, DDFNOptions, ModelOptions, RegularizeOptions, TrainOptions
+from schurgan.runs.config import Config
+from schurgan.runs.options import DDFNOptions, ModelOptions, RegularizeOptions, TrainOptions
 from schurgan.training.augment import POLICIES
 from schurgan.training.build import build_architecture, build_generator, build_latent
 from schurgan.training.losses import LOSSES

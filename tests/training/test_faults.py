@@ -163,7 +163,7 @@ def nan_everywhere(trainer: Trainer) -> None:
 def test_a_learning_rate_of_5_is_a_failed_run_at_the_latest_halfway_through(options, tmp_path):
     """G gives one image for ever. Nothing was lost: that D is dead tells, or that nothing was ever varied."""
     steps = 24
-    run = train(options({"rollbacks": 0}, steps=steps, lr_g=5.0, lr_d=5.0), tmp_path / "run")
+    run = train(options({"max_rollbacks": 0}, steps=steps, lr_g=5.0, lr_d=5.0), tmp_path / "run")
     assert kinds(run)[-1] == "stopped"
     (collapsed,) = (event for event in events(run) if event["event"] == "collapsed")
     assert collapsed["step"] <= steps // 2 + PATIENCE * EVERY

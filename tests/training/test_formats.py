@@ -15,7 +15,8 @@ import schurgan
 from schurgan.audio import Spectrogram
 from schurgan.data import prepare
 from schurgan.data.sources import open_source
-from schurgan.runs.config import Config, DDFNOptions, ModelOptions, RegularizeOptions, TrainOptions
+from schurgan.runs.config import Config
+from schurgan.runs.options import DDFNOptions, ModelOptions, RegularizeOptions, TrainOptions
 from schurgan.training import train
 from schurgan.training.checkpoint import read
 from schurgan.training.trainer import Trainer

@@ -165,7 +165,7 @@ def test_the_next_attempt_begins_with_the_state_gone_back_to_and_trains_with_gen
 
 def test_after_its_rollbacks_a_run_ends_with_the_best_step_and_is_left_alone_when_resumed(options, ill, tmp_path):
     ill(attempts=9)
-    run = train(options({"rollbacks": 2}), tmp_path / "run")
+    run = train(options({"max_rollbacks": 2}), tmp_path / "run")
     assert kinds(run) == ["collapsed", "rollback"] * 2 + ["collapsed", "stopped"]
     assert [event["attempt"] for event in events(run)] == [0, 0, 1, 1, 2, 2]
     last = events(run)[-1]

@@ -118,7 +118,7 @@ def test_two_steps_of_d_use_both_batches_before_g_moves(trainer, batches, monkey
 
 
 def test_the_average_follows_g_by_the_warmed_up_decay(trainer, batches):
-    made = trainer(ema=0.2)
+    made = trainer(ema_decay=0.2)
     average = weights(made.average)
     for step in range(3):
         made.run_step(batches[step : step + 1])

@@ -11,7 +11,7 @@ from schurgan.data import Shards, prepare
 from schurgan.data.sources import open_source
 from schurgan.model import load
 from schurgan.report.page import write_report
-from schurgan.runs.config import resolve
+from schurgan.runs.config import Config
 from schurgan.runs.folder import RunFolder
 from schurgan.training import resume, train
 
@@ -35,7 +35,7 @@ def run_demo(out: str | Path) -> None:
     if RunFolder(out).config.exists():
         resume(out)
     else:
-        train(resolve("demo").model_copy(update={"data": out / "data"}), out)
+        train(Config.from_preset("demo", data=out / "data"), out)
     model = load(out)
     with Bar("sample", len(model.classes), "classes") as bar:
         for i, name in enumerate(model.classes):

@@ -18,8 +18,9 @@ from schurgan.commands.parsing import Folder, check_counts, check_rate, parse, v
 from schurgan.commands.run import animate, report, resume, status, train_command
 from schurgan.commands.study import study
 from schurgan.core.errors import Interrupted, UserError, did_you_mean, say, writing
-from schurgan.runs.config import Config, preset_names, preset_summary, resolve
+from schurgan.runs.config import Config
 from schurgan.runs.folder import RunFolder
+from schurgan.runs.presets import preset_names, preset_summary
 from schurgan.version import __version__
 
 PhaseName = Literal["noise", "carrier", "griffin-lim"]
@@ -250,7 +251,7 @@ def _run(arguments: list[str]) -> None:
     name, rest = command_of(arguments)
     command = COMMANDS[name]
     if name == "train":
-        command = train_command(resolve(value_of(rest, "--preset"), value_of(rest, "--config")))
+        command = train_command(Config.from_preset(value_of(rest, "--preset"), value_of(rest, "--config")))
     parse(command, name, rest)()
 
 

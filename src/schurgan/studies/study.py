@@ -16,7 +16,8 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from schurgan.core.errors import UserError, did_you_mean
-from schurgan.runs.config import Config, Count, Options, explain, merge_options, resolve
+from schurgan.runs.config import Config, explain, merge_options
+from schurgan.runs.options import Count, Options
 
 ScaleName = Literal["laptop", "gpu", "paper"]
 Kind = Literal["table", "gap", "sweep", "waveform", "panels"]
@@ -172,7 +173,7 @@ class Study(Options):
         for options in (at.options, self.data_at(scale, row.data).options, *self._parts(row, at, variant)):
             merged = merge_options(merged, options)
         preset = merged.pop("preset", None)
-        options = merge_options(resolve(preset).model_dump(), merged)
+        options = merge_options(Config.from_preset(preset).model_dump(), merged)
         options = merge_options(options, {"data": data, "train": {"seed": seed}})
         try:
             return Config.model_validate(options)

@@ -13,7 +13,7 @@ from schurgan.networks import (
     find_architecture,
 )
 from schurgan.normality.moments import MomentMatching
-from schurgan.runs.config import ModelOptions, MomentMatchingOptions, RegularizeOptions
+from schurgan.runs.options import ModelOptions, MomentMatchingOptions, RegularizeOptions
 from schurgan.training.augment import DiffAugment
 from schurgan.training.losses import LOSSES, Loss
 from schurgan.training.penalties import R1, R2, GradientPenalty, Penalty

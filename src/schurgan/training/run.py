@@ -197,9 +197,11 @@ class Run:
         trusted = verdict.healthy_step if verdict.healthy_step is not None else -1
         known = [step for step in self.checkpoints.healthy_steps() if step <= trusted or step == verdict.best_step]
         health = self.config.health
-        if health.reaction == "rollback" and self.attempt < health.rollbacks:
+        if health.reaction == "rollback" and self.attempt < health.max_rollbacks:
             known = [0, *known]  # from the start, where nothing better is left
-        action = decide(verdict, self.attempt, health.rollbacks, self.world.broadcast_object(known), health.reaction)
+        action = decide(
+            verdict, self.attempt, health.max_rollbacks, self.world.broadcast_object(known), health.reaction
+        )
         if verdict.state == "collapsed" and action.kind == "continue" and self._fault.item():
             raise UserError(f"{self.run}: {verdict.reasons[0]}")  # nothing would ever change any more
         return None if action.kind == "continue" else action

@@ -73,7 +73,7 @@ class Trainer:
         if self.world.size > 1:
             convert_batch_norm(self.generator)
         self.average = copy.deepcopy(self.generator)
-        self.ema = EMA(self.generator, self.average, train.ema)
+        self.ema = EMA(self.generator, self.average, train.ema_decay)
         self.latent = build_latent(model, self.generator)
         self.loss = build_loss(train.loss, regularize)
         self.augment = (augment or build_augmentation(regularize)).to(device)

@@ -1,0 +1,216 @@
+"""The options of a run, by group, each with its default and its help text."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Count = Annotated[int, Field(ge=1)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0, lt=10, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+
+
+class Options(BaseModel):
+    """A group of options: frozen, and without keys that are no options."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
+
+
+class ModelOptions(Options):
+    """The networks and z."""
+
+    architecture: str = "small-32"
+    """Shape of both networks, a row of `schurgan presets`; it must have the size of the prepared images."""
+    width: Count | None = None
+    """Base number of channels, which each block multiplies; the architecture's own by default."""
+    width_d: Count | None = None
+    """Base number of channels of the discriminator; the generator's by default."""
+    channels: Annotated[int, Field(ge=1, le=4)] = 1
+    """Channels of an image, all equal unless a colour map fills its 3."""
+    colormap: Literal["viridis", "magma", "turbo", "jet"] | None = None
+    """Invertible colour map that is applied to the images."""
+    skip_z: Literal["chunks", "full", "none"] | None = None
+    """Part of z that each block of the generator receives; the architecture's own by default."""
+    resample: Literal["nearest", "strided"] | None = None
+    """Layer by which blocks change size; the architecture's own by default."""
+    attention_g: tuple[Count, ...] | None = None
+    """Heights of the generator's feature maps with self-attention; the architecture's own by default."""
+    attention_d: tuple[Count, ...] | None = None
+    """Heights of the discriminator's feature maps with self-attention; the architecture's own by default."""
+    latent: Literal["normal", "uniform"] = "normal"
+    """Distribution of z: N(0, latent-variance) or U[-1, 1]."""
+    latent_variance: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Variance of a normal z; 1 by default."""
+    spectral_norm_g: bool = False
+    """Normalise the generator's layers by their spectral norm."""
+    spectral_norm_d: bool = True
+    """Normalise the discriminator's layers by their spectral norm."""
+    spectral_iterations: Count = 1
+    """Power iterations in each step, for spectral normalisation and clamp."""
+    clamp_g: Annotated[int, Field(ge=0)] = 0
+    """Number of leading singular values that are clamped in each layer of the generator (1: eq. (2) of the paper)."""
+    clamp_limit: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Value that they are clamped to; the next singular value by default."""
+    init: Literal["orthogonal", "glorot", "normal"] = "orthogonal"
+    """Distribution of the initial weights."""
+
+
+class RegularizeOptions(Options):
+    """Regularisers of the networks, and augmentation of what D sees."""
+
+    orthogonal_g: Weight = 0.0
+    """Weight of the orthogonal regularisation of the generator, eq. (12) and (13)."""
+    orthogonal_d: Weight = 0.0
+    """Weight of the orthogonal regularisation of the discriminator."""
+    orthogonal_kind: Literal["relaxed", "full"] = "relaxed"
+    """Make filters orthogonal (relaxed, eq. (13)) or orthonormal (full, eq. (12))."""
+    gradient_penalty: Weight = 0.0
+    """Weight of the gradient penalty between real and generated images; the loss wasserstein needs it."""
+    r1: Weight = 0.0
+    """Weight of the gradient penalty at real images."""
+    r2: Weight = 0.0
+    """Weight of the gradient penalty at generated images."""
+    penalty_every: Count = 1
+    """D steps between gradient penalties; each one's weight is multiplied by it."""
+    lecam: Weight = 0.0
+    """Weight of LeCam regularisation, which helps on small data."""
+    lecam_start: Annotated[int, Field(ge=0)] = 1000
+    """D steps before LeCam is switched on."""
+    augment: str = ""
+    """Policies of DiffAugment, which helps on small data: colour,translation,cutout or some of them."""
+    augment_strength: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Strength of DiffAugment, from 0 to 1."""
+
+
+class DDFNOptions(Options):
+    """The difference of the departure from normality Δ² between generated and real images."""
+
+    weight: Weight = 1.0
+    """Weight of the penalty in the generator's loss; with 0 the gap is only logged."""
+    epsilon: Weight = 37.16
+    """Gap between the mean Δ² of generated and real images that is not penalised, eq. (8) of the paper."""
+    relative_epsilon: Share | None = None
+    """The same as a share of the real mean, in place of epsilon."""
+    penalty: Literal["hinge", "quadratic", "augmented"] = "hinge"
+    """Function of the gap beyond epsilon that is penalised."""
+    estimator: Literal["exact", "hybrid", "perron", "asymmetry", "moments", "paper_symmetric", "paper_determinant"] = (
+        "hybrid"
+    )
+    """Estimator of Δ²."""
+    factor: Annotated[int, Field(ge=2, le=8)] = 2
+    """Pooling factor of the estimators that pool."""
+    scaling: Literal["unit", "signed"] = "unit"
+    """Range of the images whose Δ² is taken: [0, 1] (unit), or [-1, 1] (signed), which the paper's epsilon fits."""
+    channels: Literal["mean", "sum", "luminance"] = "mean"
+    """Reduction of the channels' Δ² to one number."""
+    per_class: bool = False
+    """Compare each class with its own real mean."""
+    decay: Share = 0.99
+    """Decay of the moving average of generated Δ²."""
+    every: Count = 1
+    """Steps between penalties; each one's weight is multiplied by it."""
+    exact_subset: Annotated[int, Field(ge=0)] = 0
+    """Images of each batch whose exact Δ² corrects the estimator's mean."""
+
+
+class MomentMatchingOptions(Options):
+    """Moment matching: a penalty where moments of generated images differ from those of real ones."""
+
+    descriptor: Literal["none", "dfn", "variance", "frobenius", "gram", "profile", "pixels"] = "none"
+    """Descriptor of an image whose moments are matched; none switches moment matching off."""
+    weight: Weight = 1.0
+    """Weight of the penalty; with balance, relative to the adversarial gradient."""
+    per_class: bool = True
+    """Match each class to its own moments."""
+    spread: bool = True
+    """Match the second moment as well as the mean."""
+    penalty: Literal["witness", "hinge"] = "witness"
+    """Pull along the difference of the moving averages (witness), or as DDFN does (hinge, which needs no-spread and
+    no-balance)."""
+    epsilon: Weight = 0.1
+    """Gap that is not penalised, in standard deviations within a class (witness) or as a share of the real mean
+    (hinge)."""
+    decay: Share = 0.95
+    """Decay of the moving averages of generated moments, for each D step."""
+    balance: bool = True
+    """Scale the penalty's gradient to the size of the adversarial gradient."""
+    estimator: Literal["exact", "hybrid", "perron", "asymmetry", "moments"] | None = None
+    """Estimator of the descriptor dfn; perron by default."""
+    tau: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.5
+    """Severity from which a balanced penalty has its full weight."""
+
+
+class HealthOptions(Options):
+    """Watching for a collapse, and the reaction to it."""
+
+    every: Annotated[int, Field(ge=0)] = 100
+    """Steps between evaluations of the run's health; with 0 only numbers that are not finite are noticed."""
+    images: Annotated[int, Field(ge=16)] = 256
+    """Images generated for each evaluation, always from the same latents."""
+    classifier: bool = True
+    """Measure Fréchet distances by a small classifier, trained once for all runs on the data."""
+    reaction: Literal["rollback", "stop", "warn"] = "rollback"
+    """Reaction to a collapse: go on from the last healthy checkpoint with gentler options, stop, or only warn."""
+    max_rollbacks: Annotated[int, Field(ge=0)] = 3
+    """Rollbacks before a collapse stops the run."""
+    patience: Count = 3
+    """Evaluations in a row that must agree before the verdict changes."""
+    warm_up: Annotated[int, Field(ge=0)] = 300
+    """Steps before the first verdict."""
+    budget: Share = 0.1
+    """Share of the training time that evaluations may take; if the first one takes longer, they become rarer."""
+
+
+class TrainOptions(Options):
+    """The training loop."""
+
+    steps: Count = 2000
+    """Generator steps of the whole run."""
+    batch_size: Count = 32
+    """Real images in each step, and as many generated ones."""
+    d_steps: Count = 1
+    """D steps for each generator step."""
+    lr_g: Rate = 1e-3
+    """Learning rate of the generator's Adam."""
+    lr_d: Rate = 1e-3
+    """Learning rate of the discriminator's Adam."""
+    betas: tuple[Share, Share] = (0.0, 0.9)
+    """Decay rates of Adam's two moments."""
+    eps: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 1e-6
+    """Epsilon of Adam."""
+    loss: Literal["hinge", "non_saturating", "minimax", "least_squares", "wasserstein"] = "hinge"
+    """Adversarial loss."""
+    ema_decay: Share = 0.995
+    """Decay of the moving average of the generator's weights, which makes the samples."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Seed of the weights, the order of the data and the noise."""
+    val_folds: tuple[int, ...] = ()
+    """Folds of the data that are kept for validation."""
+    val_fraction: Share = 0.0
+    """Share of each class's recordings that is kept for validation, where the data has no folds."""
+    balanced: bool = False
+    """Sample every class equally often."""
+    prefetch: Annotated[int, Field(ge=0)] = 2
+    """Steps whose images are loaded ahead."""
+    log_every: Count = 25
+    """Steps between lines of metrics.jsonl."""
+    sample_every: Count = 500
+    """Steps between sample grids and sounds."""
+    checkpoint_every: Count = 500
+    """Steps between checkpoints."""
+    keep_checkpoints: Count = 2
+    """Newest checkpoints that are kept, in addition to the best and the last healthy one."""
+    gradient_accumulation_steps: Count = 1
+    """Parts that each batch is split into to save memory; batch norm then sees one part at a time."""
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    """Arithmetic of the networks; losses and DDFN are always float32."""
+    compile: bool = False
+    """Compile the networks before the first step, which takes minutes."""
+    tensorboard: bool = False
+    """Also write TensorBoard's files, into RUN/tensorboard."""
+    threads: Count | None = None
+    """CPU threads; one for each core by default."""
+    device: str = "auto"
+    """Device: cpu, cuda, cuda:1, ...; auto takes a GPU where there is one."""
