@@ -50,7 +50,7 @@ def ddfn(**options: object) -> dict[str, Any]:
 def hinge(descriptor: str) -> dict[str, Any]:
     """A moment of the whole set, held as DDFN holds its own."""
     form = {"per_class": False, "spread": False, "balance": False, "penalty": "hinge"}
-    return {"condition": form | {"descriptor": descriptor, "weight": 3.0, "epsilon": 0.02, "decay": 0.9}}
+    return {"moment_matching": form | {"descriptor": descriptor, "weight": 3.0, "epsilon": 0.02, "decay": 0.9}}
 
 
 def witness(descriptor: str) -> dict[str, Any]:

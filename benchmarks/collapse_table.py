@@ -5,7 +5,7 @@
 A folder is a regime. A run counts as collapsed when the averaged generator, which is what a user gets, ends at more
 than 1.5 times the best Fréchet distance that it had (medians of three evaluations); its onset is the evaluation from
 which that never changes again. So the truth is taken from the end of a run, which nobody has while it trains. Every
-rule of `schurgan.health.monitor` is then replayed over what was measured, alone and together, and the gap of the
+rule of `schurgan.health` is then replayed over what was measured, alone and together, and the gap of the
 departure from normality in three ways. Intervals: Student's t of 95 % over seeds, Wilson's for shares.
 """
 
@@ -16,7 +16,6 @@ import json
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from typing import Any
 import torch
 
 from schurgan.evaluation.metrics.intervals import Interval, wilson
-from schurgan.health.monitor import RULES, Monitor, Rule, Signals
+from schurgan.health import RULES, Monitor, Rule, Signals
 from schurgan.health.rules import Over, OverEarly
 
 BROKEN, EARLIEST = 1.5, 300
@@ -61,40 +60,38 @@ class Run:
 class Gap(Over):
     """The size of the gap, as a share of the real mean."""
 
-    def measured(self, seen: Signals) -> dict[str, float]:
-        return {"gap": abs(seen.values["gap"])}
+    def measured(self, signals: Signals) -> dict[str, float]:
+        return {"gap": abs(signals["gap"] or 0.0)}
 
 
 @dataclass(frozen=True)
 class GapGrowth(OverEarly):
     """The size of the gap against what it was in the first evaluations."""
 
-    def measured(self, seen: Signals) -> dict[str, float]:
-        return {"gap": abs(seen.values["gap"])}
+    def measured(self, signals: Signals) -> dict[str, float]:
+        return {"gap": abs(signals["gap"] or 0.0)}
 
 
 @dataclass(frozen=True)
-class GapBand(Rule):
-    """The gap out of three standard errors."""
+class GapBand(Over):
+    """The size of the gap in standard errors."""
 
-    def says(self, seen: Signals, memory: Mapping[str, Any]) -> str | None:
-        out = abs(seen.values["gap"]) > 3 * seen.values["gap_standard_error"]
-        return "the gap is out of its band" if out else None
+    def measured(self, signals: Signals) -> dict[str, float]:
+        return {"gap": abs(signals["gap"] or 0.0) / (signals["gap_standard_error"] or 1e-30)}
 
 
 def watchers() -> dict[str, list[Rule]]:
     """By name, the rules that a monitor looks for: one of ours, several, or one of the gap."""
     alone = ("frechet", "variety", "frechet_extreme", "variety_extreme", "accuracy_d", "gradient_g", "held_out")
-    alone += ("variety_batch", "losses", "gradient")
+    alone += ("variety_batch",)
     found = {name: [RULES[name]] for name in alone}
     found["gradient over 5 x early"] = [replace(RULES["gradient_g"], factor=5.0)]
     found["all that call a collapse"] = [rule for rule in RULES.values() if rule.level != "warning"]
     found["all"] = list(RULES.values())
     found["all but held_out"] = [rule for rule in RULES.values() if rule.name != "held_out"]
-    gap = {"name": "gap", "level": "warning", "needs": ("gap",), "helps": ""}
-    found["DDFN gap over 1.4 x early"] = [GapGrowth(**gap, factor=1.4)]
-    found["DDFN gap over half of the real mean"] = [Gap(**gap, line=0.5)]
-    found["DDFN gap out of 3 standard errors"] = [GapBand(**gap)]
+    found["DDFN gap over 1.4 x early"] = [GapGrowth("gap", "warning", ("gap",), "", factor=1.4)]
+    found["DDFN gap over half of the real mean"] = [Gap("gap", "warning", ("gap",), "", line=0.5)]
+    found["DDFN gap out of 3 standard errors"] = [GapBand("gap", "warning", ("gap",), "", line=3.0)]
     return found
 
 

@@ -40,7 +40,7 @@ from schurgan.audio import Spectrogram
 from schurgan.core.errors import UserError
 from schurgan.data import prepare
 from schurgan.data.sources import open_source
-from schurgan.health.monitor import Verdict
+from schurgan.health import Verdict
 from schurgan.runs.config import Config
 from schurgan.training import resume, train
 from schurgan.training.checkpoint import Checkpoints, read

@@ -5,7 +5,7 @@
 From step `--spoil` on it is shown one of the ring's eight places only, as by a loader that has lost its shuffle, and so
 its points fall together. The monitor says since when, and the loop goes back to the last state that it calls healthy,
 and on with the whole ring. `--spoil 0` spoils nothing. Some seconds on a CPU. Of this project it needs
-`schurgan.health.monitor` alone.
+`schurgan.health` alone.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from schurgan.health.monitor import Monitor
+from schurgan.health import Monitor
 
 BATCH, Z, WIDTH, EVERY, RATE = 128, 8, 64, 50, 1e-3
 

@@ -13,7 +13,7 @@ import yaml
 
 from schurgan.commands.parsing import parse
 from schurgan.commands.run import train_command
-from schurgan.health.monitor import RULES
+from schurgan.health import RULES
 from schurgan.networks import ARCHITECTURES, find_architecture
 from schurgan.networks.costs import step_costs, step_peak
 from schurgan.runs.config import Config

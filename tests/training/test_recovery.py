@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from schurgan.health.monitor import Verdict
+from schurgan.health import Verdict
 from schurgan.runs.config import Config
 from schurgan.training.recovery import decide, gentler
 

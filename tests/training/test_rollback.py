@@ -14,7 +14,7 @@ import torch
 
 from schurgan.core.errors import Interrupted, UserError
 from schurgan.data import Shards
-from schurgan.health.monitor import Verdict
+from schurgan.health import Verdict
 from schurgan.model import load
 from schurgan.runs.config import Config
 from schurgan.runs.records import read_events

@@ -1,119 +1,162 @@
-"""What speaks of collapse: each rule a small object, so that rules can be measured alone and together.
+"""Rules that tell a collapse: small objects that can be measured alone and together.
 
-The lines were found on small networks that memorise 150 windows of ESC-10, with and without what keeps them from
-collapsing (three runs that collapse, seven that do not, an evaluation every 50 steps). The raw Fréchet distance over
-twice its best was the event. Variety under half of the real images' came 300 to 800 steps before it, a discriminator
-right on 95 % 350 to 500 before, neither in the seven. Held-out recordings scored nearer to generated ones came at once,
-and in six of the seven as well: a small data set, not a collapse. The gap of the departure from normality came with the
-event or not at all, and says nothing once DDFN holds it down, so no rule reads it.
+`docs/training.md` lists them and where their lines come from, `docs/collapse.md` how often each was right.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict
 
-FINITE = ("frechet", "frechet_ema", "variety", "margin", "gradient_g", "loss_d", "loss_g", "singular_values")
-_WINDOW = 200  # healthy values that a baseline remembers
-_LEAST = 8  # values below which a median and its spread say nothing
-_EARLY = 5  # values that make up "early"
-_RECENT = 3  # values whose median is a level
-_NORMAL = 1.4826  # standard deviations of a normal distribution in a median absolute deviation
+_HISTORY = 200  # healthy values that a baseline remembers
+_LEAST_HISTORY = 8  # values below which a median and its spread say nothing
+_EARLY = 5  # values that count as early
+_LEVEL = 3  # values whose median is a level
+_MAD_TO_DEVIATION = 1.4826  # standard deviations of a normal distribution per median absolute deviation
 
-Level = Literal["warning", "collapsed", "extreme"]
+
+class Signals(TypedDict, total=False):
+    """What an evaluation may measure. None, or no entry, where it did not."""
+
+    frechet: float | None  # Fréchet distance of the generator's images
+    frechet_ema: float | None  # the same of the averaged generator
+    frechet_floor: float | None  # the same of as many real images: lower ones cannot be told apart
+    variety: float | None  # mean distance of two images of a class, as a share of the real images'
+    variety_batch: float | None  # the same within a batch
+    accuracy_d: float | None  # share of real (training) and generated images that D tells right, 0 to 1
+    margin: float | None  # D's mean score of training images less that of generated ones
+    held_out: float | None  # (E D(train) − E D(held out)) / (E D(train) − E D(generated)); over ½: D has overfitted
+    gradient_g: float | None  # norm of the adversarial loss's gradient at the generated images
+    gap: float | None  # generated less real mean departure from normality; no rule reads it
+    gap_standard_error: float | None
+    singular_values: Mapping[str, float] | None  # leading singular value of each layer's weight
+    loss_d: float | None
+    loss_g: float | None
+    not_finite: str | None  # what was not finite since the last update
 
 
 @dataclass(frozen=True)
-class Signals:
-    """The numbers of an evaluation by name, a singular value as "singular_values.LAYER", and what was not finite."""
+class Rule:
+    """One thing that may be wrong with a run. A rule of one's own overrides `_judge`, and `_remember` if it learns."""
 
-    values: Mapping[str, float] = field(default_factory=dict)
-    not_finite: str | None = None
+    name: str  # also in a saved state
+    level: Literal["warning", "collapsed", "extreme"]  # extreme: a collapse past recovery
+    reads: tuple[str, ...]  # the signals it reads, of which at least one must be measured
+    advice: str  # what usually helps, the end of the sentence for the user
+    unsettles: bool = True  # whether a step at which the rule holds is unfit to go back to
+    at_once: bool = False  # whether one evaluation is enough, also during the warm-up
 
+    def measured(self, signals: Signals) -> dict[str, float]:
+        """Return the numbers that the rule reads by name, a layer's as "singular_values.LAYER"."""
+        numbers: dict[str, float] = {}
+        for name in self.reads:
+            value: Any = signals.get(name, {})
+            layers = value if isinstance(value, Mapping) else {"": value}
+            numbers |= {f"{name}.{layer}".rstrip("."): float(x) for layer, x in layers.items()}
+        return numbers
 
-@dataclass(frozen=True)
-class Rule(ABC):
-    """One thing that may be wrong with a run.
+    def check(self, signals: Signals, memory: Mapping[str, Any]) -> str | None:
+        """Return a sentence with the numbers where the rule holds at this evaluation, else None."""
+        for name, value in self.measured(signals).items():
+            if math.isfinite(value) and (finding := self._judge(value, memory.get(name), signals)):
+                signal, _, layer = name.partition(".")
+                return f"{_WORDS.get(signal, signal)}{layer and f' of {layer}'} was {finding}"
+        return None
 
-    name       by which it is chosen, and kept in a state
-    level      what it means: a warning, a collapse, or one that is past recovery
-    needs      what it reads, of which one at least must be measured; "singular_values" is
-               those of all layers
-    helps      end of the sentence for the user: what usually helps
-    unsettles  whether a step where it holds is no longer one to go back to
-    """
+    def _judge(self, value: float, memory: Any, signals: Signals) -> str | None:
+        """Return the value and the line it crossed where the rule holds for one signal, whose memory this is."""
+        raise NotImplementedError
 
-    name: str
-    level: Level
-    needs: tuple[str, ...]
-    helps: str
-    unsettles: bool = True
-    at_once: ClassVar[bool] = False
+    def learn(self, signals: Signals, memory: dict[str, Any], warm: bool) -> None:
+        """Take an evaluation at which the rule did not hold into its memory by signal, plain JSON values."""
+        for name, value in self.measured(signals).items():
+            if math.isfinite(value):
+                memory[name] = self._remember(value, memory.get(name), warm)
 
-    def measured(self, seen: Signals) -> dict[str, float]:
-        """Of the rule's signals, those that were measured and are numbers."""
-        values = seen.values.items()
-        return {name: x for name, x in values if name.partition(".")[0] in self.needs and math.isfinite(x)}
-
-    @abstractmethod
-    def says(self, seen: Signals, memory: Mapping[str, Any]) -> str | None:
-        """What was seen, with its numbers, if the rule holds at this evaluation."""
+    def _remember(self, value: float, memory: Any, warm: bool) -> Any:
+        """Return the memory of one signal after a value at which the rule did not hold; `warm`: after the warm-up."""
+        return memory
 
     def ready(self, memory: Mapping[str, Any], late: bool) -> bool:
-        """Whether the rule counts for this run already; `late` after the monitor's grace."""
+        """Whether the rule may count yet; `late`: the monitor's grace is over."""
         return True
-
-    def learn(self, seen: Signals, memory: dict[str, Any], warm: bool) -> None:
-        """Remember, as plain JSON values, an evaluation at which the rule did not hold; `warm` after the warm-up."""
-        return
 
 
 @dataclass(frozen=True)
 class NotFinite(Rule):
-    """Any number that must be finite is not."""
+    """A number that must be finite is not."""
 
-    at_once: ClassVar[bool] = True
+    def check(self, signals: Signals, memory: Mapping[str, Any]) -> str | None:
+        """Return the name of what is not finite."""
+        if what := signals.get("not_finite"):
+            return f"not finite: {what},"
+        wrong = [f"not finite: {name} was {x}" for name, x in self.measured(signals).items() if not math.isfinite(x)]
+        return wrong[0] if wrong else None
 
-    def says(self, seen: Signals, memory: Mapping[str, Any]) -> str | None:
-        if seen.not_finite:
-            return f"not finite: {seen.not_finite},"
-        for name, value in seen.values.items():
-            if name.partition(".")[0] in self.needs and not math.isfinite(value):
-                return f"not finite: {name} was {value}"
-        return None
+
+@dataclass(frozen=True)
+class Over(Rule):
+    """A number over `line`."""
+
+    line: float = 0.95
+
+    def _judge(self, value: float, memory: Any, signals: Signals) -> str | None:
+        return f"{value:.3g}, over {self.line:g}" if value > self.line else None
+
+
+@dataclass(frozen=True)
+class Gone(Rule):
+    """A number that has fallen to 0: seen where all units of D were dead, while the distances still looked healthy."""
+
+    line: float = 1e-12
+
+    def _judge(self, value: float, memory: Any, signals: Signals) -> str | None:
+        return f"{value:.2g}: D scores all images alike, and nothing is learned" if value <= self.line else None
 
 
 @dataclass(frozen=True)
 class OverBest(Rule):
     """A distance over `factor` times its best level: the lowest median of three evaluations since the warm-up.
 
-    Not the lowest value: that is as lucky as the run is long, and one lucky value made a collapse of a measured run
-    with spectral normalisation whose raw generator was noisy and whose average was well. Nor a level below what real
-    images reach at their number: there distances are noise, of which twice the best is soon seen.
+    The lowest single value would not do: one lucky value made a collapse of a measured run that was well. The level is
+    at least `frechet_floor`, what as many real images reach: distances below it are noise.
     """
 
     factor: float = 2.0
 
-    def says(self, seen: Signals, memory: Mapping[str, Any]) -> str | None:
-        for name, value in self.measured(seen).items():
-            best = memory.get(name, {}).get("best")
-            if best is not None and value > self.factor * max(best, seen.values.get("frechet_floor", 0.0)):
-                return f"{_words(name)} was {value:.4g}, over {self.factor:g} times its best level, {best:.4g}"
-        return None
+    def _judge(self, value: float, memory: Any, signals: Signals) -> str | None:
+        best = memory["best"] if memory else None
+        if best is None or value <= self.factor * max(best, signals.get("frechet_floor") or 0.0):
+            return None
+        return f"{value:.4g}, over {self.factor:g} times its best level, {best:.4g}"
 
-    def learn(self, seen: Signals, memory: dict[str, Any], warm: bool) -> None:
-        for name, value in self.measured(seen).items():
-            if not warm or value <= 0:  # below 0 is rounding
-                continue
-            known = memory.setdefault(name, {"recent": [], "best": None})
-            known["recent"] = recent = [*known["recent"], value][-_RECENT:]
-            if len(recent) == _RECENT:
-                level = statistics.median(recent)
-                known["best"] = level if known["best"] is None else min(known["best"], level)
+    def _remember(self, value: float, memory: Any, warm: bool) -> Any:
+        if not warm or value <= 0:  # below 0 is rounding
+            return memory
+        recent = [*(memory["recent"] if memory else []), value][-_LEVEL:]
+        levels = [statistics.median(recent)] if len(recent) == _LEVEL else []
+        if memory and memory["best"] is not None:
+            levels.append(memory["best"])
+        return {"recent": recent, "best": min(levels, default=None)}
+
+
+@dataclass(frozen=True)
+class OverEarly(Rule):
+    """A number over `factor` times its median over the first five evaluations of the run."""
+
+    factor: float = 10.0
+
+    def _judge(self, value: float, memory: Any, signals: Signals) -> str | None:
+        early = statistics.median(memory) if memory and len(memory) == _EARLY else math.inf
+        if value <= self.factor * early:
+            return None
+        return f"{value:.3g}, over {self.factor:g} times its early level, {early:.3g}"
+
+    def _remember(self, value: float, memory: Any, warm: bool) -> Any:
+        return [*(memory or []), value][:_EARLY]
 
 
 @dataclass(frozen=True)
@@ -123,141 +166,77 @@ class Under(Rule):
     line: float = 0.5
     armed_at: float = 0.5
 
-    def says(self, seen: Signals, memory: Mapping[str, Any]) -> str | None:
-        for name, value in self.measured(seen).items():
-            if value < self.line:
-                return f"{_words(name)} was {value:.2f} of the real images', under {self.line:g}"
-        return None
+    def _judge(self, value: float, memory: Any, signals: Signals) -> str | None:
+        return f"{value:.2f} of the real images', under {self.line:g}" if value < self.line else None
+
+    def _remember(self, value: float, memory: Any, warm: bool) -> Any:
+        return bool(memory) or (warm and value >= self.armed_at)
 
     def ready(self, memory: Mapping[str, Any], late: bool) -> bool:
-        return bool(memory.get("armed", False))
-
-    def learn(self, seen: Signals, memory: dict[str, Any], warm: bool) -> None:
-        if warm and any(value >= self.armed_at for value in self.measured(seen).values()):
-            memory["armed"] = True
+        """Whether the share has been over `armed_at`."""
+        return any(memory.values())
 
 
 @dataclass(frozen=True)
 class NeverOver(Under):
     """A share still under `line` late in a run, and never over `armed_at` before."""
 
-    def says(self, seen: Signals, memory: Mapping[str, Any]) -> str | None:
-        said = super().says(seen, memory)
-        return None if said is None or memory.get("armed") else f"{said}, and has never been over {self.armed_at:g}"
+    def _judge(self, value: float, memory: Any, signals: Signals) -> str | None:
+        finding = None if memory else super()._judge(value, memory, signals)
+        return finding and f"{finding}, and has never been over {self.armed_at:g}"
 
     def ready(self, memory: Mapping[str, Any], late: bool) -> bool:
-        return late and not memory.get("armed", False)
-
-
-@dataclass(frozen=True)
-class Over(Rule):
-    """A number over `line`."""
-
-    line: float = 0.95
-
-    def says(self, seen: Signals, memory: Mapping[str, Any]) -> str | None:
-        for name, value in self.measured(seen).items():
-            if value > self.line:
-                return f"{_words(name)} was {value:.3g}, over {self.line:g}"
-        return None
-
-
-@dataclass(frozen=True)
-class OverEarly(Rule):
-    """A number over `factor` times its median over the first evaluations of the run."""
-
-    factor: float = 10.0
-
-    def says(self, seen: Signals, memory: Mapping[str, Any]) -> str | None:
-        for name, value in self.measured(seen).items():
-            early = memory.get(name, [])
-            if len(early) == _EARLY and value > self.factor * statistics.median(early):
-                level = statistics.median(early)
-                return f"{_words(name)} was {value:.3g}, over {self.factor:g} times its early level, {level:.3g}"
-        return None
-
-    def learn(self, seen: Signals, memory: dict[str, Any], warm: bool) -> None:
-        for name, value in self.measured(seen).items():
-            if len(memory.setdefault(name, [])) < _EARLY:
-                memory[name].append(value)
-
-
-@dataclass(frozen=True)
-class Gone(Rule):
-    """A number that is 0, or all but: seen where all units of D had gone dead, with healthy distances left behind."""
-
-    line: float = 1e-12
-
-    def says(self, seen: Signals, memory: Mapping[str, Any]) -> str | None:
-        for name, value in self.measured(seen).items():
-            if value <= self.line:
-                return (
-                    f"{_words(name)} was {value:.2g}: the discriminator scores all images alike, and nothing is learned"
-                )
-        return None
+        """Whether it is late and the share has never been over `armed_at`."""
+        return late and not any(memory.values())
 
 
 @dataclass(frozen=True)
 class Exploding(Rule):
-    """|x| over `factor` times its median m in the run's healthy past, and over m by `deviations` robust deviations.
+    """A number over `factor` times its healthy median m, and over m by `deviations` robust standard deviations.
 
-    A robust deviation is 1.4826 times the median absolute deviation, which a few bad values do not move. Both lines are
-    needed: the first for what hardly varies (a normalised layer), the second for what lies around 0 (G's hinge loss).
+    A robust deviation is 1.4826 times the median absolute deviation, which a few bad values do not move. The first
+    line is for what hardly varies (a normalised layer), the second for what grows all the time.
     """
 
-    factor: float = 5.0
+    factor: float = 3.0
     deviations: float = 10.0
 
-    def says(self, seen: Signals, memory: Mapping[str, Any]) -> str | None:
-        worst, said = 0.0, None
-        for name, value in self.measured(seen).items():
-            past = memory.get(name, [])
-            if len(past) < _LEAST:
-                continue
-            median = statistics.median(past)
-            spread = _NORMAL * statistics.median([abs(x - median) for x in past])
-            line = max(self.factor * median, median + self.deviations * spread)
-            if abs(value) > line and (excess := abs(value) / max(line, 1e-30)) > worst:
-                worst = excess
-                said = f"{_words(name)} was {value:.3g}, in this run's healthy past about {median:.3g} in size"
-        return said
+    def _judge(self, value: float, memory: Any, signals: Signals) -> str | None:
+        if not memory or len(memory) < _LEAST_HISTORY:
+            return None
+        median = statistics.median(memory)
+        deviation = _MAD_TO_DEVIATION * statistics.median([abs(x - median) for x in memory])
+        if value <= max(self.factor * median, median + self.deviations * deviation):
+            return None
+        return f"{value:.3g}, in this run's healthy past about {median:.3g}"
 
-    def learn(self, seen: Signals, memory: dict[str, Any], warm: bool) -> None:
-        if warm:
-            for name, value in self.measured(seen).items():
-                memory[name] = [*memory.get(name, []), abs(value)][-_WINDOW:]
-
-
-def _words(name: str) -> str:
-    """A signal as a user reads it."""
-    part, _, layer = name.partition(".")
-    return _WORDS.get(part, name) + (f" of {layer}" if layer else "")
+    def _remember(self, value: float, memory: Any, warm: bool) -> Any:
+        return [*(memory or []), value][-_HISTORY:] if warm else memory
 
 
 _WORDS = {
     "frechet": "the Fréchet distance",
     "variety": "the variety within a class",
     "variety_batch": "the variety within a class of a training batch",
-    "accuracy_d": "the discriminator's share of right answers",
-    "held_out": "the discriminator's score of held-out recordings, from training (0) to generated ones (1),",
+    "accuracy_d": "D's accuracy",
+    "held_out": "D's score of held-out recordings, from training (0) to generated ones (1),",
     "gradient_g": "the adversarial gradient at the images",
-    "loss_d": "the discriminator's loss",
-    "loss_g": "the generator's loss",
     "singular_values": "the leading singular value",
 }
 _BACK = "go back to before it with lower learning rates; spectral normalisation of D or DiffAugment prevents most"
-_MODES = "go back to before it; a condition on the generator per class, or DiffAugment, keeps classes varied"
+_MODES = "go back to before it; moment matching per class or DiffAugment keeps classes varied"
 _DATA = "look at the data first (labels, silent or repeated clips), then try lower learning rates"
 _D_WINS = "often comes before a collapse: lower the discriminator's learning rate or its steps, or use DiffAugment"
 _FEW = "usual with little data and no collapse by itself: DiffAugment, or more recordings"
 _RATES = "often comes before a collapse: lower learning rates, or spectral normalisation in a new run"
 _DEAD = "go back to before it with a lower learning rate of the discriminator"
 _LOST = "go back to a checkpoint before it; if it comes again, lower the learning rates or use more precise arithmetic"
+_FINITE = ("frechet", "frechet_ema", "variety", "margin", "gradient_g", "loss_d", "loss_g", "singular_values")
 
 RULES: dict[str, Rule] = {
     rule.name: rule
     for rule in (
-        NotFinite("not_finite", "extreme", FINITE, _LOST),
+        NotFinite("not_finite", "extreme", _FINITE, _LOST, at_once=True),
         OverBest("frechet", "collapsed", ("frechet",), _BACK),
         Under("variety", "collapsed", ("variety",), _MODES),
         NeverOver("never_varied", "collapsed", ("variety",), _DATA, line=0.25),
@@ -269,8 +248,6 @@ RULES: dict[str, Rule] = {
         OverEarly("gradient_g", "warning", ("gradient_g",), _RATES),
         Over("held_out", "warning", ("held_out",), _FEW, unsettles=False, line=0.5),
         Under("variety_batch", "warning", ("variety_batch",), _MODES),
-        Exploding("losses", "warning", ("loss_d", "loss_g"), _RATES),
-        Exploding("gradient", "warning", ("gradient_g",), _RATES),
-        Exploding("singular_values", "warning", ("singular_values",), _RATES, factor=3.0),
+        Exploding("singular_values", "warning", ("singular_values",), _RATES),
     )
 }

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
-from schurgan.health.monitor import Verdict
+from schurgan.health import Verdict
 from schurgan.runs.config import Config
 from schurgan.training.augment import POLICIES
 

@@ -16,7 +16,7 @@ from schurgan.core.distributed import World
 from schurgan.data.codec import Codec
 from schurgan.data.shards import Shards
 from schurgan.evaluation.features.extractor import Extracted, Extractor, open_extractor
-from schurgan.health.monitor import Monitor, Verdict
+from schurgan.health import Monitor, Verdict
 from schurgan.networks.batch_norm import local_statistics
 from schurgan.runs.config import Config
 from schurgan.training.health_scores import HealthScores
@@ -51,6 +51,7 @@ class Watcher:
         self._config, self._training, self._held_out, self._codec = config, training, held_out, codec
         self.reset()
         self._scores: HealthScores | None = None
+        self._score: float | None = None
         self._timed: list[float] = []
 
     def reset(self) -> None:
@@ -82,15 +83,21 @@ class Watcher:
             measured["margin"] = real - fake
         measured |= self._gap(trainer)
         measured["singular_values"] = trainer.singular_values()
-        measured["not_finite"] = self._not_finite(trainer)
+        if (sentence := self._not_finite(trainer)) is not None:
+            measured["not_finite"] = sentence
         measured = self.world.broadcast_object(measured)
         verdict = self.monitor.update(trainer.step, **measured)
         if not self.stretch:
             self.stretch = self.world.broadcast_object(self._stretched(time.monotonic() - began))
-        return self.monitor.record() | {"reasons": list(verdict.reasons)}, verdict
+        self._score = measured.get("frechet_ema")
+        if "gap" in measured:
+            error = 2 * measured["gap_standard_error"]
+            measured |= {"gap_low": measured["gap"] - error, "gap_high": measured["gap"] + error}
+        return measured | {"verdict": verdict.state, "reasons": list(verdict.reasons)}, verdict
 
     def fault(self, step: int, what: str) -> Verdict:
         """The verdict on a loss or a gradient that was not finite."""
+        self._score = None
         return self.monitor.update(step, not_finite=what)
 
     def changes(self, verdict: Verdict) -> list[dict[str, Any]]:
@@ -110,16 +117,15 @@ class Watcher:
 
     def score(self) -> float | None:
         """Of the newest evaluation: the Fréchet distance of the averaged generator; None where none was taken."""
-        value = self.monitor.record().get("frechet_ema")
-        return value if isinstance(value, float) and math.isfinite(value) else None
+        return self._score if self._score is not None and math.isfinite(self._score) else None
 
     def sound(self) -> bool:
         """Whether nothing spoke against the run at its last evaluation."""
-        return self.monitor.sound
+        return self.monitor.verdict().unsuspected
 
     def trusted(self) -> int | None:
         """The last step that is known to be healthy by what came after it, 0 for none yet; None if nobody looks."""
-        return (self.monitor.healthy_step or 0) if self.options.every else None
+        return (self.monitor.verdict().healthy_step or 0) if self.options.every else None
 
     def state_dict(self) -> dict[str, Any]:
         return {"monitor": self.monitor.state_dict(), "means": self.means.state_dict(), "stretch": self.stretch}
@@ -128,6 +134,7 @@ class Watcher:
         self.monitor.load_state_dict(state["monitor"])
         self.means.load_state_dict(state["means"])
         self.stretch = int(state["stretch"])
+        self._score = None
         self._state = self.monitor.verdict().state
 
     def _quick_scores(self, trainer: Trainer) -> HealthScores:
