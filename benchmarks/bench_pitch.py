@@ -16,7 +16,7 @@ import soxr
 import torch
 
 from schurgan.audio.pitch import pitch_shift
-from schurgan.data.work import PITCHES
+from schurgan.data.prepare import PITCHES
 
 RATE, N = 16000, 32000
 

@@ -121,7 +121,7 @@ def test_the_work_is_done_by_the_workers_and_what_cannot_be_used_is_listed_as_el
 
 @pytest.mark.slow
 def test_a_cluster_that_is_lost_is_one_sentence_and_can_be_gone_on_without(cluster, tmp_path, monkeypatch):
-    monkeypatch.setattr("schurgan.data.cluster.PATIENCE", 5.0)
+    monkeypatch.setattr("schurgan.data.workers.PATIENCE", 5.0)
 
     def lose(done: int, total: int, seconds: float) -> None:
         if done >= 96 and cluster.scheduler.poll() is None:
@@ -138,12 +138,12 @@ def test_a_cluster_that_is_lost_is_one_sentence_and_can_be_gone_on_without(clust
 
 
 def test_an_address_where_nobody_answers_is_one_sentence(tmp_path, monkeypatch):
-    monkeypatch.setattr("schurgan.data.cluster.PATIENCE", 0.5)
+    monkeypatch.setattr("schurgan.data.workers.PATIENCE", 0.5)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
     for wrong in (address, "nonsense://x"):
-        with pytest.raises(UserError, match=f'--cluster "{wrong}": no Dask scheduler answers there'):
+        with pytest.raises(UserError, match=f"cluster: {wrong} given, no Dask scheduler answers there"):
             prepare(SOURCE, tmp_path / "out", SMALL, cluster=wrong)
 
 

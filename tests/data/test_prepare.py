@@ -25,11 +25,11 @@ from torch import Tensor
 from schurgan.audio import Spectrogram, read_audio
 from schurgan.core.errors import UserError
 from schurgan.data import Manifest, Shards, prepare, summary
+from schurgan.data.prepare import PITCHES
 from schurgan.data.shards import dequantise, quantise
 from schurgan.data.sources.base import Item
 from schurgan.data.sources.folder import open_folder
 from schurgan.data.verify import verify
-from schurgan.data.work import PITCHES
 
 RATE, N_SAMPLES, SIZE = 16000, 8000, 32
 SMALL = Spectrogram(size=SIZE, n_samples=N_SAMPLES, channels=1)
@@ -234,7 +234,7 @@ from pathlib import Path
 from schurgan.audio import Spectrogram
 from schurgan.data import prepare
 from schurgan.data.sources.folder import open_folder
-from schurgan.data.work import PITCHES
+from schurgan.data.prepare import PITCHES
 
 def progress(done, total, seconds):
     while done and not (workers := multiprocessing.active_children()):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,134 +17,201 @@ TransformName = Literal["wavelet", "stft"]
 Frame = Literal["paper", "native"]
 
 
-def prepare(
-    source: Annotated[Positional[str], arg(metavar="SOURCE")],
-    root: Annotated[Positional[Path | None], arg(metavar="[ROOT]")] = None,
+@dataclass(frozen=True)
+class ShardOptions:
+    """Where the shards go, and how they are made."""
+
+    out: Folder
+    """Folder for the shards and manifest.json."""
+    size: int = 0
+    """Rows and columns of an image, 8 to 1024; 0 is 64, but for square pictures up to 128 x 128 their own."""
+    dtype: Literal["uint8", "float16", "float32"] | None = None
+    """How pixels are stored; by default uint8 for log scales and pictures, float16 for the linear scale."""
+    shard_clips: int = 1024
+    """Clips a shard."""
+    workers: int | None = None
+    """Processes, all cores by default."""
+    cluster: str | None = None
+    """Address of a Dask scheduler whose workers do the work, such as tcp://10.0.0.7:8786."""
+    strict: bool = False
+    """Stop at the first recording that cannot be used instead of listing it."""
+    overwrite: bool = False
+    """Replace shards of other data or options in the folder."""
+
+
+@dataclass(frozen=True)
+class PictureOptions:
+    """How pictures are kept."""
+
+    images: Literal["colour", "grey"] = "colour"
+    """How pictures are kept."""
+
+
+@dataclass(frozen=True)
+class SoundOptions:
+    """How recordings become images."""
+
+    scale: Scale = "log"
+    """Magnitude scale of the images."""
+    transform: TransformName = "wavelet"
+    """wavelet (complex Morlet) or stft."""
+    frame: Frame = "paper"
+    """50 ms frames resized to the columns (paper), or one frame a column (native)."""
+    sample_rate: int = 16000
+    """In Hz."""
+    seconds: float | None = None
+    """Length of a clip: longer ones are cut and shorter ones padded; 5 by default, for soundscape 2."""
+    augment_pitch: bool = False
+    """Add copies of recordings of 2 s or less, at 0.75, 0.9, 1.15 and 1.5 times their pitch."""
+    audio: bool = True
+    """Keep the recordings in the shards, which phases can be borrowed from."""
+
+
+Root = Annotated[Positional[Path], arg(metavar="ROOT")]
+_Shards = Annotated[ShardOptions, arg(name="")]
+_Sounds = Annotated[SoundOptions, arg(name="")]
+_Pictures = Annotated[PictureOptions, arg(name="")]
+
+
+def prepare_folder(
+    root: Root,
     /,
+    shards: _Shards,
+    sounds: _Sounds,
+    pictures: _Pictures,
     *,
-    out: Folder,
-    size: int = 0,
-    scale: Scale = "log",
-    transform: TransformName = "wavelet",
-    frame: Frame = "paper",
-    images: Literal["colour", "grey"] = "colour",
-    augment_pitch: bool = False,
-    seconds: float | None = None,
-    sample_rate: int = 16000,
-    subset: str | None = None,
-    per_class: int | None = None,
     kind: Literal["audio", "images"] | None = None,
     table: Annotated[Path | None, arg(metavar="FILE")] = None,
-    by: str | None = None,
-    locales: str | None = None,
-    split: str | None = None,
-    max_seconds: float | None = None,
-    clips: int | None = None,
-    seed: int | None = None,
-    dtype: Literal["uint8", "float16", "float32"] | None = None,
-    shard_clips: int = 1024,
-    audio: bool = True,
-    workers: int | None = None,
-    cluster: str | None = None,
-    strict: bool = False,
-    overwrite: bool = False,
 ) -> None:
-    """Recordings to shards of spectrogram images, on all cores; started again, it does what is missing.
+    """Recordings or images of your own, a folder a class, to shards of images; started again, it does what is missing.
 
     Args:
-        source: folder (a folder a class, any audio or images), esc50, urbansound8k, common_voice or cifar10 (their
-            official layouts), or soundscape (made by the program)
-        root: where the recordings are
-        out: folder for the shards and manifest.json
-        size: rows and columns of an image, 8 to 1024; 0 is 64, but for square pictures up to 128 x 128 their own
-        scale: magnitude scale of the images
-        transform: wavelet (complex Morlet) or stft
-        frame: 50 ms frames resized to the columns (paper), or one frame a column (native)
-        images: of a source of pictures, how they are kept
-        augment_pitch: add copies of recordings of 2 s or less, at 0.75, 0.9, 1.15 and 1.5 times their pitch
-        seconds: length of a clip, longer ones are cut and shorter ones padded; 5, for soundscape 2
-        sample_rate: Hz
-        subset: of esc50: esc10
-        per_class: clips a class, of soundscape; of cifar10 the first so many images a class of each batch
-        kind: of folder: images where both are there, or audio
-        table: of folder: a CSV file with the columns path, label and, where wanted, fold, instead of a folder a class
-        by: of common_voice: classes by locale (the default), sentence, gender, age or accents
-        locales: of common_voice: languages with commas between them, as en,de; all that are there by default
-        split: of common_voice: its tables, validated by default; of train,dev,test they are folds 1, 2 and 3
-        max_seconds: of common_voice: longer clips are left out
-        clips: of common_voice: how many are drawn, 100000 by default
-        seed: of soundscape, and of the draw from common_voice
-        dtype: how pixels are stored; uint8 for the log scales and float16 for the linear one by default
-        shard_clips: clips a shard
-        audio: keep the recordings in the shards, which phases can be borrowed from
-        workers: processes, all cores by default
-        cluster: address of a Dask scheduler whose workers do the work, such as tcp://10.0.0.7:8786
-        strict: stop at the first recording that cannot be used instead of listing it
-        overwrite: replace shards of other data or options in the folder
+        root: folder with one folder of recordings (any audio) or images for each class
+        kind: images where both are there, or audio
+        table: a CSV file with the columns path, label and, where wanted, fold, instead of a folder a class
     """
+    _prepare("folder", root, {"kind": kind, "table": table}, shards, sounds, pictures)
+
+
+def prepare_esc50(root: Root, /, shards: _Shards, sounds: _Sounds, *, subset: str = "all") -> None:
+    """ESC-50, 2,000 recordings in 50 classes, to shards.
+
+    Args:
+        root: the unpacked data set, with meta/esc50.csv and audio/
+        subset: all, or esc10, its 400 recordings in 10 classes
+    """
+    _prepare("esc50", root, {"subset": subset}, shards, sounds)
+
+
+def prepare_urbansound8k(root: Root, /, shards: _Shards, sounds: _Sounds) -> None:
+    """UrbanSound8K, 8,732 recordings in 10 classes, to shards.
+
+    Args:
+        root: the unpacked data set, with metadata/ and audio/fold*/
+    """
+    _prepare("urbansound8k", root, {}, shards, sounds)
+
+
+def prepare_common_voice(
+    root: Root,
+    /,
+    shards: _Shards,
+    sounds: _Sounds,
+    *,
+    by: str = "locale",
+    locales: str | None = None,
+    split: str = "validated",
+    max_seconds: float | None = None,
+    clips: int = 100_000,
+    seed: int = 0,
+) -> None:
+    """A release of Common Voice, spoken sentences, to shards.
+
+    Args:
+        root: the release, with validated.tsv and clips/ for each language, or the folder of one language
+        by: classes by locale, sentence, gender, age or accents
+        locales: languages with commas between them, as en,de; all that are there by default
+        split: its tables; of train,dev,test they are folds 1, 2 and 3
+        max_seconds: longer clips are left out
+        clips: how many are drawn
+        seed: of the draw
+    """
+    options = {"by": by, "locales": locales, "split": split, "max_seconds": max_seconds, "clips": clips, "seed": seed}
+    _prepare("common_voice", root, options, shards, sounds)
+
+
+def prepare_cifar10(root: Root, /, shards: _Shards, pictures: _Pictures, *, per_class: int | None = None) -> None:
+    """CIFAR-10, 60,000 images in 10 classes, to shards.
+
+    Args:
+        root: the unpacked data set, cifar-10-batches-py or cifar-10-batches-bin
+        per_class: the first so many images a class of each batch
+    """
+    _prepare("cifar10", root, {"per_class": per_class}, shards, SoundOptions(), pictures)
+
+
+def prepare_soundscape(shards: _Shards, sounds: _Sounds, *, per_class: int = 150, seed: int = 0) -> None:
+    """Eight classes of sounds that the program makes itself, to shards.
+
+    Args:
+        per_class: clips a class
+        seed: other seeds make other clips
+    """
+    options = {"per_class": per_class, "seed": seed, "seconds": sounds.seconds}
+    _prepare("soundscape", None, options, shards, sounds)
+
+
+def _prepare(
+    name: str,
+    root: Path | None,
+    options: Mapping[str, object],
+    shards: ShardOptions,
+    sounds: SoundOptions,
+    pictures: PictureOptions | None = None,
+) -> None:
     from schurgan.data.sources import open_source
 
-    given = {
-        "subset": subset,
-        "per_class": per_class,
-        "kind": kind,
-        "table": table,
-        "by": by,
-        "locales": locales,
-        "split": split,
-        "max_seconds": max_seconds,
-        "clips": clips,
-        "seed": seed,
-        "seconds": seconds if source == "soundscape" else None,
-    }
-    opened = open_source(source, root, **{name: value for name, value in given.items() if value is not None})
-    length = seconds if seconds is not None else 2.0 if source == "soundscape" else 5.0
-    if not 0.05 <= length <= 600:
-        raise UserError(f"--seconds: {length:g} given, 0.05 to 600 is needed")
-    check_rate(sample_rate)
-    check_counts(shard_clips=shard_clips, workers=workers)
+    source = open_source(name, root, **{option: value for option, value in options.items() if value is not None})
+    if sounds.seconds is not None and not 0.05 <= sounds.seconds <= 600:
+        raise UserError(f"--seconds: {sounds.seconds:g} given, 0.05 to 600 is needed")
+    check_rate(sounds.sample_rate)
+    check_counts(shard_clips=shards.shard_clips, workers=shards.workers)
 
-    from schurgan.audio import Spectrogram
     from schurgan.core.progress import Bar
-    from schurgan.data import prepare as run
-    from schurgan.data import summary
-    from schurgan.data.codec import Codec, ImageCodec, native_size
-    from schurgan.data.work import PITCHES
+    from schurgan.data import prepare, summary
+    from schurgan.data.codec import codec_for
+    from schurgan.data.prepare import PITCHES
 
-    pictures = opened.kind == "images"
-    encoder: Codec
     try:
-        if pictures:
-            encoder = ImageCodec(size or native_size(opened, 64), 3 if images == "colour" else 1)
-        else:
-            encoder = Spectrogram(
-                transform,
-                size or 64,
-                scale,
-                frame=frame,
-                channels=1,
-                sample_rate=sample_rate,
-                n_samples=round(length * sample_rate),
-            )
-        with Bar("prepare", len(opened.items()), "clips") as bar:
-            manifest = run(
-                opened,
-                out,
-                encoder,
-                dtype=dtype,
-                shard_clips=shard_clips,
-                keep_audio=audio,
-                pitches=PITCHES if augment_pitch else (),
-                workers=workers,
-                cluster=cluster,
-                strict=strict,
-                overwrite=overwrite,
-                progress=lambda done, total, heard: bar.update(done, "" if pictures else f"{heard:.0f} s of sound"),
+        codec = codec_for(
+            source,
+            shards.size,
+            grey=pictures is not None and pictures.images == "grey",
+            seconds=sounds.seconds,
+            sample_rate=sounds.sample_rate,
+            transform=sounds.transform,
+            scale=sounds.scale,
+            frame=sounds.frame,
+        )
+        with Bar("prepare", len(source.items()), "clips") as bar:
+            manifest = prepare(
+                source,
+                shards.out,
+                codec,
+                dtype=shards.dtype,
+                shard_clips=shards.shard_clips,
+                keep_audio=sounds.audio,
+                pitches=PITCHES if sounds.augment_pitch else (),
+                workers=shards.workers,
+                cluster=shards.cluster,
+                strict=shards.strict,
+                overwrite=shards.overwrite,
+                progress=lambda done, total, heard: bar.update(done, f"{heard:.0f} s of sound" if heard else ""),
             )
     except ValueError as error:
         raise UserError(f"prepare: {error}") from None
     print("\n".join(summary(manifest)))
-    print(f"{len(manifest)} clips in {out}")
+    print(f"{len(manifest)} clips in {shards.out}")
 
 
 def download(

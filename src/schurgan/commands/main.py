@@ -12,7 +12,20 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 import schurgan
-from schurgan.commands.data import Frame, Scale, TransformName, data_export, data_verify, download, prepare
+from schurgan.commands.data import (
+    Frame,
+    Scale,
+    TransformName,
+    data_export,
+    data_verify,
+    download,
+    prepare_cifar10,
+    prepare_common_voice,
+    prepare_esc50,
+    prepare_folder,
+    prepare_soundscape,
+    prepare_urbansound8k,
+)
 from schurgan.commands.evaluate import compare, evaluate, sweep
 from schurgan.commands.parsing import Folder, check_counts, check_rate, parse, value_of
 from schurgan.commands.run import animate, report, resume, status, train_command
@@ -171,7 +184,12 @@ def doctor() -> None:
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "download": download,
-    "prepare": prepare,
+    "prepare folder": prepare_folder,
+    "prepare esc50": prepare_esc50,
+    "prepare urbansound8k": prepare_urbansound8k,
+    "prepare common_voice": prepare_common_voice,
+    "prepare cifar10": prepare_cifar10,
+    "prepare soundscape": prepare_soundscape,
     "data verify": data_verify,
     "data export": data_export,
     "train": train_command(Config()),

@@ -158,6 +158,45 @@ def same_levels(one: Codec, other: Codec) -> bool:
     return one.config | colours == other.config | colours
 
 
+def codec_for(
+    source: Source,
+    size: int = 0,
+    *,
+    grey: bool = False,
+    seconds: float | None = None,
+    sample_rate: int = 16000,
+    transform: str = "wavelet",
+    scale: str = "log",
+    frame: str = "paper",
+) -> Codec:
+    """The codec for what a source holds, of the options of a user.
+
+    Args:
+        source: of recordings, which the options from `seconds` on concern, or of pictures.
+        size: rows and columns; 0 is 64, but for square pictures up to 128 x 128 their own.
+        grey: keep pictures in grey.
+        seconds: length of a clip; by default the source's own, or 5.
+        sample_rate: in Hz.
+        transform: "wavelet" or "stft".
+        scale: "log", "linear" or "log_real".
+        frame: "paper" or "native".
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+    if source.kind == "images":
+        return ImageCodec(size or native_size(source, 64), 1 if grey else 3)
+    length = getattr(source, "seconds", 5.0) if seconds is None else seconds
+    if not 0.05 <= length <= 600:
+        raise ValueError(f"seconds: {length:g} given, 0.05 to 600 is needed")
+    if not 1000 <= sample_rate <= 384000:
+        raise ValueError(f"sample_rate: {sample_rate} given, 1000 to 384000 Hz is needed")
+    n_samples = round(length * sample_rate)
+    return Spectrogram(
+        transform, size or 64, scale, frame=frame, channels=1, sample_rate=sample_rate, n_samples=n_samples
+    )
+
+
 def native_size(source: Source, otherwise: int, most: int = 128) -> int:
     """Side of the first picture of a source of images if it is a square of 8 to `most`, else `otherwise`."""
     for item in source.items()[:1]:

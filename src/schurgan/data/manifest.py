@@ -8,6 +8,7 @@ columns, shard after shard.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, cast
@@ -247,6 +248,42 @@ class Manifest(_Record):
             raise UserError(f"{path}: {_what_is_wrong(content, error)}") from None
 
 
+def summary(manifest: Manifest, width: int = 40, most: int = 10) -> list[str]:
+    """Lines for a terminal: clips a class as bars of up to `width`, then `most` warnings, notes and skipped at most."""
+    longest = max(map(len, manifest.classes))
+    top = max(manifest.histogram)
+    lines = [
+        f"{name:<{longest}}  {count:>{len(str(top))}}  {'█' * max(1, round(width * count / top))}"
+        for name, count in zip(manifest.classes, manifest.histogram, strict=True)
+    ]
+    many = f"of {len(manifest.classes)} classes"
+    if manifest.kind == "images":
+        lines.append(f"{len(manifest)} images {many}")
+    else:
+        minutes, seconds = divmod(round(manifest.seconds), 60)
+        lines.append(f"{len(manifest)} clips {many}, {minutes} min {seconds} s of sound")
+    if copies := sum(parent is not None for parent in manifest.clips.parent):
+        lines.append(f"{copies} of them are altered copies of the other {len(manifest) - copies}")
+    lines += _first(most, [f"warning: {warning}" for warning in manifest.warnings], "warnings")
+    lines += _first(most, _notes(manifest), "kinds of notes")
+    return lines + _first(most, [f"skipped: {clip.origin}: {clip.reason}" for clip in manifest.skipped], "skipped")
+
+
+def _notes(manifest: Manifest) -> list[str]:
+    """Notes on single clips that differ in their numbers alone are one line: how many, and the first of them."""
+    kinds: dict[str, list[str]] = {}
+    for clip in manifest.clips.rows():
+        for note in clip.warnings:
+            kinds.setdefault(re.sub(r"[\d.]+", "#", note), []).append(f"{clip.origin}: {note}")
+    alike = [(notes[0], f" (and {len(notes) - 1} more like it)" if len(notes) > 1 else "") for notes in kinds.values()]
+    return [f"note: {first}{more}" for first, more in alike]
+
+
+def _first(most: int, lines: list[str], what: str) -> list[str]:
+    rest = len(lines) - most
+    return lines if rest <= 0 else [*lines[:most], f"… and {rest} more {what}, listed in {MANIFEST}"]
+
+
 def wrong_size(folder: Path, file: ShardFile) -> str:
     """What is wrong with the file on disk by its presence and its size alone; "" when nothing is."""
     path = folder / file.file
@@ -278,7 +315,7 @@ def _what_is_wrong(content: bytes, error: ValidationError) -> str:
     try:
         value = json.loads(content)
     except ValueError:
-        return "damaged, this is not JSON; prepare the data again with --overwrite"
+        return "damaged, this is not JSON; prepare the data again with overwrite"
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         return "not a manifest of prepared clips; choose a folder made by `schurgan prepare`"
     version = value.get("version")
@@ -286,4 +323,4 @@ def _what_is_wrong(content: bytes, error: ValidationError) -> str:
         return f"format version {version} is newer than this program's {FORMAT_VERSION}; update schurgan"
     first = error.errors(include_url=False)[0]
     where = ".".join(map(str, first["loc"])) or "content"
-    return f"damaged at {where} ({first['msg']}); prepare the data again with --overwrite"
+    return f"damaged at {where} ({first['msg']}); prepare the data again with overwrite"

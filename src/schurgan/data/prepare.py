@@ -9,31 +9,93 @@ on with those that have none. `unfinished.json` says whose work this is until `m
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import os
+import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor
+from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import cast
+from typing import Literal, NamedTuple, cast
 
 import torch
 from pydantic import JsonValue
+from torch import Tensor
 
+from schurgan.audio import AudioError, AudioWarning, Spectrogram, fit_clip
+from schurgan.audio.pitch import pitch_shift
 from schurgan.core.errors import UserError
-from schurgan.data.codec import Codec
-from schurgan.data.manifest import Clip, DType, Manifest, Part, Skipped
-from schurgan.data.sources.base import Item, Source
-from schurgan.data.summary import assemble
-from schurgan.data.work import CHUNK, Chunk, Job
-from schurgan.data.workers import hired, in_order
-from schurgan.data.writer import OutputFolder, Rows
+from schurgan.data.codec import Codec, codec_for, open_codec
+from schurgan.data.manifest import FORMAT_VERSION, Clip, DType, Manifest, Skipped, printable
+from schurgan.data.shards import quantise
+from schurgan.data.sources import SOURCES, Item, Source, open_source
+from schurgan.data.workers import worker_pool
+from schurgan.data.writer import Chunk, OutputFolder
+
+CHUNK = 16
+"""Items a worker takes at once: enough to be worth sending, few enough that all cores end together."""
+BATCH = 4
+"""Clips transformed at once: with more of them the coefficients, 5 MB a clip, fall out of the processor's cache."""
+PITCHES = (0.75, 0.9, 1.15, 1.5)
+"""The paper's pitch shifts, as ratios of frequencies."""
+SHORT = 2.0
+"""Seconds up to which a recording is short, and gets copies of other pitches."""
 
 Progress = Callable[[int, int, float], None]
 
 
+def prepare_data(
+    data: str | os.PathLike[str] | Source,
+    root: str | os.PathLike[str] | None = None,
+    *,
+    out: str | os.PathLike[str],
+    size: int = 0,
+    seconds: float | None = None,
+    sample_rate: int = 16000,
+    scale: Literal["log", "linear", "log_real"] = "log",
+    grey: bool = False,
+    workers: int | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Prepare a data set for training: `schurgan.prepare("clips", out="data/clips", size=64, seconds=2)`.
+
+    `schurgan.data.prepare` has more options, and takes a codec.
+
+    Args:
+        data: a folder that holds one folder of recordings or images for each class; or the name of a source, such as
+            "esc50" or "soundscape"; or a source of one's own.
+        root: where the recordings of a named source are.
+        out: folder for the shards and manifest.json.
+        size: rows and columns of an image; 0 is 64, but for square pictures up to 128 x 128 their own.
+        seconds: length of a clip, longer ones are cut and shorter ones padded; 5, for "soundscape" 2.
+        sample_rate: in Hz.
+        scale: magnitude scale of the spectrograms.
+        grey: keep pictures in grey.
+        workers: processes, by default one a core as far as there is work.
+        overwrite: replace shards of other data or options in `out`.
+
+    Returns:
+        The folder `out`, which `schurgan.train` takes.
+
+    Raises:
+        UserError, ValueError: as `schurgan.data.prepare` and `open_source` do.
+    """
+    if isinstance(data, str | os.PathLike):
+        named = root is not None or (str(data) in SOURCES and not os.path.isdir(data))
+        length = {"seconds": seconds} if data == "soundscape" and seconds is not None else {}
+        data = open_source(str(data), root, **length) if named else open_source("folder", data)
+    codec = codec_for(data, size, seconds=seconds, sample_rate=sample_rate, scale=scale, grey=grey)
+    prepare(data, out, codec, workers=workers, overwrite=overwrite)
+    return Path(out)
+
+
 def prepare(
     source: Source,
-    out: str | Path,
+    out: str | os.PathLike[str],
     codec: Codec,
     *,
     dtype: DType | None = None,
@@ -47,25 +109,31 @@ def prepare(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Manifest:
-    """Make the folder `out` of shards and `manifest.json` that `Shards(out)` reads, and return the manifest.
+    """Make the folder `out` of shards and `manifest.json` that `Shards(out)` reads.
 
-    codec        a Spectrogram, or an ImageCodec for a source whose `kind` is "images"
-    dtype        how pixels are stored; by default uint8 for the log scales, float16 for the linear one
-    shard_clips  items of the source a shard covers
-    keep_audio   keep the recordings too (int16, peak 1): carriers of phase, ten times the bytes of their uint8 images
-    pitches      ratios of frequencies at which recordings of 2 s or less are kept once more each, such as PITCHES, the
-                 paper's; the copies know their origin (`Shards.parents`) and share its class and fold
-    workers      processes of a local pool, by default one a core as far as there is work; 1 works in this process
-    executor     any `concurrent.futures` executor that runs functions of this package, such as a cluster's, instead of
-                 the pool; `workers` then says how many it has, for twice as many chunks are under way at once
-    cluster      address of the scheduler of a Dask cluster, such as "tcp://10.0.0.7:8786", whose workers do the work
-    strict       raise at the first recording that cannot be used, instead of listing it in `manifest.skipped`
-    overwrite    remove what an earlier `prepare` made in `out`; files that it did not make are never touched
-    progress     called with (items done, items in all, seconds of sound done), first with what an earlier start has
-                 done; never when nothing is to do
+    A stopped run goes on where it was, given the same source and options.
 
-    A stopped run goes on where it was, given the same source and options. Raises UserError for an `out` that holds
-    other data or cannot be written, for a source with nothing to use, and when worker processes die.
+    Args:
+        source: a data set, one of `schurgan.data.sources` or one's own.
+        out: folder; files in it that an earlier `prepare` did not make are never touched.
+        codec: a Spectrogram, or an ImageCodec for a source whose `kind` is "images".
+        dtype: how pixels are stored; by default uint8 for the log scales, float16 for the linear one.
+        shard_clips: items of the source a shard covers.
+        keep_audio: keep the recordings too (int16, peak 1): carriers of phase, ten times the bytes of uint8 images.
+        pitches: ratios of frequencies at which recordings of 2 s or less are kept once more each, such as PITCHES, the
+            paper's; the copies know their origin (`Shards.parents`) and share its class and fold.
+        workers: processes of a local pool, by default one a core as far as there is work; 1 works in this process.
+        executor: any `concurrent.futures` executor that runs functions of this package, instead of the pool; `workers`
+            then says how many it has, for twice as many chunks are under way at once.
+        cluster: address of the scheduler of a Dask cluster, such as "tcp://10.0.0.7:8786", whose workers do the work.
+        strict: raise at the first recording that cannot be used, instead of listing it in `manifest.skipped`.
+        overwrite: remove what an earlier `prepare` made in `out`.
+        progress: called with (items done, items in all, seconds of sound done), first with what an earlier start has
+            done; never when nothing is to do.
+
+    Raises:
+        UserError: `out` holds other data or cannot be written, the source has nothing to use, or a worker dies.
+        ValueError: arguments that do not fit each other.
     """
     if shard_clips < 1 or (workers is not None and workers < 1):
         raise ValueError(f"shard_clips {shard_clips}, workers {workers}: 1 or more are needed")
@@ -91,30 +159,26 @@ def prepare(
         watch = _Watch(len(items), strict, progress)
         for number, part in parts.items():
             watch.add(len(ranges[number]), part.clips.rows(), part.skipped)
-        watch.tell()
+        watch.report()
         todo = {number: _cut(ranges[number], CHUNK) for number in range(len(ranges)) if number not in parts}
-        with hired(job, workers, executor, cluster, sum(map(len, todo.values()))) as (submit, ahead):
-            results = in_order(submit, (chunk for chunks in todo.values() for chunk in chunks), ahead)
+        with worker_pool(job.run, sum(map(len, todo.values())), workers, executor, cluster) as run:
+            results = run(chunk for chunks in todo.values() for chunk in chunks)
             for number, chunks in todo.items():
-                parts[number] = _write(folder, number, watch(islice(results, len(chunks))))
+                parts[number] = folder.write(number, watch(islice(results, len(chunks))))
         ordered = [parts[number] for number in range(len(ranges))]
         if not any(len(part.clips) for part in ordered):
             folder.tidy()
             lost = [skipped for part in ordered for skipped in part.skipped]
             raise UserError(f"{source.name}: none of {len(items)} recordings can be used; the first, {_reason(lost)}")
-        manifest = assemble(
+        return folder.complete(
             ordered,
+            unlisted,
             classes=tuple(job.number),
-            unlisted=unlisted,
-            plan=folder.plan,
             dtype=job.dtype,
             planes=job.planes,
             transform=codec.config,
             source=described,
         )
-        manifest.save(folder.path)
-        folder.tidy(manifest)
-    return manifest
 
 
 def _check_kind(source: Source, codec: Codec, pitches: Sequence[float]) -> None:
@@ -138,35 +202,127 @@ def _cut(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
-def _write(folder: OutputFolder, number: int, chunks: Iterable[Chunk]) -> Part:
-    """Stream the chunks of one shard to its files, and its records after them."""
-    clips: list[Clip] = []
-    skipped: list[Skipped] = []
-    with contextlib.ExitStack() as files:
-        append: dict[str, Callable[[Rows], None]] = {}
-        for chunk in chunks:
-            for kind, rows in (("images", chunk.images), ("audio", chunk.audio)):
-                if rows is not None:
-                    if kind not in append:
-                        append[kind] = files.enter_context(folder.rows(kind, number, rows.shape[1:], rows.dtype.name))
-                    append[kind](rows)
-            clips += chunk.clips
-            skipped += chunk.skipped
-    return folder.finish(number, clips, skipped, list(append))
+@dataclass(frozen=True)
+class Job:
+    """All that a worker has to know. It travels: the codec goes as its configuration, without its buffers."""
+
+    source: Source
+    codec: str
+    dtype: DType
+    keep_audio: bool
+    number: dict[str, int]
+    pitches: tuple[float, ...] = ()
+
+    @property
+    def planes(self) -> int:
+        """Channels stored: equal ones only once."""
+        codec = _open(self.codec)
+        return codec.channels if codec.kind == "images" or codec.colormap else 1
+
+    def plan(self, described: dict[str, JsonValue], items: Sequence[Item], shard_clips: int) -> str:
+        """Hex SHA-256 of all that determines the files."""
+        options = [FORMAT_VERSION, CHUNK, BATCH, shard_clips, self.dtype, self.keep_audio, self.codec]
+        listed = [(item.origin, item.label, item.fold) for item in items]
+        known: list[object] = [options, self.source.name, described, list(self.number), listed]
+        known += [self.pitches] if self.pitches else []
+        return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+
+    @torch.inference_mode()
+    def run(self, items: Sequence[Item]) -> Chunk:
+        """Load, encode and quantise; whatever is wrong with an item becomes its reason."""
+        torch.set_num_threads(1)  # short FFTs: more threads cost time, and could change the last bit
+        codec = _open(self.codec)
+        load = self._load_picture if codec.kind == "images" else self._load_recording
+        loaded: list[_Loaded] = []
+        skipped = []
+        for item in items:
+            try:
+                loaded += load(item, codec)
+            except Exception as error:
+                reason = str(error).rpartition(f"{item.origin}: ")[2] or type(error).__name__
+                skipped.append(Skipped.of(item.origin, reason))
+        if not loaded:
+            return Chunk(len(items), [], skipped)
+        signals = torch.stack([each.signal for each in loaded])
+        if codec.kind == "images":
+            images, references, kept = signals, [1.0] * len(loaded), codec.decode(signals)
+        else:
+            encoded = [codec.encode(part) for part in torch.split(signals, BATCH)]
+            images = torch.cat([image for image, _ in encoded])
+            references = torch.cat([aux.reference for _, aux in encoded]).tolist()
+            kept = (signals * 32767).round().to(torch.int16)
+        clips = [
+            Clip(
+                origin=printable(each.origin),
+                label=self.number[each.item.label],
+                fold=each.item.fold,
+                seconds=each.seconds,
+                gain=each.gain,
+                reference=reference,
+                digest=hashlib.sha256(samples.numpy().tobytes()).hexdigest()[:32],
+                warnings=each.notes,
+                parent=None if each.origin == each.item.origin else printable(each.item.origin),
+            )
+            for each, reference, samples in zip(loaded, references, kept, strict=True)
+        ]
+        stored = quantise(images[:, : self.planes], self.dtype)
+        return Chunk(len(items), clips, skipped, stored, kept.numpy() if self.keep_audio else None)
+
+    def _load_picture(self, item: Item, codec: Codec) -> list[_Loaded]:
+        return [_Loaded(item, item.origin, codec.encode(self.source.load_image(item)[None])[0][0])]
+
+    def _load_recording(self, item: Item, codec: Codec) -> list[_Loaded]:
+        """The recording as a clip and, if it is short, its copies of other pitches after it."""
+        spectrogram = cast(Spectrogram, codec)
+        rate, n_samples = spectrogram.sample_rate, spectrogram.n_samples
+        with _catching, warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", AudioWarning)
+            wave = self.source.load(item, rate)
+            clip, gain, notes = fit_clip(wave, n_samples, rate)
+        heard = [str(warning.message) for warning in caught if issubclass(warning.category, AudioWarning)]
+        heard = [printable(message.rpartition(f"{item.origin}: ")[2]) for message in heard]
+        seconds = len(wave) / rate
+        copies = []
+        for pitch in self.pitches if seconds <= SHORT else ():
+            try:
+                copy, its_gain, its_notes = fit_clip(pitch_shift(wave[None], pitch, rate)[0], n_samples, rate)
+            except AudioError as error:  # nothing of it is left under half the rate
+                heard.append(f"no copy at pitch {pitch:g}: {error}")
+                continue
+            origin = f"{item.origin}@pitch={pitch:g}"
+            copies.append(_Loaded(item, origin, copy.float(), seconds, its_gain, tuple(its_notes)))
+        return [_Loaded(item, item.origin, clip.float(), seconds, gain, (*heard, *notes)), *copies]
+
+
+class _Loaded(NamedTuple):
+    item: Item
+    origin: str
+    signal: Tensor  # a recording (n_samples,) of peak 1, or the image of a picture (channels, size, size)
+    seconds: float = 0.0  # of the recording, before it was brought to n_samples
+    gain: float = 1.0
+    notes: tuple[str, ...] = ()
+
+
+@lru_cache(maxsize=1)
+def _open(config: str) -> Codec:
+    return open_codec(json.loads(config))
+
+
+_catching = threading.Lock()  # caught warnings are the process's: in an executor of threads they would mix
 
 
 class _Watch:
     """Passes chunks on, reports how far they are, and in strict mode raises at the first item that cannot be used."""
 
-    def __init__(self, total: int, strict: bool, report: Progress | None) -> None:
-        self.total, self.strict, self.report = total, strict, report or (lambda done, total, seconds: None)
+    def __init__(self, total: int, strict: bool, progress: Progress | None) -> None:
+        self.total, self.strict, self.progress = total, strict, progress
         self.done, self.seconds = 0, 0.0
 
     def __call__(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
         for chunk in chunks:
             self.add(chunk.n_items, chunk.clips, chunk.skipped)
             yield chunk
-            self.tell()
+            self.report()
 
     def add(self, n_items: int, clips: Iterable[Clip], skipped: Sequence[Skipped]) -> None:
         if self.strict and skipped:
@@ -174,8 +330,9 @@ class _Watch:
         self.done += n_items
         self.seconds += sum(clip.seconds for clip in clips if clip.parent is None)
 
-    def tell(self) -> None:
-        self.report(self.done, self.total, self.seconds)
+    def report(self) -> None:
+        if self.progress:
+            self.progress(self.done, self.total, self.seconds)
 
 
 @contextlib.contextmanager
@@ -186,9 +343,9 @@ def _errors_of(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         why = error.strerror or error
-        raise UserError(f"{folder}: cannot be written ({why}); make room or choose another --out, {kept}") from error
+        raise UserError(f"{folder}: cannot be written ({why}); make room or choose another folder, {kept}") from error
     except BrokenExecutor as error:
         what = "a worker process could not be started or was killed, perhaps for want of memory"
-        raise UserError(f"{what}; start again with fewer --workers, {kept}") from error
+        raise UserError(f"{what}; start again with fewer workers, {kept}") from error
     finally:
         torch.set_num_threads(threads)

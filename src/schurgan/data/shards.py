@@ -93,7 +93,7 @@ class Shards:
         self.labels: NDArray[np.int64] = np.asarray(self.manifest.clips.label, dtype=np.int64)
         for file in self.manifest.files():
             if problem := wrong_size(self.folder, file):
-                raise UserError(f"{problem}; copy the folder again or prepare the data again with --overwrite")
+                raise UserError(f"{problem}; copy the folder again or prepare the data again with overwrite")
 
     def __len__(self) -> int:
         return len(self._clips)

@@ -1,4 +1,8 @@
-"""Where the work is done: in this process, in a local pool, on any executor, or on a Dask cluster."""
+"""Where work is done: in this process, in a local pool, on any executor, or on a running Dask cluster.
+
+The machines of a cluster see the recordings under the same paths. Its workers send their results back to the caller's
+process; a worker that is lost costs its tasks under way alone, for the scheduler gives them to another.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +11,73 @@ import multiprocessing
 import os
 import signal
 import threading
+import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import (
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+)
 from multiprocessing.connection import wait
+from typing import Any, TypeVar
 
-from schurgan.data.sources.base import Item
-from schurgan.data.work import Chunk, Job
+from schurgan.core.errors import UserError
 
-Submit = Callable[[Sequence[Item]], "Future[Chunk]"]
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+PATIENCE = 30.0
+"""Seconds to wait for an answer of a cluster's scheduler, and for its first worker."""
+WORTH_A_WORKER = 16
+"""Tasks for each worker process of a pool of the default size: it imports torch first, as long as ten of them take."""
 
 
-def in_order(submit: Submit, chunks: Iterable[Sequence[Item]], ahead: int) -> Iterator[Chunk]:
-    """Results in the order of `chunks`, at most `ahead` of them under way: memory does not grow with the set."""
-    pending: deque[Future[Chunk]] = deque()
+@contextlib.contextmanager
+def worker_pool(
+    work: Callable[[Task], Result],
+    n_tasks: int,
+    workers: int | None = None,
+    executor: Executor | None = None,
+    cluster: str | None = None,
+) -> Iterator[Callable[[Iterable[Task]], Iterator[Result]]]:
+    """Yield a function that maps tasks to `work(task)`, in their order.
+
+    A bounded number of tasks is under way at once, so memory does not grow with their number.
+
+    Args:
+        work: picklable; it travels to each worker once.
+        n_tasks: how many tasks there will be.
+        workers: processes of a local pool, by default one a core as far as there is work; 1 works in this process.
+        executor: what to use instead of a pool; `workers` then says how many it has.
+        cluster: address of the scheduler of a Dask cluster to use instead.
+
+    Raises:
+        UserError: Dask is not installed, nobody answers at the address, no worker comes, or the cluster fails later.
+        BrokenExecutor: a worker process of the pool cannot be started, or dies.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = min(workers, n_tasks) if workers else min(cores, n_tasks // WORTH_A_WORKER)
+    with contextlib.ExitStack() as stack:
+        if cluster is not None:
+            submit, n_workers = stack.enter_context(_dask(cluster, work))
+            ahead = 2 * n_workers
+        elif executor is not None:
+            submit, ahead = (lambda task: executor.submit(work, task)), 2 * (workers or cores)
+        elif count <= 1:
+            submit, ahead = (lambda task: _done(work(task))), 1
+        else:
+            submit, ahead = stack.enter_context(_processes(work, count)), 2 * count + 2
+        yield lambda tasks: _in_order(submit, tasks, ahead)
+
+
+def _in_order(submit: Callable[[Task], Future[Result]], tasks: Iterable[Task], ahead: int) -> Iterator[Result]:
+    pending: deque[Future[Result]] = deque()
     try:
-        for chunk in chunks:
-            pending.append(submit(chunk))
+        for task in tasks:
+            pending.append(submit(task))
             while pending and (len(pending) == ahead or pending[0].done()):
                 yield pending.popleft().result()
         while pending:
@@ -33,46 +87,28 @@ def in_order(submit: Submit, chunks: Iterable[Sequence[Item]], ahead: int) -> It
             future.cancel()
 
 
-@contextlib.contextmanager
-def hired(
-    job: Job, workers: int | None, executor: Executor | None, cluster: str | None, chunks: int
-) -> Iterator[tuple[Submit, int]]:
-    """A function that starts work on a chunk, and how many chunks to have under way."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if cluster is not None:
-        from schurgan.data.cluster import joined
-
-        with joined(cluster, job) as (submit, threads):
-            yield submit, 2 * threads
-        return
-    if executor is not None:
-        yield lambda items: executor.submit(job.run, items), 2 * (workers or cores)
-        return
-    # A process of its own imports torch first, which takes as long as ten chunks: not worth it for a handful.
-    count = min(workers, chunks) if workers else min(cores, chunks // 16)
-    if count <= 1:
-        yield lambda items: _done(job.run(items)), 1
-        return
-    with _pool(job, count) as submit:
-        yield submit, 2 * count + 2
+def _done(result: Result) -> Future[Result]:
+    future: Future[Result] = Future()
+    future.set_result(result)
+    return future
 
 
 @contextlib.contextmanager
-def _pool(job: Job, count: int) -> Iterator[Submit]:
+def _processes(work: Callable[[Task], Result], count: int) -> Iterator[Callable[[Task], Future[Result]]]:
     # Never "fork": this process may hold threads of torch and locks. A fork server imports torch once for all workers.
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(method)
-    context.set_forkserver_preload([__name__, type(job.source).__module__])
+    context.set_forkserver_preload([__name__])
     with ThreadPoolExecutor(1) as starter:
-        pool = ProcessPoolExecutor(count, context, _start_worker, (job,))
+        pool = ProcessPoolExecutor(count, context, _start_worker, (work,))
         started = starter.submit(pool.submit, os.getpid)  # anything: the first call starts the processes
 
-        def submit(items: Sequence[Item]) -> Future[Chunk]:
-            if not started.done():  # a second or two, in which this process can do chunks itself
-                return _done(job.run(items))
+        def submit(task: Task) -> Future[Result]:
+            if not started.done():  # a second or two, in which this process can do tasks itself
+                return _done(work(task))
             if error := started.exception():
                 raise BrokenExecutor(f"worker processes cannot be started: {error}") from error
-            return pool.submit(_work, items)
+            return pool.submit(_work_in_process, task)
 
         try:
             yield submit
@@ -81,23 +117,70 @@ def _pool(job: Job, count: int) -> Iterator[Submit]:
             pool.shutdown(cancel_futures=True)
 
 
-def _done(chunk: Chunk) -> Future[Chunk]:
-    future: Future[Chunk] = Future()
-    future.set_result(chunk)
-    return future
+_work: Callable[[Any], Any]
 
 
-_job: Job
-
-
-def _start_worker(job: Job) -> None:
-    """In a new worker: keep the job, leave Ctrl-C to the parent, and end when the parent ends, however it did."""
-    global _job
-    _job = job
+def _start_worker(work: Callable[[Any], Any]) -> None:
+    """In a new worker: keep the work, leave Ctrl-C to the parent, and end when the parent ends, however it did."""
+    global _work
+    _work = work
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if parent := multiprocessing.parent_process():
         threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
 
 
-def _work(items: Sequence[Item]) -> Chunk:
-    return _job.run(items)
+def _work_in_process(task: Any) -> Any:
+    return _work(task)
+
+
+@contextlib.contextmanager
+def _dask(address: str, work: Callable[[Task], Result]) -> Iterator[tuple[Callable[[Task], Future[Result]], int]]:
+    """What submits a task to the cluster of the scheduler at `address`, and the cluster's threads."""
+    try:
+        from distributed import Client, KilledWorker, WorkerPlugin
+    except ImportError:
+        raise UserError("cluster: Dask is not installed; `pip install schurgan[cluster]` would do") from None
+
+    class Hold(WorkerPlugin):
+        """Takes the work to every worker once, also to those that join later."""
+
+        def __init__(self) -> None:
+            self.work = work
+
+    try:
+        client = Client(address, timeout=PATIENCE, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cluster: {address} given, no Dask scheduler answers there ({_first_line(error)})") from error
+    with client:
+        try:
+            client.wait_for_workers(1, timeout=PATIENCE)
+        except TimeoutError:
+            reason = f"it has no workers; start some with `dask worker {address}`"
+            raise UserError(f"cluster: {address} given, {reason}") from None
+        name = f"schurgan-{uuid.uuid4().hex}"
+        client.register_plugin(Hold(), name=name)
+        executor = client.get_executor(retries=3)
+        try:
+            yield lambda task: executor.submit(_work_on_cluster, name, task), sum(client.nthreads().values())
+        except (KilledWorker, CancelledError, OSError) as error:
+            if isinstance(error, OSError) and client.status == "running":
+                raise  # the disk's
+            reason = f"the cluster at {address} failed ({_first_line(error)})"
+            raise UserError(
+                f"{reason}; start again when it is back, or without it, what is finished is kept"
+            ) from error
+        finally:
+            executor.shutdown(wait=False)
+            with contextlib.suppress(Exception):  # a scheduler that is gone has nothing to forget
+                client.unregister_worker_plugin(name)
+
+
+def _work_on_cluster(name: str, task: Any) -> Any:
+    from distributed import get_worker
+
+    holder: Any = get_worker().plugins[name]
+    return holder.work(task)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,4 +1,4 @@
-"""The writer's side of the shards: who owns the folder, which shards are finished, what is left to remove."""
+"""The writer's side of the shards: who owns the folder, which shards are finished, and the manifest of them all."""
 
 from __future__ import annotations
 
@@ -7,22 +7,25 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
 from schurgan.core.errors import UserError
 from schurgan.core.files import atomic_write, sha256, write_json
 from schurgan.data.manifest import (
     FORMAT,
     FORMAT_VERSION,
+    IMAGE,
     MANIFEST,
     MARKER,
     Clip,
     Clips,
+    DType,
     Manifest,
     Part,
     Shard,
@@ -31,16 +34,32 @@ from schurgan.data.manifest import (
     is_manifest,
     wrong_size,
 )
+from schurgan.version import __version__
 
 OURS = re.compile(r"(images|audio)-\d{5,}\.npy|part-\d{5,}\.json|unfinished\.json|manifest\.json")
 PARTIAL = re.compile(rf"\.({OURS.pattern})\.\d+\.partial")
+FEW = 10
+"""Clips a class below which a warning is due."""
+FAINT = 1e-3
+"""Peak of a recording, full scale 1, under which its noise floor is what gets learnt."""
 Rows = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What became of `n_items` items: rows of the shard's files (n, planes, R, R) and (n, n_samples), and records."""
+
+    n_items: int
+    clips: list[Clip]
+    skipped: list[Skipped]
+    images: Rows | None = None
+    audio: Rows | None = None
 
 
 class OutputFolder:
     """The folder that a set is being made in. A reader needs `Shards` alone.
 
-    OSError is raised as the file system does.
+    Its methods raise OSError as the file system does.
     """
 
     def __init__(self, path: Path, plan: str) -> None:
@@ -49,15 +68,18 @@ class OutputFolder:
     def claim(self, overwrite: bool) -> Manifest | None:
         """Make the folder ours for this plan, or return its manifest if it is finished.
 
-        Raises UserError for a folder that holds other data, ours (unless `overwrite`) or anybody's.
+        Raises:
+            UserError: the folder holds other data, ours (unless `overwrite`) or anybody's.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         finished, begun = is_manifest(self.path / MANIFEST), is_manifest(self.path / MARKER)
         if not finished and not begun and (foreign := next(self._ours(), None)):
-            raise UserError(f"{foreign}: is not of this program's making and would be replaced; choose another --out")
+            raise UserError(f"{foreign}: is not of this program's making and would be replaced; choose another folder")
         if not overwrite:
             if finished and (manifest := Manifest.load(self.path)).plan == self.plan:
-                self._check_sizes(manifest)
+                for file in manifest.files():
+                    if problem := wrong_size(self.path, file):
+                        raise UserError(f"{problem}; prepare the data again with overwrite")
                 self.tidy(manifest)
                 return manifest
             if finished or begun:
@@ -68,20 +90,14 @@ class OutputFolder:
         self._remove(path for path in self._ours(partial=True) if overwrite or path.name.startswith("."))
         return None
 
-    def _check_sizes(self, manifest: Manifest) -> None:
-        for file in manifest.files():
-            if problem := wrong_size(self.path, file):
-                raise UserError(f"{problem}; pass --overwrite to make the data again")
-
     def _check_plan(self) -> None:
         try:
             plan = json.loads((self.path / MARKER).read_bytes()).get("plan")
         except (OSError, ValueError):
             plan = None
         if plan != self.plan:
-            raise UserError(
-                f"{self.path}: holds clips of another source or other options; choose another --out or pass --overwrite"
-            )
+            held = f"{self.path}: holds clips of another source or other options"
+            raise UserError(f"{held}; choose another folder or overwrite it")
 
     def part(self, number: int) -> Part | None:
         """The records of a finished shard of this plan whose files are there, whole by their sizes."""
@@ -92,15 +108,36 @@ class OutputFolder:
         whole = part.shard is None or not any(wrong_size(self.path, file) for file in part.shard.files)
         return part if whole and part.plan == self.plan else None
 
+    def write(self, number: int, chunks: Iterable[Chunk]) -> Part:
+        """Stream the chunks of shard `number` to its files, and its records after them: then it is finished."""
+        clips: list[Clip] = []
+        skipped: list[Skipped] = []
+        with contextlib.ExitStack() as files:
+            append: dict[str, Callable[[Rows], None]] = {}
+            for chunk in chunks:
+                for kind, rows in (("images", chunk.images), ("audio", chunk.audio)):
+                    if rows is not None:
+                        if kind not in append:
+                            append[kind] = files.enter_context(self._rows(f"{kind}-{number:05}.npy", rows))
+                        append[kind](rows)
+                clips += chunk.clips
+                skipped += chunk.skipped
+        written = {kind: self._shard_file(f"{kind}-{number:05}.npy") for kind in append}
+        shard = Shard(count=len(clips), images=written["images"], audio=written.get("audio")) if clips else None
+        part = Part(plan=self.plan, shard=shard, clips=Clips.of(clips), skipped=tuple(skipped))
+        with atomic_write(self.path / f"part-{number:05}.json") as file:
+            file.write(part.model_dump_json().encode())
+        return part
+
     @contextlib.contextmanager
-    def rows(self, kind: str, number: int, shape: tuple[int, ...], dtype: str) -> Iterator[Callable[[Rows], None]]:
-        """Yield a function that appends rows (n, *shape) to a file of shard `number`; it appears when all are written.
+    def _rows(self, name: str, like: Rows) -> Iterator[Callable[[Rows], None]]:
+        """Yield a function that appends rows (n, ...) to a `.npy` file, which appears when all are written.
 
         The header is written last: only then is the number of rows known, and no shard has to fit into memory.
         """
         count = 0
-        with atomic_write(self.path / f"{kind}-{number:05}.npy") as file:
-            file.write(_header(0, shape, dtype))
+        with atomic_write(self.path / name) as file:
+            file.write(_header(0, like))
 
             def append(rows: Rows) -> None:
                 nonlocal count
@@ -109,22 +146,54 @@ class OutputFolder:
 
             yield append
             file.seek(0)
-            file.write(_header(count, shape, dtype))
-
-    def finish(self, number: int, clips: Sequence[Clip], skipped: Sequence[Skipped], kinds: Sequence[str]) -> Part:
-        """Record a shard whose files of `kinds` are written; from here on it need not be made again."""
-        shard = None
-        if clips:
-            files = {kind: self._shard_file(f"{kind}-{number:05}.npy") for kind in kinds}
-            shard = Shard(count=len(clips), images=files["images"], audio=files.get("audio"))
-        part = Part(plan=self.plan, shard=shard, clips=Clips.of(clips), skipped=tuple(skipped))
-        with atomic_write(self.path / f"part-{number:05}.json") as file:
-            file.write(part.model_dump_json().encode())
-        return part
+            file.write(_header(count, like))
 
     def _shard_file(self, name: str) -> ShardFile:
         path = self.path / name
         return ShardFile(file=name, bytes=path.stat().st_size, sha256=sha256(path))
+
+    def complete(
+        self,
+        parts: Sequence[Part],
+        unlisted: Iterable[Skipped],
+        *,
+        classes: Sequence[str],
+        dtype: DType,
+        planes: int,
+        transform: dict[str, JsonValue],
+        source: dict[str, JsonValue],
+    ) -> Manifest:
+        """Write the manifest of finished parts, one clip or more in them. Empty classes are dropped and warned of."""
+        rows = [row for part in parts for row in part.clips.rows()]
+        counts = np.bincount([row.label for row in rows], minlength=len(classes))
+        kept = np.flatnonzero(counts).tolist()
+        renumbered = {old: new for new, old in enumerate(kept)}
+        rows = [row._replace(label=renumbered[row.label]) for row in rows]
+        levels: list[list[float]] = [[] for _ in kept]
+        for row in rows:
+            levels[row.label].append(row.reference)
+        names = tuple(classes[label] for label in kept)
+        empty = [name for name, count in zip(classes, counts, strict=True) if not count]
+        channels, size = cast(int, transform["channels"]), cast(int, transform["size"])
+        manifest = Manifest(
+            schurgan=__version__,
+            plan=self.plan,
+            shape=(channels, size, size),
+            planes=planes,
+            dtype=dtype,
+            classes=names,
+            histogram=tuple(counts[kept].tolist()),
+            references=tuple(float(np.median(each)) for each in levels),
+            warnings=tuple(_oddities(rows, names, empty, "image" if transform["transform"] == IMAGE else "sound")),
+            skipped=(*unlisted, *(skipped for part in parts for skipped in part.skipped)),
+            transform=transform,
+            source=source,
+            shards=tuple(part.shard for part in parts if part.shard),
+            clips=Clips.of(rows),
+        )
+        manifest.save(self.path)
+        self.tidy(manifest)
+        return manifest
 
     def tidy(self, manifest: Manifest | None = None) -> None:
         """Remove every file of ours that `manifest` does not account for, the marker of ownership last."""
@@ -144,10 +213,34 @@ class OutputFolder:
                 yield path
 
 
-def _header(count: int, shape: tuple[int, ...], dtype: str) -> bytes:
+def _header(count: int, like: Rows) -> bytes:
     """Header of a `.npy` file of `count` rows; as long for any `count`, for the format leaves room to grow."""
     header = io.BytesIO()
-    descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
-    content = {"descr": descr, "fortran_order": False, "shape": (count, *shape)}
-    np.lib.format.write_array_header_1_0(header, content)
+    content = {"descr": np.lib.format.dtype_to_descr(like.dtype), "fortran_order": False}
+    np.lib.format.write_array_header_1_0(header, content | {"shape": (count, *like.shape[1:])})
     return header.getvalue()
+
+
+def _oddities(rows: Sequence[Clip], classes: Sequence[str], empty: Iterable[str], what: str) -> Iterator[str]:
+    """What a person should know of the set as a whole before training on it; copies are no clips of their own."""
+    rows = [row for row in rows if row.parent is None]
+    for name in empty:
+        yield f'class "{name}": none of its recordings can be used, it is left out'
+    if len(classes) == 1:
+        yield f'only one class, "{classes[0]}": there is nothing to condition on'
+    counts = np.bincount([row.label for row in rows], minlength=len(classes)).tolist()
+    for name, count in zip(classes, counts, strict=True):
+        if count < FEW:
+            yield f'class "{name}": {count} clip{"s" * (count > 1)}, too few to learn from ({FEW} or more would do)'
+    same: dict[str, list[Clip]] = {}
+    for row in rows:
+        same.setdefault(row.digest, []).append(row)
+    for group in same.values():
+        if len(group) > 1:
+            named = ", ".join(row.origin for row in group)
+            across = " in different classes" * (len({row.label for row in group}) > 1)
+            across += " in different folds" * (len({row.fold for row in group}) > 1)
+            yield f"the same {what} {len(group)} times{across}: {named}"
+    faint = [row.origin for row in rows if row.gain < FAINT]
+    if faint:
+        yield f"nearly silent (peak below −60 dB), so mostly noise once normalised: {', '.join(faint)}"

@@ -37,7 +37,7 @@ SOURCES: dict[str, Entry] = {
 }
 
 
-def open_source(name: str, root: str | Path | None = None, **options: object) -> Source:
+def open_source(name: str, root: str | os.PathLike[str] | None = None, **options: object) -> Source:
     """The source `name` at `root`, listed and ready to load.
 
     Raises UserError, one sentence, for an unknown name or option, and for a root that is missing or of another kind.
@@ -57,7 +57,7 @@ def open_source(name: str, root: str | Path | None = None, **options: object) ->
     return entry.open(_folder(name, root, entry.root), **options)
 
 
-def _folder(name: str, root: str | Path | None, needed: str) -> Path:
+def _folder(name: str, root: str | os.PathLike[str] | None, needed: str) -> Path:
     """`root` as the path of a folder that has something in it."""
     if root is None:
         raise UserError(f'source "{name}": no folder given; it needs {needed}')
