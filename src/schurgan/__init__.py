@@ -8,16 +8,24 @@ from typing import TYPE_CHECKING, Any
 from schurgan.version import __version__
 
 if TYPE_CHECKING:
+    from schurgan.data.prepare import prepare_data as prepare
     from schurgan.evaluation.evaluate import evaluate
     from schurgan.model import Model, Sounds, load
 
 # Imported when they are first used: torch takes seconds, and `schurgan --help` must not wait for it.
-_HOMES = {"Model": "model", "Sounds": "model", "load": "model", "evaluate": "evaluation.evaluate"}
+_HOMES = {
+    "Model": "model",
+    "Sounds": "model",
+    "load": "model",
+    "evaluate": "evaluation.evaluate",
+    "prepare": "data.prepare:prepare_data",
+}
 
-__all__ = ["Model", "Sounds", "__version__", "evaluate", "load"]
+__all__ = ["Model", "Sounds", "__version__", "evaluate", "load", "prepare"]
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        return getattr(import_module(f"schurgan.{_HOMES[name]}"), name)
+        module, _, attribute = _HOMES[name].partition(":")
+        return getattr(import_module(f"schurgan.{module}"), attribute or name)
     raise AttributeError(f"module 'schurgan' has no attribute {name!r}")

@@ -147,14 +147,16 @@ PREPARE = [
     (("folder", "{empty}"), "an empty folder"),
     (("folder", "{none}"), "no such folder"),
     (("folder", "{file}"), "a file, not a folder"),
-    (("folder",), "no folder given"),
+    (("folder",), "ROOT: missing"),
     (("folder", "{loose}"), "sound files but no folders of them"),
     (("folder", "{hollow}"), "no sound files found in its folders"),
     (("esc50", "{loose}"), "no meta/esc50.csv in it"),
     (("foldr", "{loose}"), 'did you mean "folder"?'),
-    (("soundscape", "{loose}"), "makes its own sounds and reads no folder"),
+    (("soundscape", "{loose}"), "one argument too many for `schurgan prepare soundscape`"),
     (("soundscape", "--per-class", 0), "per_class 0"),
-    (("soundscape", "--subset", "esc10"), 'no option "subset"'),
+    (("soundscape", "--subset", "esc10"), "--subset: no such option of `schurgan prepare soundscape`"),
+    (("esc50", "{loose}", "--subset", "esc11"), 'did you mean "esc10"?'),
+    (("cifar10", "{loose}", "--sample-rate", 8000), "--sample-rate: no such option of `schurgan prepare cifar10`"),
     (("soundscape", "--seconds", 0.01), "0.01"),
     (("soundscape", "--seconds", "nan"), "nan"),
     (("soundscape", "--size", 7), "size 7: 8 to 1024 is needed"),
@@ -164,8 +166,8 @@ PREPARE = [
     (("soundscape", "--sample-rate", 10), "--sample-rate: 10 given, 1000 to 384000 Hz is needed"),
     (("soundscape", "--shard-clips", 0), "--shard-clips: 0 given, a whole number of 1 or more is needed"),
     (("soundscape", "--workers", -1), "--workers: -1 given, a whole number of 1 or more is needed"),
-    (("soundscape", "--siez", 16), '--siez: no such option of `schurgan prepare`; did you mean "--size"?'),
-    (("soundscape", "a", "b"), '"b": one argument too many for `schurgan prepare`'),
+    (("soundscape", "--siez", 16), '--siez: no such option of `schurgan prepare soundscape`; did you mean "--size"?'),
+    (("folder", "{loose}", "b"), '"b": one argument too many for `schurgan prepare folder`'),
 ]
 
 
@@ -232,7 +234,8 @@ def test_what_cannot_be_trained_is_one_sentence_and_leaves_no_run(refused, shard
 def test_train_without_data_or_out_says_what_is_missing(refused, shards, tmp_path):
     assert "--data: missing" in refused("train", "--out", tmp_path / "run")
     assert "--out: missing; `schurgan train --help` says what is needed" in refused("train", "--data", shards)
-    assert "SOURCE and --out: missing" in refused("prepare")
+    assert "ROOT and --out: missing" in refused("prepare", "folder")
+    assert "prepare: one word more is needed" in refused("prepare", "--out", tmp_path / "run")
     assert "RUN: missing" in refused("resume")
     assert not (tmp_path / "run").exists()
 
@@ -348,8 +351,8 @@ def test_a_full_disk_is_one_sentence_of_every_command_and_leaves_no_half_file(
 
 def test_unknown_commands_are_told_the_nearest_or_all(refused):
     assert refused("smaple") == '"smaple": no such command; did you mean "sample"?'
-    assert "; there are download, prepare, data verify, " in refused("xyzzy")
-    assert refused("data", "verfy") == '"data verfy": no such command; did you mean "data verify"?'
+    assert "; there are download, prepare folder, " in refused("xyzzy")
+    assert refused("data", "verfy") == '"data verfy": no such command; did you mean "verify"?'
     assert refused("data").startswith("data: one word more is needed, as in `schurgan data verify`")
     assert refused("presets", "extra") == '"extra": one argument too many for `schurgan presets`'
 
@@ -361,4 +364,4 @@ def test_a_sentence_does_not_depend_on_the_width_of_the_terminal(refused, monkey
     steps = refused("train", "--out", "run", "--train.checkpoint-every", 0)
     assert steps == "--train.checkpoint-every: 0 given, greater than or equal to 1 is needed"
     assert refused("train", "--train.betas", 1).startswith("--train.betas: a value is missing")
-    assert refused("prepare").startswith("SOURCE and --out: missing")
+    assert refused("prepare", "folder").startswith("ROOT and --out: missing")

@@ -22,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+import schurgan
 from schurgan.audio import Spectrogram, read_audio
 from schurgan.core.errors import UserError
 from schurgan.data import Manifest, Shards, prepare, summary
@@ -418,7 +419,7 @@ def test_a_finished_folder_is_returned_as_it_is_without_loading_anything(clips, 
 def test_a_finished_folder_with_a_truncated_file_is_refused_by_its_name(clips, tmp_path):
     prepare(open_folder(clips), tmp_path, SMALL, workers=1)
     os.truncate(tmp_path / "audio-00000.npy", 1000)
-    with pytest.raises(UserError, match=r"audio-00000.npy: 1000 bytes instead of .*--overwrite"):
+    with pytest.raises(UserError, match=r"audio-00000.npy: 1000 bytes instead of .*overwrite"):
         prepare(open_folder(clips), tmp_path, SMALL, workers=1)
 
 
@@ -433,7 +434,7 @@ def test_another_option_is_refused_until_overwriting_and_foreign_files_are_never
         with pytest.raises(KeyboardInterrupt):
             prepare(source, tmp_path, SMALL, shard_clips=16, workers=1, progress=interrupt_after(40))
     before = checksums(tmp_path)
-    with pytest.raises(UserError, match="--overwrite"):
+    with pytest.raises(UserError, match="overwrite"):
         prepare(source, tmp_path, SMALL, shard_clips=64, workers=1)
     assert checksums(tmp_path) == before
     prepare(source, tmp_path, SMALL, shard_clips=64, workers=1, overwrite=True)
@@ -596,7 +597,7 @@ def test_a_stopped_augmentation_goes_on_to_the_same_bytes_on_two_workers(short_a
 def test_other_pitches_are_other_data(short_and_long, augmented, tmp_path):
     copy = Path(shutil.copytree(augmented, tmp_path / "copy"))
     for pitches in ((), (0.75,)):
-        with pytest.raises(UserError, match="--overwrite"):
+        with pytest.raises(UserError, match="overwrite"):
             prepare(open_folder(short_and_long), copy, SMALL, shard_clips=16, pitches=pitches, workers=1)
     prepare(open_folder(short_and_long), copy, SMALL, shard_clips=16, pitches=PITCHES, workers=1)
 
@@ -670,3 +671,28 @@ def test_peak_memory_does_not_grow_with_the_number_of_clips(tmp_path):
 
     # 1,200 more clips of 36 kB are 43 MB in one shard, if they were held; their records are under 1 MB.
     assert peak(1300) - peak(100) < 12_000
+
+
+def test_the_python_call_makes_what_the_command_makes(call, clips, tmp_path):
+    folder = schurgan.prepare(clips, out=tmp_path / "python", size=32, seconds=0.5, workers=1)
+    assert folder == tmp_path / "python"
+    options = ("--size", 32, "--seconds", 0.5, "--workers", 1)
+    assert call("prepare", "folder", clips, "--out", tmp_path / "command", *options).status == 0
+    assert checksums(folder) == checksums(tmp_path / "command")
+
+
+def test_the_python_call_takes_a_source_by_name_or_as_an_object(clips, tmp_path, monkeypatch):
+    options = {"size": 16, "workers": 1}
+    named = schurgan.prepare("soundscape", out=tmp_path / "named", seconds=0.5, **options)
+    assert Manifest.load(named).n_samples == 8000
+    own = schurgan.prepare(
+        Faulty(clips), out=tmp_path / "own", seconds=0.25, sample_rate=8000, scale="linear", **options
+    )
+    assert (Manifest.load(own).n_samples, Manifest.load(own).dtype) == (2000, "float16")
+    with pytest.raises(UserError, match="esc50"):
+        schurgan.prepare("esc50", out=tmp_path / "none")
+    with pytest.raises(ValueError, match="seconds"):
+        schurgan.prepare(clips, out=tmp_path / "none", seconds=0.01)
+    monkeypatch.chdir(clips.parent)
+    clips.parent.joinpath("esc50").symlink_to(clips)  # a folder that is called like a source
+    assert len(Manifest.load(schurgan.prepare("esc50", out=tmp_path / "folder", seconds=0.5, **options))) == 80

@@ -83,7 +83,7 @@ def prepare_folder(
     kind: Literal["audio", "images"] | None = None,
     table: Annotated[Path | None, arg(metavar="FILE")] = None,
 ) -> None:
-    """Recordings or images of your own, a folder a class, to shards of images; started again, it does what is missing.
+    """Your own recordings or images, a folder a class, to shards; started again, it does what is missing.
 
     Args:
         root: folder with one folder of recordings (any audio) or images for each class

@@ -217,12 +217,11 @@ def command_of(arguments: Sequence[str]) -> tuple[str, list[str]]:
         if (name := " ".join(arguments[:words])) in COMMANDS:
             return name, list(arguments[words:])
     first, group = arguments[0], _group(arguments[0])
-    if group and len(arguments) == 1:
+    if group and (len(arguments) == 1 or arguments[1].startswith("-")):
         raise UserError(f"{first}: one word more is needed, as in {', '.join(f'`schurgan {name}`' for name in group)}")
-    given = " ".join(arguments[:2]) if group else first
-    near = did_you_mean(given, group or [*COMMANDS, *(name.partition(" ")[0] for name in COMMANDS)])
-    known = near or f"; there are {', '.join(group or COMMANDS)}"
-    raise UserError(f'"{given}": no such command{known}')
+    known = [name.partition(" ")[2] for name in group] or [*COMMANDS, *(name.partition(" ")[0] for name in COMMANDS)]
+    near = did_you_mean(arguments[1] if group else first, known) or f"; there are {', '.join(group or COMMANDS)}"
+    raise UserError(f'"{" ".join(arguments[: 1 + bool(group)])}": no such command{near}')
 
 
 def _group(word: str) -> list[str]:
@@ -275,6 +274,12 @@ def _run(arguments: list[str]) -> None:
 
 def _usage(names: Iterable[str]) -> str:
     """The commands, a line each. Short of building every command's parser: a newcomer's first call is quick."""
+    texts = {name: (COMMANDS[name].__doc__ or "").strip().splitlines()[0] for name in names}
+    if len(texts) == len(COMMANDS):
+        sources = _group("prepare")
+        about = f"Recordings or images to shards, by SOURCE: {', '.join(name.partition(' ')[2] for name in sources)}."
+        texts = {"prepare SOURCE" if name in sources else name: text for name, text in texts.items()}
+        texts["prepare SOURCE"] = about
     lines = ["usage: schurgan COMMAND ...", "", (schurgan.__doc__ or "").strip(), ""]
-    lines += [f"  {name:<13}{(COMMANDS[name].__doc__ or '').strip().splitlines()[0]}" for name in names]
+    lines += [f"  {name:<{max(map(len, texts)) + 2}}{text}" for name, text in texts.items()]
     return "\n".join([*lines, "", "`schurgan COMMAND --help` lists a command's options with their units and defaults."])
