@@ -1,13 +1,27 @@
-"""Small data sets, made in the layouts of the public ones without the code under test."""
+"""Small data sets, made in the layouts of the public ones without the code under test, and a source that fails."""
 
 from __future__ import annotations
 
+import hashlib
+import multiprocessing
+import os
 import pickle
+import signal
+import time
 import wave
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import soundfile
+from torch import Tensor
+
+from schurgan.audio import Spectrogram, read_audio
+from schurgan.data.sources.base import Item
+from schurgan.data.sources.folder import open_folder
+
+RATE, N_SAMPLES, SIZE = 16000, 8000, 32
+SMALL = Spectrogram(size=SIZE, n_samples=N_SAMPLES, channels=1)
 
 ESC50_HEADER = "filename,fold,target,category,esc10,src_file,take"
 ESC50_ROWS = [
@@ -119,3 +133,67 @@ def cifar10_binary(root: Path, count: int = 4) -> Path:
         name = f"data_batch_{number}.bin" if number < 6 else "test_batch.bin"
         (root / name).write_bytes(np.c_[np.array(labels, np.uint8), images].tobytes())
     return root
+
+
+def write_clips(root: Path, counts: dict[str, int]) -> Path:
+    """Half a second of decaying tone in noise a clip, another one each."""
+    rng = np.random.default_rng(0)
+    time_ = np.arange(N_SAMPLES) / RATE
+    for label, count in counts.items():
+        (root / label).mkdir(parents=True)
+        for number in range(count):
+            tone = np.sin(2 * np.pi * rng.uniform(200, 4000) * time_) * np.exp(-rng.uniform(1, 9) * time_)
+            noise = 0.05 * rng.standard_normal(N_SAMPLES)
+            soundfile.write(root / label / f"{number:03}.wav", rng.uniform(0.1, 0.7) * tone + 0.1 * noise, RATE)
+    return root
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+
+
+def wait_for_workers(done: int, total: int, seconds: float) -> None:
+    """A progress callback that holds the parent until a worker runs: it would do so small a set all by itself."""
+    while done == 16 and not multiprocessing.active_children():
+        time.sleep(0.01)
+    time.sleep(0.05)
+
+
+@dataclass(frozen=True)
+class Faulty:
+    """The first `count` clips of a folder; what happens on loading some of them can be commanded."""
+
+    root: Path
+    raising: tuple[tuple[str, type[BaseException]], ...] = ()
+    deadly: str = ""
+    pids: Path | None = None
+    name: str = "faulty"
+    kind: str = "audio"
+    skipped: tuple[tuple[str, str], ...] = ()
+
+    def classes(self) -> tuple[str, ...]:
+        return open_folder(self.root).classes()
+
+    def items(self) -> list[Item]:
+        return open_folder(self.root).items()
+
+    def load(self, item: Item, sample_rate: int) -> Tensor:
+        if self.pids:
+            (self.pids / str(os.getpid())).touch()
+        if item.origin == self.deadly and multiprocessing.parent_process():
+            os.kill(os.getpid(), signal.SIGKILL)
+        for origin, error in self.raising:
+            if item.origin == origin:
+                raise error("as commanded")
+        return read_audio(self.root / item.origin, sample_rate)
+
+    def describe(self) -> dict[str, object]:
+        return {"source": self.name}
+
+
+def interrupt_after(count: int):
+    def progress(done: int, total: int, seconds: float) -> None:
+        if done >= count:
+            raise KeyboardInterrupt
+
+    return progress

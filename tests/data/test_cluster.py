@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
 import socket
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from layouts import checksums
 from torch import Tensor
 
 from schurgan.audio import Spectrogram
@@ -59,10 +59,6 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         for process in (*workers, scheduler):
             process.kill()
             process.wait()
-
-
-def checksums(folder: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
 
 
 @pytest.mark.slow

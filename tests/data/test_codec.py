@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import hashlib
 import json
 import multiprocessing
 import time
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from layouts import checksums
 from torch import Tensor
 
 from schurgan.audio import Spectrogram
@@ -186,10 +186,6 @@ def test_two_workers_write_the_same_bytes(made, tmp_path):
 
     prepare(Pictures(), tmp_path, ImageCodec(16), shard_clips=20, workers=2, progress=wait_for_workers)
     assert checksums(tmp_path) == checksums(made)
-
-
-def checksums(folder: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
 
 
 def test_both_codecs_colour_levels_and_undo_it_without_being_asked_what_they_are():
