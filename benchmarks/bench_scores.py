@@ -38,8 +38,9 @@ from schurgan.audio import Spectrogram
 from schurgan.data import Shards, prepare
 from schurgan.data.codec import open_codec
 from schurgan.data.sources import open_source
-from schurgan.evaluation.features.embedding import open_embedding
-from schurgan.evaluation.features.extractor import Extracted, Extractor, cached_classifier, open_extractor
+from schurgan.evaluation.features.classifier import cached_classifier
+from schurgan.evaluation.features.extractor import Extracted, Extractor
+from schurgan.evaluation.features.registry import open_embedding, open_extractor
 from schurgan.evaluation.metrics.frechet import frechet_distance
 from schurgan.evaluation.metrics.kernel import squared_discrepancy
 from tables import head, row

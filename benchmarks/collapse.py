@@ -29,7 +29,8 @@ import torch
 from schurgan.core.files import atomic_write
 from schurgan.data.loader import Shuffled
 from schurgan.data.shards import Shards
-from schurgan.evaluation.features.extractor import Extractor, open_extractor
+from schurgan.evaluation.features.extractor import Extractor
+from schurgan.evaluation.features.registry import open_extractor
 from schurgan.evaluation.metrics.frechet import frechet_distance
 from schurgan.evaluation.metrics.inception_score import class_accuracy, inception_score
 from schurgan.runs.config import Config

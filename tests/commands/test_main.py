@@ -18,7 +18,7 @@ from schurgan.commands import demo
 from schurgan.commands.main import COMMANDS, main
 from schurgan.data import Shards
 from schurgan.data.sources import open_source
-from schurgan.evaluation.features import extractor
+from schurgan.evaluation.features import classifier
 from schurgan.runs.config import Config
 from schurgan.runs.records import read_metrics
 from schurgan.version import __version__
@@ -185,7 +185,7 @@ def test_each_preset_for_a_cpu_trains_on_images_of_its_size(call, tmp_path, pres
 
 
 def test_the_demo_goes_the_whole_way_and_goes_on_where_it_was_stopped(call, tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(extractor, "QUICK", {"epochs": 1, "least_steps": 0, "most_steps": 10})
+    monkeypatch.setattr(classifier, "QUICK", {"epochs": 1, "least_steps": 0, "most_steps": 10})
     monkeypatch.setattr(demo, "write_report", functools.partial(demo.write_report, shown=1, judged=1))
     monkeypatch.setattr(demo, "resolve", lambda name: tiny(steps=2))
     monkeypatch.setattr(demo, "open_source", lambda name, seconds: open_source(name, per_class=3, seconds=0.5))

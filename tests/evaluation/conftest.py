@@ -52,6 +52,6 @@ def few_sounds(monkeypatch: pytest.MonkeyPatch) -> None:
 def short_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Classifiers of four steps, in a cache of their own."""
     monkeypatch.setenv("SCHURGAN_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(
-        "schurgan.evaluation.features.extractor.QUICK", {"epochs": 1, "least_steps": 4, "most_steps": 4}
-    )
+    for name in ("QUICK", "FULL"):
+        steps = {"epochs": 1, "least_steps": 4, "most_steps": 4}
+        monkeypatch.setattr(f"schurgan.evaluation.features.classifier.{name}", steps)

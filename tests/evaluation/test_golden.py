@@ -67,7 +67,9 @@ def scores_of(evaluation) -> dict[str, object]:
 
 def test_scores_of_a_run_with_sounds_and_usefulness(keep, run, few_sounds, short_training, monkeypatch):
     monkeypatch.setattr(score_run, "score_usefulness", partial(score_usefulness, steps=2, seeds=2))
-    monkeypatch.setattr("schurgan.evaluation.features.extractor.FULL", {"epochs": 1, "least_steps": 4, "most_steps": 4})
+    monkeypatch.setattr(
+        "schurgan.evaluation.features.classifier.FULL", {"epochs": 1, "least_steps": 4, "most_steps": 4}
+    )
     keep("classifier", scores_of(schurgan.evaluate(run, images=60, runs=2, usefulness=True)))
 
 

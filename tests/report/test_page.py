@@ -19,7 +19,7 @@ from schurgan.audio import Spectrogram
 from schurgan.core.errors import UserError
 from schurgan.data import Shards, prepare
 from schurgan.data.sources import open_source
-from schurgan.evaluation.features import extractor
+from schurgan.evaluation.features import classifier
 from schurgan.model import load
 from schurgan.report.page import write_report
 
@@ -61,7 +61,7 @@ def decoded(source: str) -> io.BytesIO:
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch):
     """A classifier that hardly learns: what it says is another file's business."""
-    monkeypatch.setattr(extractor, "QUICK", {"epochs": 1, "least_steps": 0, "most_steps": 10})
+    monkeypatch.setattr(classifier, "QUICK", {"epochs": 1, "least_steps": 0, "most_steps": 10})
 
 
 @pytest.fixture(scope="session")

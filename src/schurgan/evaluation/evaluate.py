@@ -18,7 +18,8 @@ from schurgan.core.distributed import World
 from schurgan.core.errors import UserError, writing
 from schurgan.core.progress import Meter
 from schurgan.data.shards import Shards
-from schurgan.evaluation.features.extractor import ClassifierExtractor, Extractor, open_extractor
+from schurgan.evaluation.features.extractor import ClassifierExtractor, Extractor
+from schurgan.evaluation.features.registry import open_extractor
 from schurgan.evaluation.nearest_picture import save_nearest
 from schurgan.evaluation.pixels import score_departure, score_memory, score_variety
 from schurgan.evaluation.score_images import Measure

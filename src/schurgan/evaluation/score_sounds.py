@@ -11,7 +11,7 @@ from torch import Tensor
 
 from schurgan.core.distributed import World
 from schurgan.core.progress import Meter
-from schurgan.evaluation.features.embedding import open_embedding
+from schurgan.evaluation.features.registry import open_embedding
 from schurgan.evaluation.metrics.intervals import Spread
 from schurgan.evaluation.metrics.loudness import levels
 from schurgan.evaluation.scores import Counts, Score

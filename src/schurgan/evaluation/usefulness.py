@@ -15,13 +15,12 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from schurgan.core.errors import UserError
 from schurgan.data.codec import open_codec
 from schurgan.data.shards import Shards
-from schurgan.evaluation.features.classifier import Classifier, augment, draws
+from schurgan.evaluation.features.classifier import fit_classifier
 from schurgan.evaluation.metrics.intervals import Interval, wilson
 from schurgan.evaluation.sound import check_apart
 from schurgan.model import Model
@@ -59,21 +58,18 @@ class ClassifierTrainer:
     device: str | torch.device = "cpu"
 
     def __call__(self, images: Tensor, labels: Tensor, seed: int) -> Predictor:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            network = Classifier(self.classes, images.shape[-1], self.channels)
-        network.to(self.device).train()
-        chance = torch.Generator().manual_seed(seed)
-        optimizer = torch.optim.AdamW(network.parameters(), 3e-3, weight_decay=1e-2)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=self.steps)
-        for _, part in zip(range(self.steps), draws(torch.arange(len(images)), chance), strict=False):
-            batch = augment(images[part], chance, self.photo).to(self.device)
-            loss = F.cross_entropy(network(batch), labels[part].to(self.device), label_smoothing=0.05)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-        return network.predict
+        return fit_classifier(
+            lambda clips: images[clips],
+            labels,
+            torch.arange(len(images)),
+            classes=self.classes,
+            size=images.shape[-1],
+            channels=self.channels,
+            steps=self.steps,
+            photo=self.photo,
+            seed=seed,
+            device=self.device,
+        ).predict
 
 
 @dataclass(frozen=True)

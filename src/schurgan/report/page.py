@@ -19,8 +19,7 @@ from schurgan.core.errors import UserError, writing
 from schurgan.core.files import atomic_write, write_json
 from schurgan.data.codec import open_codec
 from schurgan.data.shards import Shards, split
-from schurgan.evaluation.features.classifier import Trained, judge
-from schurgan.evaluation.features.extractor import cached_classifier
+from schurgan.evaluation.features.classifier import Trained, cached_classifier, judge
 from schurgan.model import Model, Sounds, load
 from schurgan.report import curves
 from schurgan.runs.config import Config

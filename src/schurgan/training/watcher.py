@@ -15,7 +15,8 @@ from torch import Tensor
 from schurgan.core.distributed import World
 from schurgan.data.codec import Codec
 from schurgan.data.shards import Shards
-from schurgan.evaluation.features.extractor import Extracted, Extractor, open_extractor
+from schurgan.evaluation.features.extractor import Extracted, Extractor
+from schurgan.evaluation.features.registry import open_extractor
 from schurgan.health import Monitor, Verdict
 from schurgan.networks.batch_norm import local_statistics
 from schurgan.runs.config import Config

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from schurgan.audio import Spectrogram
 from schurgan.core.errors import UserError
-from schurgan.evaluation.features.embedding import ImportedEmbedding, TextureEmbedding, open_embedding
+from schurgan.evaluation.features.embedding import ImportedEmbedding, TextureEmbedding
 from schurgan.evaluation.features.extractor import Extracted
+from schurgan.evaluation.features.registry import open_embedding
 
 RATE = 16000
 TIME = torch.arange(2 * RATE, dtype=torch.float64) / RATE

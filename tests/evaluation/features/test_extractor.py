@@ -11,10 +11,10 @@ from schurgan.audio import Spectrogram
 from schurgan.core.errors import UserError
 from schurgan.data import Shards, prepare
 from schurgan.data.sources import open_source
-from schurgan.evaluation.features import extractor as module
+from schurgan.evaluation.features import classifier as module
 from schurgan.evaluation.features.cache import cache_folder
-from schurgan.evaluation.features.classifier import train_classifier
-from schurgan.evaluation.features.extractor import cached_classifier, open_extractor
+from schurgan.evaluation.features.classifier import cached_classifier, train_classifier
+from schurgan.evaluation.features.registry import open_extractor
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_features_do_not_depend_on_how_many_images_come_at_once(data, monkeypatc
     extractor = open_extractor("classifier", data)
     images = data.images(np.arange(12))
     together = extractor(images).features
-    monkeypatch.setattr(module, "_CHUNK", 5)
+    monkeypatch.setattr("schurgan.evaluation.features.extractor._CHUNK", 5)
     assert (extractor(images).features - together).abs().max() < 1e-5  # float32, other order of sums
     assert extractor(images[:0]).features.shape == (0, 64)
 

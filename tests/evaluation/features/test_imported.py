@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from schurgan.core.errors import UserError
-from schurgan.evaluation.features.extractor import Extractor, open_extractor
+from schurgan.evaluation.features.extractor import Extractor
+from schurgan.evaluation.features.registry import open_extractor
 
 SOURCE = """
 import torch

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from schurgan.core.errors import UserError
-from schurgan.evaluation.features.extractor import open_extractor
+from schurgan.evaluation.features.registry import open_extractor
 
 LIBRARY = "torch_fidelity.feature_extractor_inceptionv3"
 

@@ -1,8 +1,7 @@
-"""Trained classifiers kept for the next time: one file each, named by what it was trained on and how.
+"""A cache of trained classifiers: one file each, named by what it was trained on and how.
 
-A file is trusted when it says the same key, and its numbers have the checksum that was written with them. Anything
-else counts as absent: the classifier is trained again and the file replaced. Where nothing can be written it is trained
-every time. Processes that train the same at once write the same name, one after the other and each of them whole.
+A file is trusted when it holds the same key and the checksum of its weights. Else the classifier is trained again and
+the file replaced. Where nothing can be written it is trained every time.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from schurgan.core.files import atomic_write
 
 
 def cache_folder() -> Path | None:
-    """$SCHURGAN_CACHE, $XDG_CACHE_HOME/schurgan or ~/.cache/schurgan; None for a user who has no home."""
+    """Return $SCHURGAN_CACHE, $XDG_CACHE_HOME/schurgan or ~/.cache/schurgan; None for a user who has no home."""
     if own := os.environ.get("SCHURGAN_CACHE"):
         return Path(own)
     shared = os.environ.get("XDG_CACHE_HOME", "")
@@ -35,7 +34,7 @@ def cache_folder() -> Path | None:
 
 
 def state_digest(state: dict[str, Tensor], *about: object) -> str:
-    """Hex SHA-256 of tensors, by name, shape and bytes, and of `about`, as JSON: what a number depends on."""
+    """Hex SHA-256 of tensors, by name, shape and bytes, and of `about`, as JSON."""
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name, value in sorted(state.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
@@ -45,7 +44,7 @@ def state_digest(state: dict[str, Tensor], *about: object) -> str:
 
 
 def load(kind: str, key: dict[str, Any], network: nn.Module) -> dict[str, Any] | None:
-    """Fill `network` with what `save` kept under this key; what was kept beside it, or None where there is nothing."""
+    """Fill `network` with what `save` kept under this key, and return what was kept beside it; None if nothing was."""
     path = _path(kind, key)
     if path is None:
         return None
@@ -63,7 +62,7 @@ def load(kind: str, key: dict[str, Any], network: nn.Module) -> dict[str, Any] |
 
 
 def save(kind: str, key: dict[str, Any], network: nn.Module, about: dict[str, Any]) -> None:
-    """Keep the weights of `network` and `about`, a dict of JSON, under `key`; nothing happens where that fails."""
+    """Keep the weights of `network` and `about`, a dict of JSON, under `key`, where the disk allows it."""
     path = _path(kind, key)
     if path is None:
         return

@@ -15,10 +15,14 @@ from torch import Tensor, nn
 
 from schurgan.core.errors import UserError
 from schurgan.data.shards import Shards
+from schurgan.evaluation.features import cache
+from schurgan.evaluation.metrics.inception_score import accuracy
 
 ARCHITECTURE = "residual-3/2"
 """Name of the network and of how it is trained: to be changed with either, so that nothing older is taken for it."""
-_BATCH = 32
+FULL = {"epochs": 40, "least_steps": 400, "most_steps": 4000}
+QUICK = {"epochs": 10, "least_steps": 100, "most_steps": 400}
+_BATCH, _CHUNK = 32, 256
 _HELD_OUT = 5  # every fifth clip of a class is kept for testing, where there are no folds
 _INSIDE = 64  # larger images are shrunk to this by the first convolution: finer detail only costs time
 
@@ -35,6 +39,7 @@ class Stem(nn.Module):
         self.conv = nn.Conv2d(channels + 1, width, 2 * stride + 1, stride=stride, padding=stride)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Convolve the image with the height of its rows, −1 to 1, as a channel more."""
         rows = torch.linspace(-1, 1, x.shape[2], device=x.device, dtype=x.dtype)
         height = rows[None, None, :, None].expand(len(x), 1, -1, x.shape[3])
         h: Tensor = self.conv(torch.cat((x, height), 1))
@@ -52,6 +57,7 @@ class Residual(nn.Module):
         self.skip = nn.Conv2d(cin, cout, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, cin, R, R) -> (B, cout, ⌈R/2⌉, ⌈R/2⌉)."""
         h = F.relu(self.norm1(x))
         h = self.conv2(F.relu(self.norm2(self.conv1(h))))
         skip: Tensor = self.skip(F.avg_pool2d(x, 2, ceil_mode=True))
@@ -76,7 +82,11 @@ class Classifier(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def features(self, x: Tensor) -> Tensor:
-        """(B, C, size, size) -> (B, 4 width), what the last layer decides by. ValueError for images of another size."""
+        """(B, C, size, size) -> (B, 4 width), what the last layer decides by.
+
+        Raises:
+            ValueError: images of another size.
+        """
         if x.ndim != 4 or tuple(x.shape[2:]) != (self.size, self.size) or self.channels not in (1, x.shape[1]):
             wanted = f"(B, {self.channels}, {self.size}, {self.size})"
             raise ValueError(f"images {tuple(x.shape)}: the classifier was trained on {wanted}")
@@ -85,6 +95,7 @@ class Classifier(nn.Module):
         return h.mean((2, 3))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, size, size) -> logits (B, classes)."""
         logits: Tensor = self.head(self.features(x))
         return logits
 
@@ -93,7 +104,7 @@ class Classifier(nn.Module):
         """(N, C, size, size) -> class numbers (N,), on the CPU. The network is in eval mode after."""
         self.eval()
         device = self.head.weight.device
-        return torch.cat([self(part.to(device)).argmax(1).cpu() for part in torch.split(images, 256)])
+        return torch.cat([self(part.to(device)).argmax(1).cpu() for part in torch.split(images, _CHUNK)])
 
 
 @dataclass(frozen=True)
@@ -111,6 +122,61 @@ class Trained:
         return f"a classifier that knows the class of {self.accuracy:.0%} of {clips}"
 
 
+def fit_classifier(
+    images: Callable[[Tensor], Tensor],
+    labels: Tensor,
+    clips: Tensor,
+    *,
+    classes: int,
+    size: int,
+    channels: int,
+    steps: int,
+    photo: bool,
+    seed: int,
+    device: str | torch.device = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+) -> Classifier:
+    """Train a classifier on images that are altered a little each time, in batches of 32.
+
+    AdamW, one cycle of the rate up to 3e-3 and down to nothing, label smoothing 0.05. Its probabilities are the plain
+    softmax: no temperature is fitted to anything. The same seed gives the same classifier on the same machine, and
+    global random numbers stay as they are.
+
+    Args:
+        images: returns the images (n, channels, size, size) of some clips (n,).
+        labels: class of each clip, (N,).
+        clips: those to train on.
+        classes: number of classes.
+        size: side of the images.
+        channels: of the images.
+        steps: batches.
+        photo: alter the images as pictures, not as spectrograms.
+        seed: of weights, batches and alterations.
+        device: where the network runs.
+        progress: called with the steps done and their number.
+
+    Returns:
+        The network, in eval mode.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = Classifier(classes, size, channels)
+    network.to(device).train()
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW(network.parameters(), 3e-3, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
+    for step, part in zip(range(steps), draws(clips, generator), strict=False):
+        batch = augment(images(part), generator, photo)
+        loss = F.cross_entropy(network(batch.to(device)), labels[part].to(device), label_smoothing=0.05)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        if progress is not None:
+            progress(step + 1, steps)
+    return network.eval()
+
+
 def train_classifier(
     shards: Shards,
     *,
@@ -122,53 +188,82 @@ def train_classifier(
     device: str | torch.device = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> Trained:
-    """Train on the real images of `shards`, altered a little each time, and test on those held out.
+    """Train a classifier on the real images of `shards`, and test it on those held out.
 
-    val_folds  what the run was not trained on: the classifier is tested on it, and never trained. Without any, the
-                   highest fold is held out, or every fifth clip of each class where there are no folds (clips of one
-                   origin recording may then be on both sides). Copies at other pitches take no part
-    epochs, least_steps, most_steps
-                   batches of 32 until every clip was seen `epochs` times, but no fewer and no more than so many; too
-                   few, and the batch norms' running statistics still remember where they began
-    progress       is called with the steps done and their number
+    Args:
+        shards: clips; copies at other pitches take no part.
+        val_folds: folds to test on and never to train on. Without any, the highest fold is held out, or every fifth
+            clip of each class where there are no folds (clips of one origin recording may then be on both sides).
+        epochs: how often every clip is seen, within the limits of steps.
+        least_steps: at least so many; with too few, batch norm's running statistics still remember where they began.
+        most_steps: at most so many.
+        seed: of weights, batches and alterations.
+        device: where the network runs.
+        progress: called with the steps done and their number.
 
-    AdamW, one cycle of the rate up to 3e-3 and down to nothing, label smoothing 0.05. Its probabilities are the plain
-    softmax: no temperature was fitted to anything. The same seed gives the same classifier on the same machine, and
-    global random numbers stay as they are. Raises UserError when no clip is left to train on or to test on.
+    Raises:
+        UserError: no clip is left to train on or to test on.
     """
     shards = shards.select(augmented=False)
     test = _held_out(shards, val_folds)
-    train = (~test).nonzero()[:, 0]
-    if not len(train) or not test.any():
+    train, held = (~test).nonzero()[:, 0], test.nonzero()[:, 0]
+    if not len(train) or not len(held):
         raise UserError(
-            f"classifier: {len(train)} clips to train on and {int(test.sum())} to test on; it needs both, so give more "
+            f"classifier: {len(train)} clips to train on and {len(held)} to test on; it needs both, so give more "
             "clips or exclude fewer folds"
         )
-    channels, size = shards.manifest.planes, shards.shape[-1]
-    photo = shards.manifest.kind == "images"
+    channels, classes = shards.manifest.planes, len(shards.classes)
     labels = torch.from_numpy(shards.labels)
+
+    def images(clips: Tensor) -> Tensor:
+        return shards.images(clips.numpy())[:, :channels]
+
+    network = fit_classifier(
+        images,
+        labels,
+        train,
+        classes=classes,
+        size=shards.shape[-1],
+        channels=channels,
+        steps=min(most_steps, max(least_steps, epochs * -(-len(train) // _BATCH))),
+        photo=shards.manifest.kind == "images",
+        seed=seed,
+        device=device,
+        progress=progress,
+    )
+    predicted = torch.cat([network.predict(images(part)) for part in torch.split(held, _CHUNK)])
+    share, per_class = _shares(predicted, labels[held], classes)
+    return Trained(network, share, per_class, len(train), len(held))
+
+
+def cached_classifier(
+    shards: Shards,
+    *,
+    val_folds: Collection[int] = (),
+    quick: bool = False,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+) -> Trained:
+    """Return `train_classifier`'s, or the one trained on the same data in the same way before, from the cache."""
+    amount = QUICK if quick else FULL
+    key = {
+        "architecture": ARCHITECTURE,
+        "data": shards.fingerprint,
+        "classes": len(shards.classes),
+        "shape": [shards.manifest.planes, shards.shape[-1]],
+        "val_folds": sorted({int(fold) for fold in val_folds}),
+        "seed": seed,
+        **amount,
+    }
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = Classifier(len(shards.classes), size, channels)
-    network.to(device).train()
-    chance = torch.Generator().manual_seed(seed)
-    steps = min(most_steps, max(least_steps, epochs * -(-len(train) // _BATCH)))
-    optimizer = torch.optim.AdamW(network.parameters(), 3e-3, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
-    for step, part in zip(range(steps), draws(train, chance), strict=False):
-        images = augment(shards.images(part.numpy())[:, :channels], chance, photo)
-        loss = F.cross_entropy(network(images.to(device)), labels[part].to(device), label_smoothing=0.05)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        if progress is not None:
-            progress(step + 1, steps)
-    network.eval()
-    held = test.nonzero()[:, 0]
-    taken = torch.cat([network.predict(shards.images(part.numpy())[:, :channels]) for part in torch.split(held, 256)])
-    accuracy, per_class = _shares(taken, labels[held], len(shards.classes))
-    return Trained(network, accuracy, per_class, len(train), len(held))
+        network = Classifier(len(shards.classes), shards.shape[-1], shards.manifest.planes)
+    if known := cache.load("classifier", key, network):
+        return Trained(network.to(device).eval(), **(known | {"per_class": tuple(known["per_class"])}))
+    trained = train_classifier(shards, val_folds=val_folds, seed=seed, device=device, progress=progress, **amount)
+    about = {name: getattr(trained, name) for name in ("accuracy", "per_class", "n_train", "n_test")}
+    cache.save("classifier", key, trained.network, about)
+    return trained
 
 
 def judge(network: Classifier, images: Tensor, labels: Tensor) -> tuple[float, tuple[float, ...]]:
@@ -176,17 +271,17 @@ def judge(network: Classifier, images: Tensor, labels: Tensor) -> tuple[float, t
     return _shares(network.predict(images), labels, network.head.out_features)
 
 
-def _shares(taken: Tensor, labels: Tensor, classes: int) -> tuple[float, tuple[float, ...]]:
-    right = (taken == labels.cpu()).double()
-    return right.mean().item(), tuple(right[labels == c].mean().nan_to_num(0).item() for c in range(classes))
+def _shares(predicted: Tensor, labels: Tensor, classes: int) -> tuple[float, tuple[float, ...]]:
+    overall, per_class = accuracy(predicted, labels.cpu(), classes)
+    return overall, tuple(share or 0.0 for share in per_class)
 
 
-def draws(clips: Tensor, chance: torch.Generator) -> Iterator[Tensor]:
+def draws(clips: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
     """Batches of `clips`, each clip once before any comes again; a batch may go over the end of a round."""
     waiting = clips[:0]
     while True:
         while len(waiting) < _BATCH:
-            waiting = torch.cat((waiting, clips[torch.randperm(len(clips), generator=chance)]))
+            waiting = torch.cat((waiting, clips[torch.randperm(len(clips), generator=generator)]))
         yield waiting[:_BATCH]
         waiting = waiting[_BATCH:]
 
@@ -205,7 +300,7 @@ def _held_out(shards: Shards, val_folds: Collection[int] = ()) -> Tensor:
     return test
 
 
-def augment(images: Tensor, chance: torch.Generator, photo: bool = False) -> Tensor:
+def augment(images: Tensor, generator: torch.Generator, photo: bool = False) -> Tensor:
     """Each image (B, C, R, R) changed in ways that leave its class alone, by its own draw.
 
     Sounds are moved round in time by any amount, by up to R/24 rows in frequency and by up to 4 dB of 80 in level, and
@@ -214,26 +309,26 @@ def augment(images: Tensor, chance: torch.Generator, photo: bool = False) -> Ten
     """
     count, _, height, width = images.shape
     if photo:
-        mirrored = torch.rand(count, 1, 1, 1, generator=chance) < 0.5
-        moved = _moved(torch.where(mirrored, images.flip(-1), images), 2, height // 8, chance)
-        return _moved(moved, 3, width // 8, chance)
-    start = torch.randint(width, (count, 1), generator=chance)
+        mirrored = torch.rand(count, 1, 1, 1, generator=generator) < 0.5
+        moved = _moved(torch.where(mirrored, images.flip(-1), images), 2, height // 8, generator)
+        return _moved(moved, 3, width // 8, generator)
+    start = torch.randint(width, (count, 1), generator=generator)
     columns = (torch.arange(width) + start) % width
     moved = images.gather(3, columns[:, None, None].expand(images.shape))
-    moved = _moved(moved, 2, round(height / 24), chance)
-    level = 0.1 * (2 * torch.rand(count, 1, 1, 1, generator=chance) - 1)
+    moved = _moved(moved, 2, round(height / 24), generator)
+    level = 0.1 * (2 * torch.rand(count, 1, 1, 1, generator=generator) - 1)
     moved = (moved + level).clamp(-1, 1)
     for length, shape in ((height, (count, 1, height, 1)), (width, (count, 1, 1, width))):
-        first, extent = torch.rand(2, count, 1, generator=chance) * torch.tensor([length, length / 6])[:, None, None]
+        first, extent = torch.rand(2, count, 1, generator=generator) * torch.tensor([length, length / 6])[:, None, None]
         place = torch.arange(length)
         silent = (place >= first) & (place < first + extent)
         moved = moved.masked_fill(silent.view(shape), -1)
     return moved
 
 
-def _moved(images: Tensor, axis: int, most: int, chance: torch.Generator) -> Tensor:
+def _moved(images: Tensor, axis: int, most: int, generator: torch.Generator) -> Tensor:
     """Each image moved along `axis` by up to `most` places; what comes in repeats the edge."""
-    by = torch.randint(-most, most + 1, (len(images), 1), generator=chance)
+    by = torch.randint(-most, most + 1, (len(images), 1), generator=generator)
     places = (torch.arange(images.shape[axis]) + by).clamp(0, images.shape[axis] - 1)
     shape = [len(images), 1, 1, 1]
     shape[axis] = -1

@@ -1,12 +1,4 @@
-"""What turns sound into the numbers that a Fréchet audio distance is made of (Kilgour et al. 2019).
-
-    embedding = open_embedding("audio", sample_rate=16000)
-    features, _ = embedding(sounds)                    # (N, L) -> (N, 77)
-
-audio                       statistics of levels in mel bands: nothing learned, the same for all data
-classifier                  sound analysed again, by what the run's classifier decides by
-package.module:attribute    the user's own, such as VGGish, PANN or CLAP
-"""
+"""Features of sound, for Fréchet audio distances (Kilgour et al. 2019): extractors that take sounds for images."""
 
 from __future__ import annotations
 
@@ -18,12 +10,10 @@ import torch
 from torch import Tensor
 
 from schurgan.audio import Spectrogram
-from schurgan.core.errors import UserError, did_you_mean
 from schurgan.evaluation.features.cache import state_digest
 from schurgan.evaluation.features.extractor import Extracted, Extractor, checked
 from schurgan.evaluation.features.imported import ImportedExtractor
 
-NAMES = ("audio", "classifier")
 _CHUNK = 32
 _BANDS, _GROUPS = 24, 4
 _FLOOR = 1e-8  # mean square: 80 dB under 1
@@ -57,7 +47,7 @@ class TextureEmbedding:
         self.digest = state_digest({}, "texture/1", sample_rate)
 
     def __call__(self, images: Tensor) -> Extracted:
-        """Raises ValueError for what is not (N, L) with 0.1 s or more, or not finite."""
+        """Raises ValueError unless (N, L) with 0.1 s or more, and finite."""
         if images.ndim != 2 or images.shape[1] < _SHORTEST * self.sample_rate:
             least = ceil(_SHORTEST * self.sample_rate)
             raise ValueError(f"audio {tuple(images.shape)}: (N, L) with L of {least} samples or more is needed")
@@ -86,10 +76,13 @@ class TextureEmbedding:
 
 
 class ReanalysedEmbedding:
-    """Sound (N, n_samples) -> what `extractor` says of its images by `spectrogram`, which must be the transform of the
-    shards that it was trained on (of a run painted in colours: not the run's).
+    """Sound (N, n_samples) -> features of its images.
 
     Unlike the images that a sound was decoded from, these hold nothing that the sound does not.
+
+    Args:
+        spectrogram: the transform of the shards that `extractor` was trained on, which a run's need not be.
+        extractor: of those images.
     """
 
     def __init__(self, spectrogram: Spectrogram, extractor: Extractor) -> None:
@@ -99,6 +92,7 @@ class ReanalysedEmbedding:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Extracted:
+        """Raises ValueError for another shape."""
         if images.ndim != 2 or images.shape[1] != self.spectrogram.n_samples:
             raise ValueError(f"audio {tuple(images.shape)}: (N, {self.spectrogram.n_samples}) is needed")
         parts = torch.split(images.detach().cpu().float(), _CHUNK)
@@ -106,7 +100,7 @@ class ReanalysedEmbedding:
 
 
 class ImportedEmbedding:
-    """The user's own, given sound (N, L) at the rate that it says by an attribute `sample_rate`, else as it is."""
+    """The user's own, on sound (N, L) at the rate of its attribute `sample_rate`, else as the sound is."""
 
     def __init__(self, name: str, sample_rate: int, device: str | torch.device = "cpu") -> None:
         self.function = ImportedExtractor(name, device)
@@ -116,6 +110,7 @@ class ImportedEmbedding:
         self.digest = state_digest({}, self.function.digest, self.resize, sample_rate)
 
     def __call__(self, images: Tensor) -> Extracted:
+        """Raises ValueError for another shape."""
         if images.ndim != 2:
             raise ValueError(f"audio {tuple(images.shape)}: (N, L) is needed")
         audio = images.detach().cpu().float()
@@ -123,31 +118,6 @@ class ImportedEmbedding:
             clips = [soxr.resample(clip.numpy(), self.sample_rate, self.wanted, quality="HQ") for clip in audio]
             audio = torch.stack([torch.from_numpy(clip) for clip in clips])
         return self.function(audio)
-
-
-def open_embedding(
-    name: str,
-    sample_rate: int,
-    *,
-    spectrogram: Spectrogram | None = None,
-    extractor: Extractor | None = None,
-    device: str | torch.device = "cpu",
-) -> Extractor:
-    """The embedding of this name, an `Extractor` of sound (N, L) at `sample_rate` in place of images.
-
-    "classifier" needs the spectrogram that the extractor's images were made by, and the extractor. Raises UserError for
-    a name that is not known, or an object that cannot be used.
-    """
-    if name == "audio":
-        return TextureEmbedding(sample_rate)
-    if name == "classifier":
-        if spectrogram is None or extractor is None:
-            raise ValueError('spectrogram, extractor: both are needed by embedding "classifier"')
-        return ReanalysedEmbedding(spectrogram, extractor)
-    if ":" in name:
-        return ImportedEmbedding(name, sample_rate, device)
-    near = did_you_mean(name, NAMES) or f"; there are {', '.join(NAMES)} and package.module:attribute of your own"
-    raise UserError(f'embedding "{name}": no such embedding{near}')
 
 
 def _mel(sample_rate: int, n_fft: int) -> Tensor:

@@ -1,7 +1,7 @@
-"""An extractor or an embedding of the user's own, by import path: "package.module:attribute".
+"""The user's own extractor or embedding, by import path: "package.module:attribute".
 
     # my/features.py
-    def embed(images):                 # (N, C, H, W) float32 in [-1, 1], of sound (N, L) at its sample rate
+    def embed(images):                 # (N, C, H, W) float32 in [-1, 1]; of sound (N, L) at its sample rate
         return features                # (N, d); or (features, probabilities), or (features, logits), both (N, K)
 
 The attribute is a function, a torch.nn.Module or another object that can be called, or what makes one: a class, or a
@@ -30,10 +30,15 @@ _SUM = 1e-3  # that a row of probabilities may be off 1 by, in half precision
 class ImportedExtractor:
     """What `name` points to, as an extractor of images or of sound.
 
-    digest covers its source file, the name, and its weights where it is a module. Code elsewhere that it calls, and
-    weights that are no part of a module, are not seen: who changes those must rename it.
+    Its digest covers its source file, the name, and its weights where it is a module. It does not cover code elsewhere
+    and weights outside a module: rename the extractor when those change.
 
-    Raises UserError when it cannot be imported or called; ValueError for what it returns, if that is no features.
+    Args:
+        name: "package.module:attribute".
+        device: where the user's own runs.
+
+    Raises:
+        UserError: it cannot be imported or called.
     """
 
     def __init__(self, name: str, device: str | torch.device = "cpu") -> None:
@@ -48,12 +53,13 @@ class ImportedExtractor:
 
     @property
     def sample_rate(self) -> int | None:
-        """In Hz, what an embedding of sound says it needs by an attribute `sample_rate`; None if it says nothing."""
+        """In Hz, what an embedding of sound needs by its attribute `sample_rate`; None if it has none."""
         rate = getattr(self.function, "sample_rate", None)
         return int(rate) if isinstance(rate, int | float) and rate > 0 else None
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Extracted:
+        """Raises ValueError for results that are no features."""
         parts = [self._part(part) for part in torch.split(images, _CHUNK)]
         features = torch.cat([features for features, _ in parts])
         known = [classes for _, classes in parts if classes is not None]
@@ -62,35 +68,35 @@ class ImportedExtractor:
         return checked(self.name, len(images), features, self._probabilities(torch.cat(known), len(images)))
 
     def _part(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        found = self.function(images.float().to(self.device))
-        if not isinstance(found, tuple | list):
-            return self._rows("features", found, len(images)), None
-        if len(found) != 2:
+        result = self.function(images.float().to(self.device))
+        if not isinstance(result, tuple | list):
+            return self._rows("features", result, len(images)), None
+        if len(result) != 2:
             raise ValueError(
-                f'extractor "{self.name}": returned {len(found)} things; features, or features and probabilities, '
+                f'extractor "{self.name}": returned {len(result)} things; features, or features and probabilities, '
                 "are needed"
             )
-        features, classes = found
+        features, classes = result
         rows = self._rows("features", features, len(images))
         return rows, None if classes is None else self._rows("probabilities", classes, len(images))
 
-    def _rows(self, what: str, given: object, count: int) -> Tensor:
-        if not isinstance(given, Tensor):
-            kind = type(given).__name__
+    def _rows(self, what: str, values: object, count: int) -> Tensor:
+        if not isinstance(values, Tensor):
+            kind = type(values).__name__
             raise ValueError(f'extractor "{self.name}": its {what} are of type {kind}; a torch.Tensor is needed')
-        if given.ndim != 2 or len(given) != count:
-            shape = tuple(given.shape)
+        if values.ndim != 2 or len(values) != count:
+            shape = tuple(values.shape)
             raise ValueError(f'extractor "{self.name}": {what} {shape} from an input of {count}; (N, d) are needed')
-        return given.detach().double().cpu()
+        return values.detach().double().cpu()
 
-    def _probabilities(self, given: Tensor, count: int) -> Tensor:
+    def _probabilities(self, values: Tensor, count: int) -> Tensor:
         """(N, K) probabilities as they are, logits through a softmax: by all rows, since one may look like either."""
-        if len(given) != count or not given.isfinite().all():
+        if len(values) != count or not values.isfinite().all():
             raise ValueError(f'extractor "{self.name}": some probabilities or logits are missing or not finite')
-        total = given.sum(1, keepdim=True)
-        if (given >= 0).all() and ((total - 1).abs() <= _SUM).all():
-            return given / total
-        return given.softmax(1)
+        total = values.sum(1, keepdim=True)
+        if (values >= 0).all() and ((total - 1).abs() <= _SUM).all():
+            return values / total
+        return values.softmax(1)
 
 
 def _imported(name: str) -> object:
@@ -98,28 +104,28 @@ def _imported(name: str) -> object:
     if not module or not attribute or not all(part.isidentifier() for part in f"{module}.{attribute}".split(".")):
         raise UserError(f'extractor "{name}": package.module:attribute is needed')
     try:
-        found: object = importlib.import_module(module)
+        value: object = importlib.import_module(module)
     except Exception as error:  # whatever the user's module does when it is run
         where = "; is its folder in PYTHONPATH?" if isinstance(error, ModuleNotFoundError) else ""
         raise UserError(f'extractor "{name}": module {module} cannot be imported ({_line(error)}){where}') from error
     for part in attribute.split("."):
-        if not hasattr(found, part):
-            near = did_you_mean(part, [known for known in vars(found) if not known.startswith("_")])
+        if not hasattr(value, part):
+            near = did_you_mean(part, [known for known in vars(value) if not known.startswith("_")])
             raise UserError(f'extractor "{name}": {module} has no {attribute}{near}')
-        found = getattr(found, part)
-    return found
+        value = getattr(value, part)
+    return value
 
 
-def _callable(name: str, found: object) -> Callable[..., Any]:
-    """`found` itself, or what it makes."""
-    if isinstance(found, type) or (callable(found) and not isinstance(found, nn.Module) and _needs_nothing(found)):
+def _callable(name: str, value: object) -> Callable[..., Any]:
+    """`value` itself, or what it makes."""
+    if isinstance(value, type) or (callable(value) and not isinstance(value, nn.Module) and _needs_nothing(value)):
         try:
-            found = found()
+            value = value()
         except Exception as error:
             raise UserError(f'extractor "{name}": making it failed ({_line(error)})') from error
-    if not callable(found):
-        raise UserError(f'extractor "{name}": {type(found).__name__} cannot be called with images')
-    return found
+    if not callable(value):
+        raise UserError(f'extractor "{name}": {type(value).__name__} cannot be called with images')
+    return value
 
 
 def _needs_nothing(function: Callable[..., Any]) -> bool:

@@ -36,6 +36,7 @@ class InceptionExtractor:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Extracted:
+        """Raises ValueError for other than 1 or 3 channels, and for pixels that are not finite."""
         if images.ndim != 4 or images.shape[1] not in (1, 3):
             raise ValueError(f"images {tuple(images.shape)}: Inception needs (N, C, H, W) with 1 or 3 channels")
         if not images.isfinite().all():
@@ -50,7 +51,7 @@ class InceptionExtractor:
 
 
 def open_inception(device: str | torch.device = "cpu") -> InceptionExtractor:
-    """Raises UserError, saying what to install, where torch-fidelity or its weights are not to be had."""
+    """Open torch-fidelity's network. Raises UserError, saying what to install, where it or its weights are missing."""
     try:
         library = importlib.import_module("torch_fidelity.feature_extractor_inceptionv3")
     except (ImportError, OSError, RuntimeError) as error:  # a torchvision of another torch raises any of them

@@ -103,7 +103,7 @@ def t_quantile(probability: float, freedom: int) -> float:
 
 
 def _t_within(angle: float, freedom: int) -> float:
-    """P(|T| < √ν tan θ)"""
+    """P(|T| < √ν tan θ)."""
     cosine, sine = math.cos(angle), math.sin(angle)
     odd = freedom % 2
     term, total = (cosine if odd else 1.0), 0.0
