@@ -27,7 +27,7 @@ from schurgan.commands.data import (
     prepare_urbansound8k,
 )
 from schurgan.commands.evaluate import compare, evaluate, sweep
-from schurgan.commands.parsing import Folder, check_counts, check_rate, parse, value_of
+from schurgan.commands.parsing import Folder, check_counts, check_rate, name_options, option_names, parse, value_of
 from schurgan.commands.run import animate, report, resume, status, train_command
 from schurgan.commands.study import study
 from schurgan.core.errors import Interrupted, UserError, did_you_mean, say, writing
@@ -269,7 +269,10 @@ def _run(arguments: list[str]) -> None:
     command = COMMANDS[name]
     if name == "train":
         command = train_command(Config.from_preset(value_of(rest, "--preset"), value_of(rest, "--config")))
-    parse(command, name, rest)()
+    try:
+        parse(command, name, rest)()
+    except UserError as error:
+        raise UserError(name_options(str(error), option_names(command))) from error
 
 
 def _usage(names: Iterable[str]) -> str:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import io
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import tyro
+from pydantic import BaseModel
 from tyro.conf import arg
 
 from schurgan.core.errors import UserError, did_you_mean
@@ -43,6 +46,50 @@ def parse(command: Callable[..., None], name: str, arguments: list[str]) -> Call
     with contextlib.redirect_stderr(said), contextlib.suppress(SystemExit), _wide():
         return tyro.cli(bind, prog=f"schurgan {name}", args=arguments)
     raise UserError(_sentence(said.getvalue(), bind, name))
+
+
+def option_names(command: Callable[..., Any]) -> dict[str, str]:
+    """Names of a command's arguments in library code, with the options by which its user knows them.
+
+    An option of a group is known by its full name and, where no other group has it, by its own: `train.lr_g` and
+    `lr_g` are `--train.lr-g`.
+    """
+    names, inner = dict[str, str](), list[tuple[str, str]]()
+    hints = get_type_hints(command, include_extras=True)
+    for name, parameter in inspect.signature(command).parameters.items():
+        hint = hints[name]
+        shown = next((each.name for each in getattr(hint, "__metadata__", ()) if getattr(each, "name", None)), name)
+        fields = _fields(getattr(hint, "__origin__", hint))
+        if fields:  # the groups of a Config stand at the top
+            for group, field in fields.items():
+                names[group] = _option(group)
+                inner += [(option, f"{group}.{option}") for option in _fields(field.annotation)]
+        elif parameter.kind is parameter.KEYWORD_ONLY:
+            names[name] = _option(shown)
+    count = Counter(option for option, _ in inner)
+    names |= {full: _option(full) for _, full in inner}
+    return {option: _option(full) for option, full in inner if count[option] == 1} | names
+
+
+def name_options(message: str, options: Mapping[str, str]) -> str:
+    r"""A message of the library in the words of the command line.
+
+    `batch_size: 0 given` becomes `--train.batch-size: 0 given`, and `choose another \`out\`` becomes `choose another
+    \`--out\``: names at the start and names in backquotes.
+    """
+    start = re.match(r"[a-z][\w.]*(?=: )", message)
+    if start and start[0] in options:
+        message = options[start[0]] + message[start.end() :]
+    return re.sub(r"`([a-z][\w.]*)`", lambda name: f"`{options.get(name[1], name[1])}`", message)
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _fields(kind: Any) -> Mapping[str, Any]:
+    """The fields of a pydantic model, none of anything else."""
+    return kind.model_fields if isinstance(kind, type) and issubclass(kind, BaseModel) else {}
 
 
 @contextlib.contextmanager
