@@ -151,7 +151,8 @@ def shares(count: int, channels: int, batch: int = 32) -> None:
         optimizers[1].step()
         discriminator.requires_grad_(False)
         optimizers[0].zero_grad()
-        loss.generator(discriminator(generator(latent.sample(batch, noise), labels), labels)).backward()
+        fake = generator(latent.sample(batch, noise), labels)
+        loss.generator(labels[:0], discriminator(fake, labels)).backward()
         optimizers[0].step()
         discriminator.requires_grad_(True)
 

@@ -37,7 +37,7 @@ from schurgan.training.trainer import Trainer
 from schurgan.training.watcher import Watcher
 
 PARTS = {
-    "step": (Trainer, "run_step"),
+    "step": (Trainer, "training_step"),
     "ddfn forward": (DDFN, "_penalty"),
     "ddfn and condition backward": (Trainer, "_pull"),
     "condition forward": (MomentMatching, "_penalty"),
@@ -57,7 +57,7 @@ BESIDE = ("loading", "adding up", "logger adds")
 
 
 def watch_calls(taken: dict[str, list[float]]) -> None:
-    """Note the CPU seconds of each call of the parts; within `run_step` as one sum a step."""
+    """Note the CPU seconds of each call of the parts; within `training_step` as one sum a step."""
 
     def timed(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(call)

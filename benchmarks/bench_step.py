@@ -74,7 +74,7 @@ def ours(width: int, variant: str = "") -> tuple[Step, Networks]:
         d.requires_grad_(False)
         with torch.autocast("cpu", torch.bfloat16, enabled=variant == "bf16"):
             score = d(g(latent.sample(BATCH), labels), labels).float()
-        optimise(adam_g, loss.generator(score))
+        optimise(adam_g, loss.generator(score[:0], score))
         d.requires_grad_(True)
 
     return step, networks

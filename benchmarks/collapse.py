@@ -34,6 +34,7 @@ from schurgan.evaluation.features.registry import open_extractor
 from schurgan.evaluation.metrics.frechet import frechet_distance
 from schurgan.evaluation.metrics.inception_score import class_accuracy, inception_score
 from schurgan.runs.config import Config
+from schurgan.training.build import build_trainer
 from schurgan.training.health_scores import HealthScores
 from schurgan.training.logger import Means
 from schurgan.training.trainer import Trainer
@@ -128,25 +129,24 @@ class Bed:
 def run(bed: Bed, config: Config) -> list[dict[str, Any]]:
     """What was measured every 50 steps, and at last the scores of the averaged generator."""
     train = config.train
-    trainer = Trainer(config, bed.classes, torch.device("cpu"))
-    for part in (trainer.ddfn, trainer.condition):
-        if part is not None:
-            part.fit_real([(bed.images, bed.labels)])
+    trainer = build_trainer(config, bed.classes)
+    for part in trainer.conditions.values():
+        part.fit_real([(bed.images, bed.labels)])
     row, means, rows = Shuffled(len(bed.images), train.seed), Means(), []
     started, evaluating = time.process_time(), 0.0
     for step in range(train.steps):
         first = step * train.d_steps * train.batch_size
         places = np.arange(first, first + train.d_steps * train.batch_size).reshape(train.d_steps, -1)
-        means.add(trainer.run_step([(bed.images[index], bed.labels[index]) for index in map(row.at, places)]))
+        means.add(trainer.training_step([(bed.images[index], bed.labels[index]) for index in map(row.at, places)]))
         if (step + 1) % EVERY == 0:
             before = time.process_time()
-            measured = bed.scores(trainer.generator, trainer.average, trainer.discriminator, trainer.latent)
+            measured = bed.scores(trainer.generator, trainer.generator_ema, trainer.discriminator, trainer.latent)
             since = means.take()
             measured |= {name: since[name] for name in ("gradient_g", "loss_d", "loss_g")}
             measured["margin"] = since["score_real"] - since["score_fake"]
-            measured["gap"] = since["ddfn_gap"] / trainer.ddfn.real_average().item()
-            error = trainer.ddfn.standard_error(train.batch_size * EVERY).item()
-            measured["gap_standard_error"] = error / trainer.ddfn.real_average().item()
+            measured["gap"] = since["ddfn_gap"] / trainer.conditions["ddfn"].real_average().item()
+            error = trainer.conditions["ddfn"].standard_error(train.batch_size * EVERY).item()
+            measured["gap_standard_error"] = error / trainer.conditions["ddfn"].real_average().item()
             rows.append({"step": step + 1, "not_finite": since["not_finite"], "signals": measured})
             evaluating += time.process_time() - before
     seconds = time.process_time() - started - evaluating
@@ -157,7 +157,7 @@ def run(bed: Bed, config: Config) -> list[dict[str, Any]]:
 def judge(bed: Bed, trainer: Trainer) -> dict[str, float]:
     z = trainer.latent.sample(JUDGED, torch.Generator().manual_seed(1))
     labels = torch.arange(JUDGED) % bed.classes
-    average = trainer.average.train()
+    average = trainer.generator_ema.train()
     images = torch.cat([average(a, b) for a, b in zip(z.split(100), labels.split(100), strict=True)])
     if not images.isfinite().all():
         return {name: float("nan") for name in ("all", "inception", "accuracy")}

@@ -100,7 +100,7 @@ def collapse_at(step: int) -> None:
 
     def seen(watch: Watcher, trainer: Trainer) -> tuple[dict[str, Any], Verdict]:
         update = watch.monitor.update
-        if trainer.step >= step and trainer.config.train.seed == 0:
+        if trainer.global_step >= step and trainer.seed == 0:
             watch.monitor.update = lambda at, **found: update(at, **found | {"frechet": 1e6})  # type: ignore
         try:
             return evaluate(watch, trainer)

@@ -134,7 +134,7 @@ def test_a_carrier_from_a_folder_that_holds_other_data_now_is_refused(model, rec
 def test_the_saved_weights_are_the_average_of_training_and_not_its_last_step(finished_run, model):
     state = read(finished_run / "checkpoints" / "step-00000006.pt").state["trainer"]
     ours = dict(model.generator.named_parameters())
-    assert all(torch.equal(ours[name], state["average"][name]) for name in ours)
+    assert all(torch.equal(ours[name], state["generator_ema"][name]) for name in ours)
     assert not torch.equal(ours["linear.weight"], state["generator"]["linear.weight"])
 
 

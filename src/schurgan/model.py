@@ -11,12 +11,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast
 
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from schurgan.audio import Aux, Spectrogram, write_audio
 from schurgan.audio.pictures import picture, save_png
@@ -38,10 +38,12 @@ Phase = Literal["noise", "carrier", "griffin-lim"]
 class Card:
     """What a generator's file says about itself: all that sampling and decoding need beside the weights."""
 
-    architecture: dict[str, Any]
-    """`Architecture.from_dict(architecture)` shapes the generator."""
-    width: int
+    architecture: dict[str, Any] | None
+    """`Architecture.from_dict(architecture)` shapes the generator; None for a module of the user's own."""
+    width: int | None
+    """Channels of a multiple of 1; None for a module of the user's own."""
     channels: int
+    """Channels of an image."""
     latent: Literal["normal", "uniform"]
     latent_variance: float
     classes: tuple[str, ...]
@@ -71,7 +73,11 @@ class Sounds:
         return len(self.images)
 
     def save(self, folder: str | Path) -> list[Path]:
-        """One WAV and one PNG a sound, FOLDER/label-000.wav; returns the WAVs, of pictures the PNGs."""
+        """Write one WAV and one PNG a sound, FOLDER/label-000.wav.
+
+        Returns:
+            The WAVs; of pictures the PNGs.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         name = "".join(c if c.isalnum() or c in "-_ " else "_" for c in self.label).strip() or "sound"
@@ -87,7 +93,12 @@ class Sounds:
 
 
 class Model:
-    """A generator with the transform that its images are of."""
+    """A generator with the codec of its images.
+
+    Args:
+        generator: z (N, latent_dim), labels (N,) -> images (N, C, R, R) in [−1, 1]; it is put into eval mode.
+        card: what else sampling and decoding need.
+    """
 
     def __init__(self, generator: Generator, card: Card) -> None:
         self.generator = generator.eval()
@@ -98,7 +109,18 @@ class Model:
 
     @property
     def classes(self) -> tuple[str, ...]:
+        """Names of the classes; the label of a class is its place."""
         return self.card.classes
+
+    @property
+    def device(self) -> torch.device:
+        """Where the generator is; images and sounds come back on the CPU."""
+        return next(self.generator.parameters()).device
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move the generator to `device`, in place, and return the model."""
+        self.generator.to(device)
+        return self
 
     @property
     def pictures(self) -> bool:
@@ -107,7 +129,11 @@ class Model:
 
     @property
     def spectrogram(self) -> Spectrogram:
-        """What turns its images into sound. Raises UserError for a model of pictures."""
+        """What turns its images into sound.
+
+        Raises:
+            UserError: it is a model of pictures.
+        """
         if self.pictures:
             raise UserError("this model was trained on pictures: it makes no sounds")
         return cast(Spectrogram, self.codec)
@@ -127,13 +153,21 @@ class Model:
         phase: Phase = "noise",
         refine: int | None = None,
     ) -> Sounds:
-        """`count` sounds of class `label`; the same seed gives the same sounds.
+        """Make sounds of one class; the same seed gives the same sounds.
 
-        truncation  variance α of the noise: under 1 more typical, above 1 more varied; 1 if not given
-        phase       "noise" finds one, "griffin-lim" too; "carrier" starts from a recording of the class in the shards
-        refine      iterations of fitting sound to image, 32 if not given
+        Args:
+            label: name of the class.
+            count: how many, 1 to 10,000.
+            truncation: variance α of the noise: under 1 more typical, above 1 more varied; 1 by default.
+            seed: 0 to 2³¹ − 1.
+            phase: "noise" and "griffin-lim" find one; "carrier" starts from a recording of the class in the shards.
+            refine: iterations of fitting sound to image, 32 by default.
 
-        Raises UserError for a class or a number that cannot be.
+        Returns:
+            The sounds with their images; of a model of pictures the images alone.
+
+        Raises:
+            UserError: a class or a number is out of range.
         """
         if label not in self.classes:
             known = did_you_mean(label, self.classes) or f"; there are {', '.join(self.classes)}"
@@ -152,18 +186,30 @@ class Model:
 
     @torch.no_grad()
     def images(self, labels: Tensor, truncation: float | None = None, seed: int = 0) -> Tensor:
-        """Labels (N,) -> images (N, C, R, R) in [−1, 1], float32 on the CPU. Raises ValueError for a bad truncation."""
-        noise = torch.Generator().manual_seed(seed)
-        z = self.latent.sample(len(labels), noise, truncation)
-        device = next(self.generator.parameters()).device
+        """Generate images.
+
+        Args:
+            labels: classes (N,).
+            truncation: variance of the noise, as in `sample`.
+            seed: of the noise.
+
+        Returns:
+            Images (N, C, R, R) in [−1, 1], float32 on the CPU.
+
+        Raises:
+            ValueError: truncation is out of range.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        z = self.latent.sample(len(labels), generator, truncation)
         parts = zip(torch.split(z, _BATCH), torch.split(labels, _BATCH), strict=True)
-        return torch.cat([self.generator(a.to(device), b.to(device)).float().cpu().contiguous() for a, b in parts])
+        images = [self.generator(a.to(self.device), b.to(self.device)) for a, b in parts]
+        return torch.cat([each.float().cpu().contiguous() for each in images])
 
     @torch.no_grad()
     def decode(
         self, images: Tensor, labels: Tensor, phase: Phase = "noise", refine: int | None = None, seed: int = 0
     ) -> Tensor:
-        """Images (N, C, R, R) of classes (N,) -> sounds (N, L), none louder than full scale."""
+        """Turn images (N, C, R, R) of classes (N,) into sounds (N, L), none louder than full scale."""
         reference = torch.tensor(self.card.references)[labels]
         carriers = self._carriers(labels, seed) if phase == "carrier" else None
         refine = 32 if refine is None else refine
@@ -178,7 +224,7 @@ class Model:
         return audio / audio.abs().amax(1, keepdim=True).clamp_min(1)
 
     def save(self, path: str | Path) -> None:
-        """Weights and card in one safetensors file, atomically."""
+        """Write weights and card into one safetensors file, atomically."""
         weights = {name: value.detach().cpu().contiguous() for name, value in self.generator.state_dict().items()}
         card = {"format": _FORMAT, "sha256": _digest(weights)} | self.card.__dict__
         # One entry: several are written in any order, and the same model must give the same bytes.
@@ -187,8 +233,17 @@ class Model:
             file.write(content)
 
     @classmethod
-    def load(cls, path: str | Path, device: str = "cpu") -> Model:
-        """A file that `save` wrote. Raises UserError naming it when it is damaged or something else."""
+    def load(cls, path: str | Path, device: str = "cpu", generator: nn.Module | None = None) -> Model:
+        """Read a file that `save` wrote.
+
+        Args:
+            path: the file.
+            device: where the generator goes.
+            generator: takes the weights, where they are of a module of the user's own.
+
+        Raises:
+            UserError: the file is damaged, something else, or needs a `generator`.
+        """
         try:
             with safetensors.safe_open(path, "pt") as file:
                 known = json.loads((file.metadata() or {}).get("card", "{}"))
@@ -201,9 +256,11 @@ class Model:
                 known["architecture"] = known.pop("ladder")
             card = Card(**known)
             card = replace(card, classes=tuple(card.classes), references=tuple(card.references))
-            generator = build(card)
-            generator.load_state_dict(weights)
-            return cls(generator.to(device), card)
+            if generator is None and card.architecture is None:
+                raise UserError(f"{path}: of a network that this package does not have; give it as generator")
+            network = build(card) if generator is None else cast(Generator, generator)
+            network.load_state_dict(weights)
+            return cls(network.to(device), card)
         except (
             OSError,
             safetensors.SafetensorError,
@@ -217,7 +274,7 @@ class Model:
             raise UserError(f"{path}: damaged, or not a generator ({reason[:120]})") from None
 
     def _carriers(self, labels: Tensor, seed: int) -> Tensor:
-        """A recording of each label's class, chosen by the seed: (N, L)."""
+        """Return a recording of each label's class, chosen by the seed: (N, L)."""
         if self.card.data is None or not Path(self.card.data).is_dir():
             raise UserError(
                 f'phase "carrier": the recordings in {self.card.data} are gone; choose "noise" or "griffin-lim"'
@@ -225,12 +282,12 @@ class Model:
         shards = Shards(self.card.data)
         if shards.classes != self.classes or shards.manifest.n_samples != self.spectrogram.n_samples:
             raise UserError(f'phase "carrier": {self.card.data} holds other data than the model was trained on')
-        chance = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed)
         recordings = []
         for label in labels.tolist():
             name = self.classes[label]
             clips = torch.from_numpy(shards.labels == shards.classes.index(name)).nonzero()[:, 0]
-            recordings.append(shards.recording(int(clips[torch.randint(len(clips), (1,), generator=chance)])))
+            recordings.append(shards.recording(int(clips[torch.randint(len(clips), (1,), generator=generator)])))
         return torch.stack(recordings)
 
 
@@ -256,16 +313,26 @@ def _digest(weights: Mapping[str, Tensor]) -> str:
 
 
 def build(card: Card) -> Generator:
-    """An untrained generator of the card's shape; the global random state is left as it was."""
+    """Build an untrained generator of the card's shape; the global random state is left as it was."""
+    assert card.architecture is not None
     with torch.random.fork_rng(devices=[]):
         return Generator(Architecture.from_dict(card.architecture), len(card.classes), card.width, card.channels)
 
 
-def load(path: str | Path, device: str = "cpu") -> Model:
-    """The model of a run folder, or of an exported generator file. Raises UserError when there is none."""
+def load(path: str | Path, device: str = "cpu", generator: nn.Module | None = None) -> Model:
+    """Load a trained model.
+
+    Args:
+        path: folder of a run, or a generator.safetensors.
+        device: where the generator goes.
+        generator: takes the weights, where the run trained a module of the user's own.
+
+    Raises:
+        UserError: there is no model, or it cannot be read.
+    """
     path = Path(path)
     file = RunFolder(path).generator if path.is_dir() else path
     if not file.exists():
         what = "the run has not saved a generator yet" if path.is_dir() else "no such file or folder"
         raise UserError(f"{file}: {what}; `schurgan train` makes one")
-    return Model.load(file, device)
+    return Model.load(file, device, generator)

@@ -35,7 +35,7 @@ from schurgan.core.errors import UserError
 from schurgan.networks import Discriminator, Generator, Latent, apply_spectral_norm
 from schurgan.networks.batch_norm import convert_batch_norm
 from schurgan.training.losses import Hinge
-from schurgan.training.penalties import R1
+from schurgan.training.regularizers import R1
 
 Job = Callable[[World], Any]
 
@@ -151,7 +151,9 @@ def gan(world: World) -> Tensor:
         made = replica_g(z[whole].flip(1), labels[whole])
         seen = made.detach().requires_grad_()
         factor = (whole.stop - whole.start) * world.size / batch
-        (gradient,) = torch.autograd.grad(factor * loss.generator(discriminator(seen, labels[whole])), seen)
+        (gradient,) = torch.autograd.grad(
+            factor * loss.generator(seen.new_empty(0), discriminator(seen, labels[whole])), seen
+        )
         for_g.zero_grad()
         made.backward(gradient)
         for_g.step()

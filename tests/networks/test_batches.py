@@ -57,7 +57,7 @@ def process(rank: int, folder: str) -> None:
             for_d.zero_grad()
             loss.backward()
             for_d.step()
-            loss = LOSS.generator(discriminator(generator(latent.sample(4, noise), labels), labels))
+            loss = LOSS.generator(labels[:0], discriminator(generator(latent.sample(4, noise), labels), labels))
             for_g.zero_grad()
             loss.backward()
             for_g.step()

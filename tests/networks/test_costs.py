@@ -227,6 +227,7 @@ def test_the_peak_is_what_a_process_grows_by():
     script = """
 import resource, torch
 from schurgan.runs.config import Config
+from schurgan.training.build import build_trainer
 from schurgan.training.trainer import Trainer
 from schurgan.networks import find_architecture
 from schurgan.networks.costs import step_peak
@@ -236,10 +237,10 @@ config = Config.from_preset("small-32")
 train = config.train.model_copy(update={"batch_size": 1536})
 model = config.model.model_copy(update={"channels": 3})
 ddfn = config.ddfn.model_copy(update={"every": 1000})
-trainer = Trainer(config.model_copy(update={"train": train, "model": model, "ddfn": ddfn}), 10, torch.device("cpu"))
+trainer = build_trainer(config.model_copy(update={"train": train, "model": model, "ddfn": ddfn}), 10)
 images, labels = torch.rand(1536, 3, 32, 32) * 2 - 1, torch.arange(1536) % 10
-trainer.ddfn.fit_real([images[:4]])
-trainer.run_step([(images, labels)])
+trainer.conditions["ddfn"].fit_real([images[:4]])
+trainer.training_step([(images, labels)])
 grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 print(grown, step_peak(find_architecture("small-32"), batch_size=1536).total)
 """

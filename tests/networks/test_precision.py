@@ -121,9 +121,9 @@ def test_losses_of_single_precision_scores_are_single_precision_under_autocast(n
     loss = LOSSES[name]
     torch.manual_seed(0)
     real, fake = torch.randn(64), torch.randn(64)
-    wanted = loss.discriminator(real, fake), loss.generator(fake)
+    wanted = loss.discriminator(real, fake), loss.generator(real, fake)
     with torch.autocast("cpu", torch.bfloat16):
-        got = loss.discriminator(real, fake), loss.generator(fake)
+        got = loss.discriminator(real, fake), loss.generator(real, fake)
     for here, there in zip(got, wanted, strict=True):
         assert here.dtype == torch.float32
         assert torch.equal(here, there)

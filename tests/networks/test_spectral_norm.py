@@ -11,7 +11,7 @@ from torch import nn
 
 from schurgan.networks import Discriminator, Generator, SpectralNorm, apply_spectral_norm
 from schurgan.networks.weights import effective_weight, raw_weight, weighted_layers
-from schurgan.training.ema import EMA
+from schurgan.training.trainer import EMA
 
 
 def sigma(weight: torch.Tensor) -> float:

@@ -20,11 +20,11 @@ from schurgan.runs.config import Config
 from schurgan.runs.presets import preset_names, preset_summary
 from schurgan.training.build import (
     build_augmentation,
+    build_conditions,
     build_discriminator,
     build_generator,
     build_latent,
     build_loss,
-    build_moment_matching,
 )
 from schurgan.training.checkpoint import Checkpoints
 
@@ -249,8 +249,8 @@ def test_the_networks_of_a_row_can_be_built_and_fit_each_other(name):
     assert (images.shape, scores.shape) == ((2, 3, size, size), (2,))
     build_loss(config.train.loss, config.regularize)
     build_augmentation(config.regularize)
-    condition = build_moment_matching(config.moment_matching, 50)
-    assert (condition is None) == (config.moment_matching.descriptor == "none")
+    conditions = build_conditions(config, 50)
+    assert ("moment_matching" not in conditions) == (config.moment_matching.descriptor == "none")
     assert config.train.batch_size % config.train.gradient_accumulation_steps == 0
 
 

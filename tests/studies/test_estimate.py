@@ -13,8 +13,7 @@ from schurgan.studies import estimate as module
 from schurgan.studies.estimate import arithmetic, estimate
 from schurgan.studies.outcome import Outcome
 from schurgan.studies.study import load_study, read_study, study_names
-from schurgan.training.build import build_architecture
-from schurgan.training.trainer import Trainer
+from schurgan.training.build import build_architecture, build_trainer
 
 
 def paper_configs(*, losses: bool) -> dict[str, tuple[Config, int]]:
@@ -55,15 +54,14 @@ def test_a_step_of_every_cell_at_paper_scale_is_finite_with_narrow_networks_and_
     train = config.train.model_copy(update={"batch_size": 2, "device": "cpu"})
     model = config.model.model_copy(update={"width": 2, "width_d": None})
     config = config.model_copy(update={"train": train, "model": model})
-    trainer = Trainer(config, classes, torch.device("cpu"))
+    trainer = build_trainer(config, classes)
     shape = (config.model.channels, *build_architecture(config.model).size)
     chance = torch.Generator().manual_seed(0)
     labels = torch.arange(2 * classes) % classes
-    for part in (trainer.ddfn, trainer.condition):
-        if part is not None:
-            part.fit_real([(torch.rand((len(labels), *shape), generator=chance) * 2 - 1, labels)])
+    for part in trainer.conditions.values():
+        part.fit_real([(torch.rand((len(labels), *shape), generator=chance) * 2 - 1, labels)])
     real = torch.rand((2, *shape), generator=chance) * 2 - 1
-    metrics = trainer.run_step([(real, labels[:2])] * config.train.d_steps)
+    metrics = trainer.training_step([(real, labels[:2])] * config.train.d_steps)
     assert metrics["not_finite"] == 0
     assert all(value.isfinite() for value in metrics.values())
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from schurgan.data import Shards
 from schurgan.networks import SpectralNorm
 from schurgan.runs.config import Config
+from schurgan.training.build import build_trainer
 from schurgan.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -38,12 +39,11 @@ def made(tiny, shards):
         config = tiny(batch_size=16, **train).model_dump()
         for part, values in (options or {}).items():
             config[part] |= values
-        trainer = Trainer(Config.model_validate(config), 8, CPU)
+        trainer = build_trainer(Config.model_validate(config), 8)
         if plain_norm:
             freeze_statistics(trainer.generator)
-        for part in (trainer.ddfn, trainer.condition):
-            if part is not None:
-                part.fit_real(Shards(shards).batches(64))
+        for part in trainer.conditions.values():
+            part.fit_real(Shards(shards).batches(64))
         return trainer
 
     return build
@@ -96,15 +96,16 @@ def test_steps_in_parts_are_those_of_the_whole_batch_where_no_batch_norm_looks_a
         for k in (1, parts)
     )
     for step in range(3):
-        expected, got = (t.run_step([batches[step], batches[(step + 1) % 3]]) for t in (whole, cut))
+        expected, got = (t.training_step([batches[step], batches[(step + 1) % 3]]) for t in (whole, cut))
         for name, value in expected.items():
             torch.testing.assert_close(got[name], value, rtol=1e-3, atol=1e-4, msg=lambda m, name=name: f"{name}: {m}")
-    for network in ("generator", "discriminator", "average"):
+    for network in ("generator", "discriminator", "generator_ema"):
         a, b = weights(getattr(whole, network)), weights(getattr(cut, network))
         assert (a - b).abs().max() <= 1e-5, network
-    for name, value in whole.condition.state_dict().items():
+    condition = cut.conditions["moment_matching"].state_dict()
+    for name, value in whole.conditions["moment_matching"].state_dict().items():
         if isinstance(value, Tensor):
-            torch.testing.assert_close(cut.condition.state_dict()[name], value, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(condition[name], value, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("parts", [1, 2, 4])
@@ -116,7 +117,7 @@ def test_spectral_norm_moves_on_as_often_in_a_step_of_parts_as_in_one_of_a_whole
     whole, cut = made(options, **still), made(options, gradient_accumulation_steps=parts, **still)
     before = vectors(whole.discriminator)
     for trainer in (whole, cut):
-        trainer.run_step(batches[:1])
+        trainer.training_step(batches[:1])
     for network in ("generator", "discriminator"):
         for a, b in zip(vectors(getattr(whole, network)), vectors(getattr(cut, network)), strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
@@ -126,16 +127,17 @@ def test_spectral_norm_moves_on_as_often_in_a_step_of_parts_as_in_one_of_a_whole
 
 def test_the_condition_observes_the_images_of_all_parts_once_a_step_of_d(made, batches, monkeypatch):
     trainer, seen = made(FULL, gradient_accumulation_steps=4, d_steps=2), []
-    observe = trainer.condition.observe
-    monkeypatch.setattr(trainer.condition, "observe", lambda fake, y: seen.append(len(fake)) or observe(fake, y))
-    trainer.run_step(batches[:2])
+    condition = trainer.conditions["moment_matching"]
+    observe = condition.observe
+    monkeypatch.setattr(condition, "observe", lambda fake, y: seen.append(len(fake)) or observe(fake, y))
+    trainer.training_step(batches[:2])
     assert seen == [16, 16]
 
 
 def test_with_batch_norm_parts_are_normalised_by_themselves_and_the_step_stays_near(made, batches):
     """What the docs say is not the same: G's statistics are of 8 images instead of 16."""
     whole, cut = made(), made(gradient_accumulation_steps=2)
-    a, b = (trainer.run_step(batches[:1]) for trainer in (whole, cut))
+    a, b = (trainer.training_step(batches[:1]) for trainer in (whole, cut))
     assert not torch.equal(a["loss_g"], b["loss_g"])
     assert abs(a["loss_g"].item() - b["loss_g"].item()) < 0.2
     moved = (weights(whole.generator) - weights(cut.generator)).abs().max()
@@ -149,7 +151,7 @@ def test_every_format_trains_a_few_steps_and_carries_its_state(made, batches, pr
     before = weights(trainer.generator), weights(trainer.discriminator)
     for step in range(4):
         with trainer.precision.switches():
-            metrics = trainer.run_step([batches[step % 3]])
+            metrics = trainer.training_step([batches[step % 3]])
         assert all(math.isfinite(value.item()) for value in metrics.values())
         assert metrics["not_finite"] == 0
     assert not torch.equal(before[0], weights(trainer.generator))
@@ -160,11 +162,11 @@ def test_every_format_trains_a_few_steps_and_carries_its_state(made, batches, pr
     again = made(FULL, precision=precision, gradient_accumulation_steps=steps)
     again.load_state_dict(copy.deepcopy(state))  # Adam would go on with the same tensors
     for one in (trainer, again):
-        one.run_step(batches[:1])
+        one.training_step(batches[:1])
     assert torch.equal(weights(trainer.generator), weights(again.generator))
     if precision == "fp16":
-        assert torch.equal(trainer.scale_g.value, again.scale_g.value)
-        assert torch.equal(trainer.scale_d.streak, again.scale_d.streak)
+        assert torch.equal(trainer.g.scale.value, again.g.scale.value)
+        assert torch.equal(trainer.d.scale.streak, again.d.scale.streak)
 
 
 def test_half_precision_stays_near_single_precision_in_a_step_of_d(made, batches):
@@ -177,11 +179,11 @@ def test_half_precision_stays_near_single_precision_in_a_step_of_d(made, batches
 
 def test_a_scale_of_the_loss_that_is_too_large_is_halved_and_is_no_fault(made, batches):
     trainer = made(FULL, precision="fp16")
-    trainer.scale_d.value.fill_(2.0**30)  # times any gradient, more than 65504
+    trainer.d.scale.value.fill_(2.0**30)  # times any gradient, more than 65504
     before = weights(trainer.discriminator)
     metrics = trainer.discriminator_step(*batches[0], 0)
     assert metrics["not_finite"] == 0
-    assert trainer.scale_d.value == 2.0**29
+    assert trainer.d.scale.value == 2.0**29
     assert torch.equal(weights(trainer.discriminator), before)  # the step was left out
 
 
@@ -189,7 +191,7 @@ def test_a_scale_of_the_loss_that_is_too_large_is_halved_and_is_no_fault(made, b
 def test_compiled_networks_take_the_same_step_up_to_rounding(made, batches):
     plain, compiled = made(FULL), made(FULL, compile=True)
     for trainer in (plain, compiled):
-        trainer.run_step(batches[:1])
+        trainer.training_step(batches[:1])
     for network in ("generator", "discriminator"):
         a, b = weights(getattr(plain, network)), weights(getattr(compiled, network))
         # Where a gradient is 0 up to rounding, Adam's step has the full learning rate in either direction.

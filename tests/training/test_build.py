@@ -13,9 +13,14 @@ from schurgan.networks import ARCHITECTURES, SpectralClamp, leading_singular_val
 from schurgan.runs.config import Config
 from schurgan.runs.options import DDFNOptions, ModelOptions, RegularizeOptions, TrainOptions
 from schurgan.training.augment import POLICIES
-from schurgan.training.build import build_architecture, build_generator, build_latent
+from schurgan.training.build import (
+    build_architecture,
+    build_generator,
+    build_latent,
+    build_regularizers,
+    build_trainer,
+)
 from schurgan.training.losses import LOSSES
-from schurgan.training.trainer import Trainer
 
 DEVICE = torch.device("cpu")
 SMALL = [name for name, architecture in ARCHITECTURES.items() if architecture.size[0] <= 32]
@@ -95,17 +100,17 @@ def configurations(draw: st.DrawFn, names: list[str]) -> Config:
 
 
 def step_and_check(config: Config) -> None:
-    trainer = Trainer(config, classes=3, device=DEVICE)
+    trainer = build_trainer(config, 3)
     size = trainer.generator.architecture.size
     noise = torch.Generator().manual_seed(config.train.seed)
     images = torch.rand(12, config.model.channels, *size, generator=noise) * 1.8 - 0.9
     labels = torch.arange(12) % 3
-    trainer.ddfn.fit_real([(images, labels)])
+    trainer.conditions["ddfn"].fit_real([(images, labels)])
     n = config.train.batch_size
     batches = [(images[i * n : (i + 1) * n], labels[i * n : (i + 1) * n]) for i in range(config.train.d_steps)]
-    metrics = trainer.run_step(batches)
+    metrics = trainer.training_step(batches)
     bad = [name for name, value in metrics.items() if not value.isfinite().all()]
-    for part in ("generator", "discriminator", "average"):
+    for part in ("generator", "discriminator", "generator_ema"):
         network = getattr(trainer, part)
         bad += [f"{part}.{name}" for name, value in network.named_parameters() if not value.isfinite().all()]
     assert not bad
@@ -140,12 +145,12 @@ def test_a_thousand_random_valid_configurations_build_step_and_stay_finite(confi
 )
 def test_model_options_that_do_not_fit_are_refused_by_name(options, message):
     with pytest.raises(ValueError, match=message.replace("(", r"\(")):
-        Trainer(Config(model=ModelOptions(**options)), 3, DEVICE)
+        build_trainer(Config(model=ModelOptions(**options)), 3)
 
 
 def test_wasserstein_without_a_gradient_penalty_is_refused():
     with pytest.raises(ValueError, match=r'gradient_penalty: 0 given, the loss "wasserstein" needs one'):
-        Trainer(Config(train=TrainOptions(loss="wasserstein")), 3, DEVICE)
+        build_trainer(Config(train=TrainOptions(loss="wasserstein")), 3)
 
 
 def test_options_know_every_loss():
@@ -155,7 +160,16 @@ def test_options_know_every_loss():
 def test_an_unknown_augmentation_is_refused_with_the_nearest():
     config = Config(regularize=RegularizeOptions(augment="color"))
     with pytest.raises(ValueError, match='policy "color": no such policy; did you mean "colour"'):
-        Trainer(config, 3, DEVICE)
+        build_trainer(config, 3)
+
+
+def test_a_regulariser_without_weight_is_not_there():
+    assert build_regularizers(RegularizeOptions()) == []
+    options = RegularizeOptions(orthogonal_g=1e-4, lecam=0.3, lecam_start=7, r1=2.0, penalty_every=4)
+    orthogonal, lecam, r1 = build_regularizers(options)
+    assert (orthogonal.weight, orthogonal.network) == (1e-4, "generator")
+    assert (lecam.weight, lecam.start) == (0.3, 7)
+    assert (r1.weight, r1.every) == (2.0, 4)
 
 
 def test_options_reach_the_networks():

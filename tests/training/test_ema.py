@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from schurgan.training.ema import EMA
+from schurgan.training.trainer import EMA
 
 
 def network(value: float) -> nn.Module:

@@ -23,6 +23,7 @@ from schurgan.model import load
 from schurgan.runs.config import Config
 from schurgan.runs.records import read_events, read_health
 from schurgan.training import resume, train
+from schurgan.training.build import build_trainer
 from schurgan.training.checkpoint import Checkpoints
 from schurgan.training.losses import Hinge
 from schurgan.training.trainer import Trainer
@@ -47,15 +48,15 @@ def before_step(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """`before_step(13, harm)`: harm(trainer) right before that step, once."""
 
     def arrange(step: int, harm: Callable[[Trainer], None]) -> None:
-        run_step, done = Trainer.run_step, []
+        training_step, done = Trainer.training_step, []
 
         def harmed(trainer: Trainer, batches: Any) -> Any:
-            if trainer.step == step - 1 and not done:
+            if trainer.global_step == step - 1 and not done:
                 done.append(step)
                 harm(trainer)
-            return run_step(trainer, batches)
+            return training_step(trainer, batches)
 
-        monkeypatch.setattr(Trainer, "run_step", harmed)
+        monkeypatch.setattr(Trainer, "training_step", harmed)
 
     return arrange
 
@@ -89,7 +90,7 @@ def put_nan(network: str, name: str) -> Callable[[Trainer], None]:
 )
 def test_a_nan_in_a_weight_is_seen_in_the_step_named_and_rolled_back(options, tmp_path, before_step, network, name):
     """But for a class's own weights, which a step without that class does not use."""
-    name = name or next(iter(dict(getattr(Trainer(options(), 8, torch.device("cpu")), network).named_parameters())))
+    name = name or next(iter(dict(getattr(build_trainer(options(), 8), network).named_parameters())))
     before_step(AT, put_nan(network, name))
     run = train(options(), tmp_path / "run")
     assert kinds(run) == ["collapsed", "rollback", "finished"]
@@ -100,13 +101,13 @@ def test_a_nan_in_a_weight_is_seen_in_the_step_named_and_rolled_back(options, tm
     assert finite(run)
 
 
-@pytest.mark.parametrize(("network", "buffer"), [("generator", "running_mean"), ("average", "running_var")])
+@pytest.mark.parametrize(("network", "buffer"), [("generator", "running_mean"), ("generator_ema", "running_var")])
 def test_a_nan_in_a_buffer_that_no_step_uses_is_seen_by_the_next_evaluation(
     options, tmp_path, before_step, network, buffer
 ):
-    named = dict(getattr(Trainer(options(), 8, torch.device("cpu")), network).named_buffers())
+    named = dict(getattr(build_trainer(options(), 8), network).named_buffers())
     name = next(key for key in named if key.endswith(buffer))
-    if network == "average":  # whose buffers are copied from the generator's at each step
+    if network == "generator_ema":  # whose buffers are copied from the generator's at each step
         before_step(AT, put_nan("generator", name))
     else:
         before_step(AT, put_nan(network, name))
@@ -121,17 +122,17 @@ def test_a_nan_in_a_buffer_that_no_step_uses_is_seen_by_the_next_evaluation(
 @pytest.mark.parametrize("value", ["inf", "nan"])
 def test_a_loss_that_is_not_finite_changes_nothing_and_is_named_in_its_step(options, tmp_path, monkeypatch, value):
     real, calls, changed = Hinge.generator, [], []
-    run_step = Trainer.run_step
+    training_step = Trainer.training_step
 
     def broken(self: Hinge, fake: Tensor) -> Tensor:
         bad = float(value) if calls and calls[-1] == AT - 1 else 1.0
         return real(self, fake) * bad
 
     def noted(trainer: Trainer, batches: Any) -> Any:
-        first = trainer.step == AT - 1 and AT - 1 not in calls
-        calls.append(trainer.step if first or trainer.step != AT - 1 else -1)
+        first = trainer.global_step == AT - 1 and AT - 1 not in calls
+        calls.append(trainer.global_step if first or trainer.global_step != AT - 1 else -1)
         before = [weight.detach().clone() for weight in trainer.generator.parameters()]
-        metrics = run_step(trainer, batches)
+        metrics = training_step(trainer, batches)
         if first:
             changed.append(
                 any(not torch.equal(a, b) for a, b in zip(before, trainer.generator.parameters(), strict=True))
@@ -139,7 +140,7 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_is_named_in_its_step(opti
         return metrics
 
     monkeypatch.setattr(Hinge, "generator", broken)
-    monkeypatch.setattr(Trainer, "run_step", noted)
+    monkeypatch.setattr(Trainer, "training_step", noted)
     run = train(options(), tmp_path / "run")
     assert changed == [False]
     assert kinds(run) == ["collapsed", "rollback", "finished"]
@@ -173,7 +174,7 @@ def test_a_learning_rate_of_5_is_a_failed_run_at_the_latest_halfway_through(opti
 
 def test_a_learning_rate_that_explodes_later_is_seen_in_two_evaluations_and_rolled_back(options, tmp_path, before_step):
     def harm(trainer: Trainer) -> None:
-        for optimizer in (trainer.optimizer_g, trainer.optimizer_d):
+        for optimizer in (trainer.g.optimizer, trainer.d.optimizer):
             for group in optimizer.param_groups:
                 group["lr"] = 5.0
 
@@ -194,7 +195,7 @@ def test_a_discriminator_that_does_not_learn_ends_the_run_once_variety_is_gone(o
 
     def frozen(trainer: Trainer, *given: Any, **named: Any) -> None:
         made(trainer, *given, **named)
-        monkeypatch.setattr(trainer.optimizer_d, "step", lambda *_, **__: None)
+        monkeypatch.setattr(trainer.d.optimizer, "step", lambda *_, **__: None)
 
     monkeypatch.setattr(Trainer, "__init__", frozen)
     health = {"every": 10, "images": 32, "warm_up": 20, "reaction": "stop"}
@@ -235,11 +236,11 @@ def test_a_disk_that_is_full_for_a_while_pauses_saving_and_costs_nothing_else(op
     """From step 5 to step 8 nothing can be forced to the disk; what is due at 10 is saved again."""
     calm = train(options(steps=14), tmp_path / "calm")
     real, step = os.fsync, [0]
-    run_step = Trainer.run_step
+    training_step = Trainer.training_step
 
     def count(trainer: Trainer, batches: Any) -> Any:
-        metrics = run_step(trainer, batches)
-        step[0] = trainer.step
+        metrics = training_step(trainer, batches)
+        step[0] = trainer.global_step
         return metrics
 
     def fsync(descriptor: int) -> None:
@@ -247,7 +248,7 @@ def test_a_disk_that_is_full_for_a_while_pauses_saving_and_costs_nothing_else(op
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(descriptor)
 
-    monkeypatch.setattr(Trainer, "run_step", count)
+    monkeypatch.setattr(Trainer, "training_step", count)
     monkeypatch.setattr(os, "fsync", fsync)
     run = train(options(steps=14), tmp_path / "run")
     failed = [event for event in events(run) if event["event"] == "checkpoint_failed"]

@@ -18,8 +18,8 @@ from schurgan.data.sources import open_source
 from schurgan.runs.config import Config
 from schurgan.runs.options import DDFNOptions, ModelOptions, RegularizeOptions, TrainOptions
 from schurgan.training import train
+from schurgan.training.build import build_trainer
 from schurgan.training.checkpoint import read
-from schurgan.training.trainer import Trainer
 
 RUN = Path(__file__).parents[1] / "fixtures" / "run"
 
@@ -47,14 +47,14 @@ def write() -> None:
 def test_checkpoint_of_an_earlier_version_goes_on():
     config = Config.load(RUN / "config.yaml")
     (path,) = (RUN / "checkpoints").glob("*.pt")
-    trainer = Trainer(config, 8, torch.device("cpu"))
+    trainer = build_trainer(config, 8)
     trainer.load_state_dict(read(path).state["trainer"])  # with weights_only=True
-    assert trainer.step == 2
+    assert trainer.global_step == 2
     images = 1.8 * torch.rand(8, 1, 16, 16, generator=torch.Generator().manual_seed(0)) - 0.9
-    metrics = trainer.run_step([(images, torch.arange(8))])
+    metrics = trainer.training_step([(images, torch.arange(8))])
     assert all(value.isfinite() for value in metrics.values())
-    assert trainer.ddfn.updates == 3
-    assert trainer.lecam.updates == 3
+    assert trainer.conditions["ddfn"].updates == 3
+    assert trainer.state_dict()["regularizers.0.LeCam"]["_extra_state"]["updates"] == 3
 
 
 def test_generator_of_an_earlier_version_makes_the_images_that_it_made():

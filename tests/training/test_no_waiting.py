@@ -16,8 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from schurgan.data import Shards
 from schurgan.runs.config import Config
+from schurgan.training.build import build_trainer
 from schurgan.training.logger import Means
-from schurgan.training.trainer import Trainer
 
 EVERYTHING: dict[str, Any] = {
     "model": {
@@ -92,19 +92,18 @@ def test_no_step_waits_for_its_device_with_every_option_on(shards, monkeypatch, 
     if loss != "hinge":
         train = train | {"d_steps": 2}
     values = {"batch_size": 8, "eps": 1e-6, "loss": loss} | train
-    trainer = Trainer(Config.model_validate(EVERYTHING | {"train": values}), 8, torch.device("cpu"))
+    trainer = build_trainer(Config.model_validate(EVERYTHING | {"train": values}), 8)
     data = Shards(shards)
-    for part in (trainer.ddfn, trainer.condition):
-        assert part is not None
+    for part in trainer.conditions.values():
         part.fit_real(data.batches(64))
     batches = [(data.images(range(i, 48, 6)), torch.from_numpy(data.labels[i:48:6])) for i in range(2)]
-    trainer.run_step(batches[: trainer.config.train.d_steps])  # the first step may set things up
+    trainer.training_step(batches[: train.get("d_steps", 1)])  # the first step may set things up
     reads, means = Reads(), Means()
     for _ in range(3):  # with and without the gradient penalties, before and after LeCam's start
         with refused(monkeypatch), reads:
-            means.add(trainer.run_step(batches[: trainer.config.train.d_steps]))
+            means.add(trainer.training_step(batches[: train.get("d_steps", 1)]))
     assert reads.found == []
-    assert trainer.step == 4
+    assert trainer.global_step == 4
 
 
 def test_reading_a_value_would_be_noticed(monkeypatch):

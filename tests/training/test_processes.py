@@ -21,8 +21,8 @@ from schurgan.data import Shards
 from schurgan.runs.config import Config
 from schurgan.runs.records import read_events, read_metrics
 from schurgan.training import resume, train
+from schurgan.training.build import build_trainer
 from schurgan.training.checkpoint import Checkpoints, read
-from schurgan.training.trainer import Trainer
 
 OPTIONS: dict[str, Any] = {
     "model": {"architecture": "small-16", "width": 4, "spectral_norm_g": True, "spectral_norm_d": True},
@@ -54,18 +54,17 @@ def options(data: Path, **training: object) -> Config:
 def take_steps(data: Path, world: World, **training: object) -> dict[str, Any]:
     """Weights and figures after three steps of a trainer, each process on its share of the same batches."""
     shards = Shards(data)
-    trainer = Trainer(options(data, **training), 8, torch.device("cpu"), world=world)
-    for part in (trainer.ddfn, trainer.condition):
-        assert part is not None
+    trainer = build_trainer(options(data, **training), 8, world=world)
+    for part in trainer.conditions.values():
         part.fit_real(shards.batches(64))
     share = 16 // world.size
     figures = []
     for step in range(STEPS):
         rows = [torch.arange((step + i) % 3, 48, 3)[share * world.rank : share * (world.rank + 1)] for i in range(2)]
         batches = [(shards.images(chosen.numpy()), torch.from_numpy(shards.labels[chosen.numpy()])) for chosen in rows]
-        metrics = trainer.run_step(batches)
-        figures.append({name: metrics[name].item() for name in ("ddfn", "ddfn_gap", "condition", "not_finite")})
-    networks = {name: getattr(trainer, name) for name in ("generator", "discriminator", "average")}
+        metrics = trainer.training_step(batches)
+        figures.append({name: metrics[name].item() for name in ("ddfn", "ddfn_gap", "moment_matching", "not_finite")})
+    networks = {name: getattr(trainer, name) for name in ("generator", "discriminator", "generator_ema")}
     state = {name: {k: v.clone() for k, v in network.state_dict().items()} for name, network in networks.items()}
     return {"state": state, "figures": figures}
 
@@ -108,7 +107,7 @@ def test_two_processes_take_the_steps_of_one_on_the_same_global_batch(two, shard
 
 @pytest.mark.parametrize("kind", ["plain", "parts"])
 def test_both_processes_hold_the_same_bits(two, kind):
-    for name in ("generator", "discriminator", "average"):
+    for name in ("generator", "discriminator", "generator_ema"):
         assert largest_difference(two[0][kind]["state"][name], two[1][kind]["state"][name]) == 0
 
 

@@ -20,6 +20,7 @@ from schurgan.runs.config import Config
 from schurgan.runs.records import read_events
 from schurgan.training import resume, train
 from schurgan.training import run as loop
+from schurgan.training.build import build_trainer
 from schurgan.training.checkpoint import Checkpoints, read
 from schurgan.training.recovery import gentler
 from schurgan.training.trainer import Trainer
@@ -51,9 +52,9 @@ def ill(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         def seen(watch: Watcher, trainer: Trainer) -> tuple[dict[str, Any], Verdict]:
             update, first = watch.monitor.update, watch._config
             seeds = [gentler(first, number).train.seed for number in range(attempts)]
-            bad = trainer.step >= since and trainer.config.train.seed in seeds
+            bad = trainer.global_step >= since and trainer.seed in seeds
             # Better from step to step, so that the best is the last one before.
-            given = {"frechet": 1e6 if bad else 2.0 - trainer.step / 100}
+            given = {"frechet": 1e6 if bad else 2.0 - trainer.global_step / 100}
             watch.monitor.update = lambda step, **found: update(step, **found | given)
             try:
                 return evaluate(watch, trainer)
@@ -105,11 +106,11 @@ def contents(folder: Path) -> dict[str, bytes]:
 def stopped_after(patched: pytest.MonkeyPatch, step: int, seed: int) -> Iterator[None]:
     """As if SIGTERM came during that step of the attempt with that seed."""
     asked: list[int] = []
-    run_step = Trainer.run_step
+    training_step = Trainer.training_step
 
     def count(trainer: Trainer, batches: Any) -> Any:
-        metrics = run_step(trainer, batches)
-        if trainer.step == step and trainer.config.train.seed == seed:
+        metrics = training_step(trainer, batches)
+        if trainer.global_step == step and trainer.seed == seed:
             asked.append(15)
         return metrics
 
@@ -118,7 +119,7 @@ def stopped_after(patched: pytest.MonkeyPatch, step: int, seed: int) -> Iterator
         yield asked
 
     with patched.context() as inside:
-        inside.setattr(Trainer, "run_step", count)
+        inside.setattr(Trainer, "training_step", count)
         inside.setattr(loop, "stop_requests", requests)
         yield
 
@@ -145,7 +146,7 @@ def test_the_next_attempt_begins_with_the_state_gone_back_to_and_trains_with_gen
     config = options()
     run = train(config, tmp_path / "run")
     before, after = state(run, "step-00000010.pt"), state(run, "step-00000010-a1.pt")
-    networks = ("generator", "discriminator", "average", "ddfn", "step")
+    networks = ("generator", "discriminator", "generator_ema", "conditions.ddfn", "global_step")
     assert all(equal(before["trainer"][name], after["trainer"][name]) for name in networks)
     (group,) = state(run, "step-00000022-a1.pt")["trainer"]["optimizer_d"]["param_groups"]
     assert group["lr"] == config.train.lr_d / 2
@@ -153,12 +154,12 @@ def test_the_next_attempt_begins_with_the_state_gone_back_to_and_trains_with_gen
     # Step 11 with these options, taken here by hand from the state at 10.
     soft = gentler(config, 1)
     shards = Shards(config.data)
-    trainer = Trainer(soft, len(shards.classes), torch.device("cpu"))
+    trainer = build_trainer(soft, len(shards.classes))
     trainer.load_state_dict(before["trainer"])
     batches = loop.Batches(shards, soft.train.batch_size, soft.train.seed)
     for number in (10, 11):
         images, labels = batches.batch(number)
-        trainer.run_step([(images, labels)])
+        trainer.training_step([(images, labels)])
     twelve = state(run, "step-00000012-a1.pt")["trainer"]
     assert equal(dict(trainer.generator.state_dict()), dict(twelve["generator"]))
 
@@ -198,7 +199,7 @@ def test_stop_ends_a_run_at_its_first_collapse_with_the_best_step_before_it(opti
     run = train(options({"reaction": "stop"}), tmp_path / "run")
     assert kinds(run) == ["collapsed", "stopped"]
     assert events(run)[-1]["to"] == 14
-    generator = state(run, "step-00000014.pt")["trainer"]["average"]
+    generator = state(run, "step-00000014.pt")["trainer"]["generator_ema"]
     assert load(run).card.step == 14
     assert torch.equal(load(run).generator.output.bias, generator["output.bias"])
 

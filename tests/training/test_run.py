@@ -83,11 +83,11 @@ def assert_same_state(one: Path, other: Path) -> None:
 def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """As if SIGTERM came during step `step` of the next run, once."""
     asked: list[int] = []
-    run_step = Trainer.run_step
+    training_step = Trainer.training_step
 
     def count(trainer: Trainer, batches: Any) -> Any:
-        metrics = run_step(trainer, batches)
-        if trainer.step == step:
+        metrics = training_step(trainer, batches)
+        if trainer.global_step == step:
             asked.append(signal.SIGTERM)
         return metrics
 
@@ -96,7 +96,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
         yield asked
         asked.clear()
 
-    monkeypatch.setattr(Trainer, "run_step", count)
+    monkeypatch.setattr(Trainer, "training_step", count)
     monkeypatch.setattr(loop, "stop_requests", requests)
 
 
@@ -315,7 +315,7 @@ def test_a_second_run_in_the_same_folder_is_refused_and_the_first_one_left_alone
 
 
 def test_a_loss_that_is_never_a_number_is_named_and_ends_the_run_after_all_its_attempts(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(Hinge, "generator", lambda self, fake: fake.mean() * float("nan"))
+    monkeypatch.setattr(Hinge, "generator", lambda self, real, fake: fake.mean() * float("nan"))
     run = train(tiny(log_every=3), tmp_path / "run")
     kinds = [event["event"] for event in events(run)]
     assert kinds == ["collapsed", "rollback"] * 3 + ["collapsed", "stopped"]

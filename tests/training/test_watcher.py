@@ -13,7 +13,7 @@ import torch
 from schurgan.core.distributed import World
 from schurgan.data import Shards
 from schurgan.runs.config import Config
-from schurgan.training.images import choose_codec
+from schurgan.training.build import build_trainer, choose_codec
 from schurgan.training.trainer import Trainer
 from schurgan.training.watcher import Watcher
 
@@ -31,8 +31,8 @@ def made(tiny: Callable[..., Config], shards) -> Callable[..., tuple[Watcher, Tr
         data = Shards(shards)
         rest = data if held_out else None  # the same recordings: D cannot tell them apart
         watch = Watcher(config, data, rest, choose_codec(config, data), World())
-        trainer = Trainer(config, len(data.classes), CPU)
-        trainer.ddfn.fit_real(data.batches(64))
+        trainer = build_trainer(config, len(data.classes))
+        trainer.conditions["ddfn"].fit_real(data.batches(64))
         return watch, trainer
 
     return build
@@ -45,11 +45,11 @@ def batch(shards: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 def test_an_evaluation_leaves_the_trainer_and_global_random_numbers_as_they_were(made, shards):
     watch, trainer = made()
-    watch.add(trainer.run_step(batch(shards)))
+    watch.add(trainer.training_step(batch(shards)))
     before, chance = copy.deepcopy(trainer.state_dict()), torch.get_rng_state()
     watch.evaluate(trainer)
     assert torch.equal(torch.get_rng_state(), chance)
-    for name in ("generator", "discriminator", "average"):
+    for name in ("generator", "discriminator", "generator_ema"):
         after = trainer.state_dict()[name]
         for key, value in before[name].items():
             if isinstance(value, torch.Tensor):
@@ -58,7 +58,7 @@ def test_an_evaluation_leaves_the_trainer_and_global_random_numbers_as_they_were
 
 def test_a_line_of_an_evaluation_holds_its_scores_the_gap_in_its_band_and_the_verdict(made, shards):
     watch, trainer = made()
-    watch.add(trainer.run_step(batch(shards)))
+    watch.add(trainer.training_step(batch(shards)))
     row, verdict = watch.evaluate(trainer)
     assert {"variety", "variety_batch", "accuracy_d", "gradient_g", "margin", "loss_d", "loss_g"} <= set(row)
     assert row["gap_low"] < row["gap"] < row["gap_high"]
@@ -71,7 +71,7 @@ def test_a_line_of_an_evaluation_holds_its_scores_the_gap_in_its_band_and_the_ve
 def test_two_evaluations_of_the_same_networks_are_equal(made, shards):
     """Of the same latents: what changes between two evaluations is the networks."""
     watch, trainer = made()
-    step = trainer.run_step(batch(shards))
+    step = trainer.training_step(batch(shards))
     rows = []
     for _ in range(2):
         watch.add(step)
@@ -97,13 +97,13 @@ def test_evaluations_that_take_more_than_their_budget_come_as_much_less_often(ma
 def test_how_often_is_settled_once_and_part_of_the_state(made, shards, monkeypatch):
     watch, trainer = made(every=5, budget=0.05)
     monkeypatch.setattr(watch, "_stretched", lambda seconds: 3)
-    watch.add(trainer.run_step(batch(shards)))
+    watch.add(trainer.training_step(batch(shards)))
     watch.evaluate(trainer)
     again, _ = made(every=5, budget=0.05)
     again.load_state_dict(watch.state_dict())
     assert [step for step in range(1, 46) if again.due(step)] == [15, 30, 45]
     monkeypatch.setattr(watch, "_stretched", lambda seconds: 9)
-    watch.add(trainer.run_step(batch(shards)))
+    watch.add(trainer.training_step(batch(shards)))
     watch.evaluate(trainer)
     assert watch.stretch == 3
 
@@ -119,10 +119,10 @@ def test_a_change_of_the_verdict_is_an_event_and_its_staying_is_none(made):
     assert again.changes(again.fault(9, "loss_g was NaN first")) == []
 
 
-@pytest.mark.parametrize("network", ["generator", "average"])
+@pytest.mark.parametrize("network", ["generator", "generator_ema"])
 def test_a_nan_that_no_loss_shows_is_found_by_the_next_evaluation(made, shards, network):
     watch, trainer = made()
-    watch.add(trainer.run_step(batch(shards)))
+    watch.add(trainer.training_step(batch(shards)))
     name, buffer = next(pair for pair in getattr(trainer, network).named_buffers() if "running_mean" in pair[0])
     buffer[0] = math.nan
     row, verdict = watch.evaluate(trainer)

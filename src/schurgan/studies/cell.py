@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from schurgan.core.distributed import World, find_placement, join
 from schurgan.core.errors import Interrupted, UserError, writing
 from schurgan.data.shards import Shards, split
@@ -21,9 +19,8 @@ from schurgan.studies.outcome import Outcome, judge, read_outcome
 from schurgan.studies.study import Cell
 from schurgan.training import resume, train
 from schurgan.training.artifacts import Artifacts
+from schurgan.training.build import build_trainer, choose_codec
 from schurgan.training.checkpoint import Checkpoints, read
-from schurgan.training.images import choose_codec
-from schurgan.training.trainer import Trainer
 
 _FREE = {"data", "preset"}
 _FREE_TRAIN = {"threads", "device", "prefetch", "tensorboard", "compile"}
@@ -136,10 +133,10 @@ def _take_best(run: Path, outcome: Outcome) -> int | None:
     everything = Shards(config.data)
     shards, _ = split(everything, config.train.val_folds, config.train.val_fraction)
     codec = choose_codec(config, everything)
-    trainer = Trainer(config, len(shards.classes), torch.device("cpu"), world=World(device=torch.device("cpu")))
+    trainer = build_trainer(config, len(shards.classes))
     trainer.load_state_dict(read(path).state["trainer"])
     Artifacts(run, config, shards, codec).save(trainer)
-    return trainer.step
+    return trainer.global_step
 
 
 def _rank(record: CheckpointRecord) -> tuple[float, int]:

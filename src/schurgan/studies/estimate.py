@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from schurgan.core.distributed import choose_device
+from schurgan.core.distributed import World, choose_device
 from schurgan.core.errors import UserError
 from schurgan.networks import Generator
 from schurgan.networks.costs import Costs, step_costs
@@ -18,8 +18,7 @@ from schurgan.runs.config import Config
 from schurgan.runs.messages import duration
 from schurgan.studies.outcome import read_outcome
 from schurgan.studies.study import Cell
-from schurgan.training.build import build_architecture
-from schurgan.training.trainer import Trainer
+from schurgan.training.build import build_architecture, build_trainer
 
 _TIMED = 3
 _WARM = 1
@@ -117,22 +116,21 @@ def _timed(config: Config, classes: int, flops: float) -> tuple[float, int]:
 
 
 def _measure(config: Config, classes: int, device: torch.device) -> float:
-    trainer = Trainer(config, classes, device)
+    trainer = build_trainer(config, classes, world=World(device=device))
     chance = torch.Generator().manual_seed(0)
     shape = (config.train.batch_size, config.model.channels, *build_architecture(config.model).size)
     images = torch.rand(shape, generator=chance) * 2 - 1
     labels = torch.arange(len(images)) % classes
     every = torch.arange(2 * classes) % classes  # two images a class, as conditions want to see a spread
-    for part in (trainer.ddfn, trainer.condition):
-        if part is not None:
-            real = torch.rand(len(every), *shape[1:], generator=chance) * 2 - 1
-            part.fit_real([(real, every)])
+    for condition in trainer.conditions.values():
+        real = torch.rand(len(every), *shape[1:], generator=chance) * 2 - 1
+        condition.fit_real([(real, every)])
     batches = [(images.to(device), labels.to(device))] * config.train.d_steps
     taken = []
     with trainer.precision.switches():
         for number in range(_WARM + _TIMED):
             began = time.perf_counter()
-            metrics = trainer.run_step(batches)
+            metrics = trainer.training_step(batches)
             metrics["loss_g"].item()  # waits for an accelerator
             if number >= _WARM:
                 taken.append(time.perf_counter() - began)

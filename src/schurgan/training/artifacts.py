@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import asdict
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -11,7 +13,7 @@ from schurgan.audio.pictures import grid, save_png
 from schurgan.data.codec import Codec
 from schurgan.data.shards import Shards
 from schurgan.model import Card, Model, build
-from schurgan.networks import standing_statistics, unconstrained_state
+from schurgan.networks import Generator, standing_statistics, unconstrained_state
 from schurgan.runs.config import Config
 from schurgan.runs.folder import RunFolder
 from schurgan.training.trainer import Trainer
@@ -27,22 +29,25 @@ class Artifacts:
 
     def model(self, trainer: Trainer) -> Model:
         """A copy of the averaged generator, its constraints taken into the weights, with its own batch statistics."""
-        average, manifest = trainer.average, self.shards.manifest
+        average = trainer.generator_ema
+        shape = asdict(average.architecture) if isinstance(average, Generator) else None
         card = Card(
-            architecture=asdict(average.architecture),
-            width=average.width,
-            channels=average.channels,
+            architecture=shape,
+            width=average.width if isinstance(average, Generator) else None,
+            channels=self.codec.channels,
             latent=trainer.latent.kind,
             latent_variance=trainer.latent.variance,
             classes=self.shards.classes,
             transform=self.codec.config,
-            references=manifest.references,
+            references=self.shards.manifest.references,
             data=str(self.config.data) if self.config.data else None,
-            step=trainer.step,
+            step=trainer.global_step,
         )
-        generator = build(card)
+        # A module of the user's own has the attributes of a Generator that matter here.
+        generator = build(card) if shape is not None else cast(Generator, copy.deepcopy(average))
         generator.to(trainer.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        generator.load_state_dict(unconstrained_state(average))
+        if shape is not None:
+            generator.load_state_dict(unconstrained_state(average))
         noise = torch.Generator().manual_seed(self.config.train.seed)
         standing_statistics(generator, trainer.latent, generator=noise)
         return Model(generator, card)
@@ -53,7 +58,7 @@ class Artifacts:
 
     def show(self, trainer: Trainer, attempt: int = 0) -> None:
         """The first sound of each class, then a grid of images with the same noise every time, a row a class."""
-        model, path = self.model(trainer), self.folder.grid(trainer.step, attempt)
+        model, path = self.model(trainer), self.folder.grid(trainer.global_step, attempt)
         path.parent.mkdir(exist_ok=True)
         rows, seed = [], self.config.train.seed
         for number, label in enumerate(model.classes):

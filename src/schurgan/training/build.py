@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from schurgan.core.distributed import World
+from schurgan.core.errors import UserError
+from schurgan.data.codec import Codec, open_codec
+from schurgan.data.shards import Shards
 from schurgan.networks import (
     Architecture,
     Discriminator,
@@ -12,11 +24,75 @@ from schurgan.networks import (
     customise,
     find_architecture,
 )
-from schurgan.normality.moments import MomentMatching
-from schurgan.runs.options import ModelOptions, MomentMatchingOptions, RegularizeOptions
+from schurgan.normality import DDFN, Condition, MomentMatching
+from schurgan.runs.config import Config
+from schurgan.runs.options import ModelOptions, RegularizeOptions
 from schurgan.training.augment import DiffAugment
 from schurgan.training.losses import LOSSES, Loss
-from schurgan.training.penalties import R1, R2, GradientPenalty, Penalty
+from schurgan.training.regularizers import R1, R2, GradientPenalty, LeCam, OrthogonalRegularizer, Regularizer
+from schurgan.training.trainer import Trainer, adam
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A user's own objects, in place of those that the options name; regularisers are added to theirs."""
+
+    generator: nn.Module | Callable[[], nn.Module] | None = None
+    """G, or what builds it: z (B, latent_dim), labels (B,) -> images (B, C, R, R); has `latent_dim` and `classes`."""
+    discriminator: nn.Module | Callable[[], nn.Module] | None = None
+    """D, or what builds it: images, labels -> scores (B,)."""
+    loss: Loss | None = None
+    regularizers: Sequence[Regularizer] = ()
+
+
+def build_trainer(
+    config: Config,
+    classes: int,
+    *,
+    world: World | None = None,
+    codec: Codec | None = None,
+    own: Parts | None = None,
+) -> Trainer:
+    """A trainer with the parts that the options name.
+
+    Args:
+        config: options of the run.
+        classes: number of classes.
+        world: the processes that train together, and this one's device.
+        codec: what made the images, which decides what DiffAugment does to them; by default "log" spectrograms.
+        own: parts in place of those of the options.
+
+    Raises:
+        ValueError: options do not fit each other.
+    """
+    train, own, device = config.train, own or Parts(), (world or World()).device
+    torch.manual_seed(train.seed)
+    generator = _fresh(own.generator) if own.generator else build_generator(config.model, classes)
+    discriminator = _fresh(own.discriminator) if own.discriminator else build_discriminator(config.model, classes)
+    networks = [generator.to(device), discriminator.to(device)]
+    optimizers = [adam(n, lr, train.betas, train.eps) for n, lr in zip(networks, (train.lr_g, train.lr_d), strict=True)]
+    return Trainer(
+        generator,
+        discriminator,
+        loss=own.loss or build_loss(train.loss, config.regularize),
+        regularizers=[*build_regularizers(config.regularize), *copy.deepcopy(own.regularizers)],
+        conditions=build_conditions(config, classes),
+        augment=build_augmentation(config.regularize, codec),
+        optimizers=(optimizers[0], optimizers[1]),
+        latent=build_latent(config.model, generator),
+        ema_decay=train.ema_decay,
+        seed=train.seed,
+        batch_size=train.batch_size,
+        gradient_accumulation_steps=train.gradient_accumulation_steps,
+        precision=train.precision,
+        compile=train.compile,
+        world=world,
+    )
+
+
+def _fresh(network: nn.Module | Callable[[], nn.Module]) -> nn.Module:
+    """A network as it was given, also for the second trainer of a run that goes back."""
+    return copy.deepcopy(network) if isinstance(network, nn.Module) else network()
 
 
 def build_architecture(model: ModelOptions) -> Architecture:
@@ -53,16 +129,21 @@ def build_discriminator(model: ModelOptions, classes: int) -> Discriminator:
     return network
 
 
-def build_moment_matching(options: MomentMatchingOptions, classes: int) -> MomentMatching | None:
-    """The condition beside DDFN, if there is one. Raises ValueError for options that do not fit each other."""
-    if options.descriptor == "none":
-        return None
-    return MomentMatching(classes=classes, **options.model_dump())
+def build_conditions(config: Config, classes: int) -> dict[str, Condition]:
+    """The conditions on G by name. DDFN of weight 0 is one too: its gap is logged.
+
+    Raises:
+        ValueError: options do not fit each other.
+    """
+    conditions: dict[str, Condition] = {"ddfn": DDFN(**config.ddfn.model_dump())}
+    if config.moment_matching.descriptor != "none":
+        conditions["moment_matching"] = MomentMatching(classes=classes, **config.moment_matching.model_dump())
+    return conditions
 
 
-def build_latent(model: ModelOptions, generator: Generator) -> Latent:
+def build_latent(model: ModelOptions, generator: nn.Module) -> Latent:
     """z of the generator's length. Raises ValueError for a variance of a uniform z."""
-    return Latent(generator.latent_dim, model.latent, variance=model.latent_variance)
+    return Latent(cast(int, generator.latent_dim), model.latent, variance=model.latent_variance)
 
 
 def build_loss(name: str, options: RegularizeOptions) -> Loss:
@@ -73,13 +154,50 @@ def build_loss(name: str, options: RegularizeOptions) -> Loss:
     return loss
 
 
-def build_penalties(options: RegularizeOptions) -> list[Penalty]:
-    """The gradient penalties on D that have a weight."""
+def build_regularizers(options: RegularizeOptions) -> list[Regularizer]:
+    """The regularisers that have a weight."""
     every = options.penalty_every
-    all_of_them = (GradientPenalty(options.gradient_penalty, every), R1(options.r1, every), R2(options.r2, every))
-    return [penalty for penalty in all_of_them if penalty.weight]
+    choices: list[tuple[float, Callable[[float], Regularizer]]] = [
+        (options.orthogonal_d, lambda w: OrthogonalRegularizer(w, options.orthogonal_kind, "discriminator")),
+        (options.orthogonal_g, lambda w: OrthogonalRegularizer(w, options.orthogonal_kind, "generator")),
+        (options.lecam, lambda w: LeCam(w, start=options.lecam_start)),
+        (options.gradient_penalty, lambda w: GradientPenalty(w, every)),
+        (options.r1, lambda w: R1(w, every)),
+        (options.r2, lambda w: R2(w, every)),
+    ]
+    return [build(weight) for weight, build in choices if weight]
 
 
-def build_augmentation(options: RegularizeOptions, images: str = "log", **kind: object) -> DiffAugment:
-    """DiffAugment for images of that kind, which may change nothing. Raises ValueError for an unknown policy."""
-    return DiffAugment(options.augment, options.augment_strength, images=images, **kind)  # type: ignore[arg-type]
+def build_augmentation(options: RegularizeOptions, codec: Codec | None = None) -> DiffAugment:
+    """DiffAugment for the images of `codec`, which may change nothing. Raises ValueError for an unknown policy."""
+    kind: dict[str, Any] = {}
+    if codec is not None and codec.colormap is None:
+        kind = {"images": codec.scale, "floor_db": codec.floor_db}
+    elif codec is not None:
+        silence = codec.apply_colormap(torch.full((1, 1, 1, 1), -1.0))
+        kind = {"images": "colormap", "floor": silence.flatten().tolist()}
+    return DiffAugment(options.augment, options.augment_strength, **kind)
+
+
+def choose_codec(config: Config, shards: Shards) -> Codec:
+    """The shards' codec with the channels and the colour map of the options.
+
+    Raises:
+        UserError: G makes images of another size, or the images cannot have such channels.
+    """
+    try:
+        architecture = build_architecture(config.model)
+    except ValueError as error:
+        raise UserError(f"--model.architecture {config.model.architecture}: {error}") from None
+    try:
+        codec = open_codec(shards.manifest.transform).recolored(config.model.channels, config.model.colormap)
+    except ValueError as error:
+        raise UserError(f"--model.{error} ({shards.folder})") from None
+    if architecture.size != shards.shape[1:]:
+        made = f"{architecture.size[0]}x{architecture.size[1]}"
+        held = f"{shards.shape[1]}x{shards.shape[2]}"
+        raise UserError(
+            f'--model.architecture: "{config.model.architecture}" makes images of {made}, {shards.folder} holds {held};'
+            f" prepare with --size {architecture.size[0]} or choose another architecture"
+        )
+    return codec

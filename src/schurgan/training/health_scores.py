@@ -2,7 +2,7 @@
 
     scores = HealthScores(shards.select(exclude_folds=[5]), shards.select(folds=[5]), extractor=extractor)
     ...
-    monitor.update(step, **scores(trainer.generator, trainer.average, trainer.discriminator, trainer.latent))
+    monitor.update(step, **scores(trainer.generator, trainer.generator_ema, trainer.discriminator, trainer.latent))
 
 The same latents and classes every time, so that what changes is the networks. All of it happens to copies: the run goes
 on as if nobody had looked.

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from schurgan.core.errors import UserError
-from schurgan.normality import departure_counters, reset_departure_counters
+from schurgan.normality import DDFN, departure_counters, reset_departure_counters
 from schurgan.runs.folder import RunFolder
 from schurgan.runs.messages import event_sentence, number
 from schurgan.runs.metrics_file import MetricsFile
@@ -187,12 +187,13 @@ class Logger:
 
     def log(self, trainer: Trainer, attempt: int) -> None:
         """Write a row of means since the last one; waits for an accelerator."""
-        ddfn, count = trainer.ddfn, self.means.count
-        row: dict[str, Any] = {"step": trainer.step, "attempt": attempt}
+        count = self.means.count
+        row: dict[str, Any] = {"step": trainer.global_step, "attempt": attempt}
         row |= self.means.take()
-        row["ddfn_real"] = ddfn.real_average().item()
-        row["ddfn_epsilon"] = ddfn.band().mean().item()
-        row["ddfn_standard_error"] = ddfn.standard_error(trainer.config.train.batch_size).item()
+        if isinstance(ddfn := trainer.conditions.get("ddfn"), DDFN):
+            row["ddfn_real"] = ddfn.real_average().item()
+            row["ddfn_epsilon"] = ddfn.band().mean().item()
+            row["ddfn_standard_error"] = ddfn.standard_error(trainer.batch_size).item()
         row |= {f"departures_{name}": number for name, number in self._count_departures().items()}
         self._departures = {}
         row["singular_values"] = trainer.singular_values()

@@ -19,14 +19,12 @@ from schurgan.runs.config import Config
 from schurgan.runs.folder import RunFolder
 from schurgan.runs.sidecar import Change, Identity, changed_options, check_changes
 from schurgan.training.artifacts import Artifacts
-from schurgan.training.build import build_augmentation
+from schurgan.training.build import build_trainer, choose_codec
 from schurgan.training.checkpoint import Checkpoint, Checkpoints, read
-from schurgan.training.images import choose_codec, kind_of_images
 from schurgan.training.logger import Logger
 from schurgan.training.nan_finder import find_nan
 from schurgan.training.recovery import Action, decide, gentler
 from schurgan.training.signals import stop_requests
-from schurgan.training.trainer import Trainer
 from schurgan.training.watcher import Watcher
 
 _CHANGEABLE = {
@@ -70,8 +68,7 @@ class Run:
         self.options = config
         self._fault = torch.zeros((), device=self.world.device)
         try:
-            augment = build_augmentation(config.regularize, **kind_of_images(self.codec))
-            self.trainer = Trainer(config, len(self.shards.classes), self.world.device, augment, self.world)
+            self.trainer = build_trainer(config, len(self.shards.classes), world=self.world, codec=self.codec)
         except ValueError as error:
             raise UserError(f"options do not fit: {error}") from None
         train, world = config.train, self.world
@@ -86,9 +83,8 @@ class Run:
     def begin(self) -> None:
         """The state before the first step. Raises UserError when the data cannot be trained on."""
         try:
-            for part in (self.trainer.ddfn, self.trainer.condition):
-                if part is not None:
-                    part.fit_real((self.paint(images), labels) for images, labels in self.shards.batches(64))
+            for condition in self.trainer.conditions.values():
+                condition.fit_real((self.paint(images), labels) for images, labels in self.shards.batches(64))
         except ValueError as error:
             raise UserError(f"{self.shards.folder}: {error}") from None
 
@@ -118,13 +114,13 @@ class Run:
         train, trainer = self.config.train, self.trainer
         if self.world.broadcast_object(self._done()):
             return self.run
-        journal = self.journal.open(train.steps, trainer.step, self.attempt)
+        journal = self.journal.open(train.steps, trainer.global_step, self.attempt)
         with trainer.precision.switches(), stop_requests() as stop, journal:
-            if trainer.step:
+            if trainer.global_step:
                 self._event("resumed", reason="; ".join(map(str, self._changes)))
             elif empty := self._empty_classes():
                 self._event("warning", reason=empty)
-            while self.trainer.step < train.steps:
+            while self.trainer.global_step < train.steps:
                 ahead = train.prefetch * self.options.train.d_steps
                 pin = self.world.device.type == "cuda"
                 # Anew for each attempt, whose batches come in another order.
@@ -147,11 +143,11 @@ class Run:
     def _attempt(self, stop: list[int]) -> Action | None:
         """Steps to the last one, or until something must be done about the run's health."""
         train, trainer = self.config.train, self.trainer
-        while trainer.step < train.steps:
+        while trainer.global_step < train.steps:
             self._advance()
             if (action := self._look()) is not None:
                 return action
-            step = trainer.step
+            step = trainer.global_step
             if step % train.sample_every == 0 and step < train.steps:
                 self._write("samples", self._show)
             stopping = step < train.steps and self.world.any(bool(stop))
@@ -166,13 +162,13 @@ class Run:
     def _advance(self) -> None:
         """One step, and its line in the metrics where one is due."""
         train, trainer = self.options.train, self.trainer
-        first = trainer.step * train.d_steps
+        first = trainer.global_step * train.d_steps
         self._shown = [self._load(first + i) for i in range(train.d_steps)]
-        metrics = trainer.run_step(self._shown)
+        metrics = trainer.training_step(self._shown)
         self._fault = torch.maximum(self._fault, metrics.pop("not_finite"))
         self.watch.add(metrics)
-        self.journal.add(trainer.step, metrics)
-        if trainer.step % train.log_every == 0 or trainer.step == train.steps:
+        self.journal.add(trainer.global_step, metrics)
+        if trainer.global_step % train.log_every == 0 or trainer.global_step == train.steps:
             self.journal.log(trainer, self.attempt)
 
     def _load(self, number: int) -> tuple[Tensor, Tensor]:
@@ -182,7 +178,7 @@ class Run:
 
     def _look(self) -> Action | None:
         """What is to be done about the run's health, if anything is."""
-        step, train = self.trainer.step, self.config.train
+        step, train = self.trainer.global_step, self.config.train
         # Reading a GPU's flag makes it wait; until then it leaves out by itself what is not finite.
         readable = self.world.device.type == "cpu" or step % train.log_every == 0 or step == train.steps
         if readable and self._fault.item():
@@ -212,7 +208,7 @@ class Run:
         real = {f"real images ({number})": images for number, (images, _) in enumerate(self._shown)}
         step = partial(trainer.rehearse, self._shown)
         said = find_nan(trainer.generator, trainer.discriminator, step, real)
-        said = said or f"a loss or a gradient was not finite before step {trainer.step}, and is again"
+        said = said or f"a loss or a gradient was not finite before step {trainer.global_step}, and is again"
         return str(self.world.broadcast_object(said))
 
     def _react(self, action: Action) -> bool:
@@ -220,7 +216,7 @@ class Run:
         ending = action.kind == "stop"
         said: dict[str, Any] = {"to": action.to_step, "reason": action.reason}
         if ending:
-            step = self.trainer.step
+            step = self.trainer.global_step
             if action.to_step:
                 self._go_back(action.to_step)
             self._finish()
@@ -231,7 +227,7 @@ class Run:
         self._go_back(action.to_step)
         self._save_checkpoint()
         if self.world.is_main:
-            self.checkpoints.drop_after(self.trainer.step, self.attempt)
+            self.checkpoints.drop_after(self.trainer.global_step, self.attempt)
         return False
 
     def _go_back(self, step: int | None) -> None:
@@ -272,7 +268,7 @@ class Run:
             }
             about: dict[str, Any] = {"attempt": self.attempt, "score": watch.score(), "healthy": watch.sound()}
             about["trusted"] = watch.trusted()
-            self.checkpoints.save(state, trainer.step, self.identity, **about)
+            self.checkpoints.save(state, trainer.global_step, self.identity, **about)
 
         self._write("checkpoint", save)
         self._write("generator", lambda: self.products.save(trainer))
@@ -285,21 +281,21 @@ class Run:
         try:
             write()
         except OSError as error:
-            reason = f"the {what} of step {self.trainer.step} cannot be written ({error.strerror or error})"
+            reason = f"the {what} of step {self.trainer.global_step} cannot be written ({error.strerror or error})"
             self._event("checkpoint_failed", reason=f"{reason}; the run goes on, and tries again when the next is due")
 
     def _event(self, event: str, *, step: int | None = None, **about: Any) -> None:
-        step = self.trainer.step if step is None else step
+        step = self.trainer.global_step if step is None else step
         self.journal.event({"step": step, "event": event, "attempt": self.attempt} | about)
 
     def _show(self) -> None:
         self.products.show(self.trainer, self.attempt)
-        self.journal.samples(RunFolder(self.run).grid(self.trainer.step, self.attempt), self.trainer.step)
+        self.journal.samples(RunFolder(self.run).grid(self.trainer.global_step, self.attempt), self.trainer.global_step)
 
     def _done(self) -> bool:
         """Whether there is nothing left to do: all steps are made, or the run has ended itself under these options."""
-        if self.trainer.step >= self.config.train.steps:
-            return self.products.complete(self.trainer.step, self.attempt)
+        if self.trainer.global_step >= self.config.train.steps:
+            return self.products.complete(self.trainer.global_step, self.attempt)
         events = RunFolder(self.run).read_records().events
         return bool(events) and events[-1]["event"] == "stopped" and not self._changes
 

@@ -1,282 +1,273 @@
-"""One step of training, both phases on one screen."""
+"""A step of training, both phases on one screen; `build` makes a trainer from options."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, TypeVar, cast
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from schurgan.core.distributed import World, accumulating, replicate
-from schurgan.networks import leading_singular_values
+from schurgan.core.distributed import World
+from schurgan.networks import Latent, leading_singular_values
 from schurgan.networks.batch_norm import convert_batch_norm
-from schurgan.normality import DDFN
-from schurgan.runs.config import Config
+from schurgan.normality import Condition
 from schurgan.training.augment import DiffAugment
-from schurgan.training.build import (
-    build_augmentation,
-    build_discriminator,
-    build_generator,
-    build_latent,
-    build_loss,
-    build_moment_matching,
-    build_penalties,
-)
-from schurgan.training.ema import EMA
-from schurgan.training.lecam import LeCam
-from schurgan.training.noise import Noise
-from schurgan.training.penalties import still_parametrizations
-from schurgan.training.precision import LossScale, Precision, guarded_step
-from schurgan.training.regularizers import OrthogonalRegularizer
+from schurgan.training.learner import Learner, Part, cut, frozen_parameters
+from schurgan.training.losses import Loss
+from schurgan.training.precision import Format, Precision
+from schurgan.training.regularizers import DiscriminatorPhase, GeneratorPhase, Regularizer
 
 Metrics = dict[str, Tensor]
-Network = TypeVar("Network", bound=nn.Module)
+Batch = tuple[Tensor, Tensor]
 _D_PHASE, _G_PHASE, _AUGMENT_PHASE = 0, 1, 2  # each with random numbers of its own
 
 
 class Trainer:
-    """Both networks, their optimisers and the conditions on G: everything that a step changes, and nothing else.
+    """Both networks, their optimisers and all that a step changes.
 
     A step is a function of this state, its number and its data: its noise comes from a generator seeded by (seed, step,
     phase), so a run that goes on from a saved state repeats the one that was never stopped.
 
-    Of `world.size` processes each trains on its share of a batch, in
-    `train.gradient_accumulation_steps` parts one after another, which
-    bounds the memory. The noise of an image depends on its place in the whole batch alone, and gradients are means over
-    it, so that shares and parts give the step of a single process up to rounding; but for what is not a mean over
-    images: batch norm's statistics, which are of all processes but of one part, and LeCam's averages, which move with
-    each part.
+    Of `world.size` processes each trains on its share of a batch, in `gradient_accumulation_steps` parts one after
+    another, which bounds the memory. The noise of an image depends on its place in the whole batch alone, and gradients
+    are means over it, so that shares and parts give the step of a single process up to rounding; but for what is not a
+    mean over images: batch norm's statistics, which are of all processes but of one part, and LeCam's averages, which
+    move with each part.
+
+    Args:
+        generator: z (B, latent_dim), labels (B,) -> images (B, C, R, R) in [−1, 1]; its `latent_dim` is read where no
+            `latent` is given.
+        discriminator: images, labels -> scores (B,).
+        loss: the adversarial objectives.
+        regularizers: terms of either network's loss.
+        conditions: conditions on the generator by the names that their metrics have; those of a sequence are named
+            after their classes. Call their `fit_real` before the first step.
+        augment: what is done to every image that D is shown.
+        optimizers: of G and of D, made with fused=True; Adam by default.
+        latent: distribution of z.
+        ema_decay: decay of the moving average of G's weights.
+        seed: of the noise; the networks come with their weights.
+        batch_size: real images a step, of all processes together; as many are generated.
+        gradient_accumulation_steps: parts of a process's share of the batch.
+        precision: arithmetic of the networks.
+        compile: compile the networks.
+        world: the processes that train together, and this one's device.
+
+    Raises:
+        ValueError: batch_size is no multiple of processes times parts, or two conditions have one name.
     """
 
     def __init__(
         self,
-        config: Config,
-        classes: int,
-        device: torch.device,
+        generator: nn.Module,
+        discriminator: nn.Module,
+        *,
+        loss: Loss,
+        regularizers: Sequence[Regularizer] = (),
+        conditions: Mapping[str, Condition] | Iterable[Condition] = (),
         augment: DiffAugment | None = None,
+        optimizers: tuple[torch.optim.Optimizer, torch.optim.Optimizer] | None = None,
+        latent: Latent | None = None,
+        ema_decay: float = 0.995,
+        seed: int = 0,
+        batch_size: int = 32,
+        gradient_accumulation_steps: int = 1,
+        precision: Format = "fp32",
+        compile: bool = False,
         world: World | None = None,
     ) -> None:
-        model, train, regularize = config.model, config.train, config.regularize
-        torch.manual_seed(train.seed)
-        self.config, self.device, self.world = config, device, world or World()
-        share, left = divmod(train.batch_size, self.world.size * train.gradient_accumulation_steps)
-        if left or not share:
-            parts = f"{self.world.size} processes x {train.gradient_accumulation_steps} parts"
-            raise ValueError(f"batch_size: {train.batch_size} given, a multiple of {parts} is needed")
-        self.precision = Precision(train.precision, device)
-        self.generator = self._place(build_generator(model, classes))
-        self.discriminator = self._place(build_discriminator(model, classes))
+        self.world = world or World()
+        self.device, self.seed, self.batch_size = self.world.device, seed, batch_size
+        self.part_size, rest = divmod(batch_size, self.world.size * gradient_accumulation_steps)
+        if rest or not self.part_size:
+            parts = f"{self.world.size} processes x {gradient_accumulation_steps} parts"
+            raise ValueError(f"batch_size: {batch_size} given, a multiple of {parts} is needed")
+        for network in (generator, discriminator):
+            network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.world.size > 1:
-            convert_batch_norm(self.generator)
-        self.average = copy.deepcopy(self.generator)
-        self.ema = EMA(self.generator, self.average, train.ema_decay)
-        self.latent = build_latent(model, self.generator)
-        self.loss = build_loss(train.loss, regularize)
-        self.augment = (augment or build_augmentation(regularize)).to(device)
-        self.penalties = build_penalties(regularize)
-        self.lecam = LeCam(regularize.lecam, start=regularize.lecam_start).to(device)
-        self.orthogonal_g = OrthogonalRegularizer(regularize.orthogonal_g, regularize.orthogonal_kind)
-        self.orthogonal_d = OrthogonalRegularizer(regularize.orthogonal_d, regularize.orthogonal_kind)
-        self.ddfn = DDFN(**config.ddfn.model_dump()).to(device)
-        self.condition = build_moment_matching(config.moment_matching, classes)
-        if self.condition is not None:
-            self.condition.to(device)
-        self.optimizer_g = self._adam(self.generator, train.lr_g)
-        self.optimizer_d = self._adam(self.discriminator, train.lr_d)
-        self.scale_g, self.scale_d = self.precision.loss_scale(), self.precision.loss_scale()
-        self._g, self._d = (self._compiled(network) for network in (self.generator, self.discriminator))
-        # What gradients of weights come from: where there are several processes they are averaged on the way.
-        self._shared_g, self._shared_d = replicate(self._g, self.world), replicate(self._d, self.world)
-        self.step = 0
-        self._rehearsing = False
+            convert_batch_norm(generator)
+        self.generator, self.discriminator, self.loss = generator, discriminator, loss
+        self.generator_ema = copy.deepcopy(generator)
+        self.ema = EMA(generator, self.generator_ema, ema_decay)
+        self.latent = latent or Latent(cast(int, generator.latent_dim))
+        self.augment = (augment or DiffAugment("")).to(self.device)
+        self.regularizers, self.conditions = list(regularizers), _named(conditions)
+        for part in (*self.regularizers, *self.conditions.values()):
+            if isinstance(part, nn.Module):
+                part.to(self.device)
+        self.precision = Precision(precision, self.device)
+        optimizer_g, optimizer_d = optimizers or (adam(generator), adam(discriminator))
+        self.g = Learner(generator, optimizer_g, self.precision, self.world, compile)
+        self.d = Learner(discriminator, optimizer_d, self.precision, self.world, compile)
+        self.global_step = 0
 
-    def run_step(self, batches: list[tuple[Tensor, Tensor]]) -> Metrics:
-        """One step on `d_steps` batches of real (images (B, C, R, R), labels (B,)) -> scalars, still on the device.
+    def training_step(self, batches: Sequence[Batch]) -> Metrics:
+        """Train D on each batch, then G once.
 
-        "not_finite" among them is 1 where a loss or a gradient was not finite: what it would have changed was then left
-        as it was, without waiting for the device to say so.
+        Args:
+            batches: this process's share of real images (B, C, R, R) and labels (B,), one batch a step of D.
+
+        Returns:
+            Scalars, still on the device. "not_finite" is 1 where a loss or a gradient was not finite: what it would
+            have changed was then left as it was, without waiting for the device.
         """
-        faults = []
-        for number, (images, labels) in enumerate(batches, self.step * len(batches)):
+        metrics = self._phases(batches)
+        self.ema.update(self.global_step)
+        self.global_step += 1
+        return metrics
+
+    def _phases(self, batches: Sequence[Batch]) -> Metrics:
+        faults: list[Tensor] = []
+        for number, (images, labels) in enumerate(batches, self.global_step * len(batches)):
             metrics = self.discriminator_step(images, labels, number)
             faults.append(metrics["not_finite"])
-        metrics |= self.generator_step(labels)
+        metrics |= self.generator_step(images, labels)
         metrics["not_finite"] = torch.stack([*faults, metrics["not_finite"]]).amax()
-        self.ema.update(self.step)
-        self.step += 1
         return metrics
 
     def discriminator_step(self, images: Tensor, labels: Tensor, number: int) -> Metrics:
-        """D's step `number`, of all of its own, on this process's share of a batch of real images and labels."""
-        self.optimizer_d.zero_grad(set_to_none=True)
-        parts, rows = self._parts(len(labels)), []
-        noises = [self._noise(part, _D_PHASE, number) for part in parts]
-        with torch.no_grad():
-            fakes = self._in_parts(self._g, labels, parts, noises)
-        if self.condition is not None:
-            self.condition.observe(torch.cat(fakes), labels)
-        for part, fake, noise in zip(parts, fakes, noises, strict=True):
-            y = labels[part]
-            both = torch.cat([images[part].to(fake), fake]).contiguous(memory_format=torch.channels_last)
-            both = self.augment(both, noise)
-            with self._one_of(part, parts, self._shared_d):
-                score_real, score_fake = self._judge(self._shared_d, both, y.repeat(2)).chunk(2)
-                loss = self.loss.discriminator(score_real, score_fake)
-                constraint = self.orthogonal_d(self.discriminator) + self.lecam(score_real, score_fake)
+        """Train D, in its step `number`, on real images (B, C, R, R) of classes (B,) and as many generated ones."""
+        rows: list[Metrics] = []
+        parts = self._parts(labels, _D_PHASE, number)
+        self.d.optimizer.zero_grad(set_to_none=True)
+        fakes = self._generate_all(labels, parts)
+        for condition in self.conditions.values():
+            condition.observe(torch.cat(fakes), labels)
+        for part, fake in zip(parts, fakes, strict=True):
+            y = labels[part.rows]
+            with self.d.backward_of(part):
+                both = self._augment(images[part.rows], fake, part)
+                real_scores, fake_scores = self._judge(self.d.replicated, both, y.repeat(2)).chunk(2)
+                loss = self.loss.discriminator(real_scores, fake_scores)
                 real, fake = both.chunk(2)
-                for penalty in self.penalties:
-                    constraint = constraint + penalty(self.discriminator, real, fake, y, step=number, noise=noise)
-                scaled((loss + constraint) / len(parts), self.scale_d).backward()
-            rows.append({"loss_d": loss, "constraint_d": constraint} | self._scores(score_real, score_fake))
+                seen = DiscriminatorPhase(
+                    self.discriminator, real, fake, y, real_scores, fake_scores, number, part.noise
+                )
+                penalty = self._total(each.discriminator(seen) for each in self.regularizers)
+                self.d.scaled((loss + penalty) / len(parts)).backward()
+            rows.append({"loss_d": loss, "constraint_d": penalty} | self._score_metrics(real_scores, fake_scores))
         metrics = {name: torch.stack([row[name].detach() for row in rows]).mean() for name in rows[0]}
-        metrics["not_finite"] = self._update(
-            self.optimizer_d, metrics["loss_d"] + metrics["constraint_d"], self.scale_d
-        )
-        return metrics
+        return metrics | {"not_finite": self.d.update(metrics["loss_d"] + metrics["constraint_d"])}
 
-    def generator_step(self, labels: Tensor) -> Metrics:
-        """G's step with images of these classes (B,): what D and the conditions make of them goes back through G.
+    def generator_step(self, images: Tensor, labels: Tensor) -> Metrics:
+        """Train G on images of classes (B,); only a relativistic loss looks at the real images (B, C, R, R).
 
-        All of it meets at the images, as a gradient for each. Where they come in parts, they are made twice: once to be
-        looked at together, and once more part by part, with what their gradient needs.
+        All that D and the conditions ask of G meets at its images, as a gradient for each. Where these come in parts
+        they are made twice: first to be looked at together, then part by part with what their gradient needs.
         """
-        self.discriminator.requires_grad_(False)
-        self.optimizer_g.zero_grad(set_to_none=True)
-        parts = self._parts(len(labels))
-        if len(parts) == 1:
-            made = self._generate(self._shared_g, labels, self._noise(parts[0], _G_PHASE, self.step))
-        else:
-            noises = [self._noise(part, _G_PHASE, self.step) for part in parts]
-            with torch.no_grad():
-                made = torch.cat(self._in_parts(self._g, labels, parts, noises))
-        images = made.detach().requires_grad_()
-        departures = self.ddfn.begin(images, labels)
-        loss, adversarial = self._adversarial(images, labels, parts)
-        penalty, departure = departures()  # on a GPU the CPU solves its eigenproblems while D's forward pass runs
-        gradient = adversarial + self._pull(penalty, images)
-        metrics = {"loss_g": loss, "ddfn": penalty, "ddfn_gap": departure.gap, "ddfn_ema_gap": departure.ema_gap}
-        if self.condition is not None:
-            condition, moments = self.condition(images, labels)
-            pull = self._pull(condition, images)
-            gradient = gradient + self.condition.scale(adversarial, pull) * pull
-            metrics |= {"condition": condition, "condition_severity": moments.severity, "condition_gap": moments.gap}
-        for part in parts:
-            with self._one_of(part, parts, self._shared_g, moved=len(parts) > 1):
-                if len(parts) > 1:
-                    made = self._generate(self._shared_g, labels[part], self._noise(part, _G_PHASE, self.step))
-                constraint = self.orthogonal_g(self.generator)
+        parts = self._parts(labels, _G_PHASE, self.global_step)
+        self.g.optimizer.zero_grad(set_to_none=True)
+        whole = self._generate(self.g.replicated, labels, parts[0]) if len(parts) == 1 else None
+        fake = torch.cat(self._generate_all(labels, parts)) if whole is None else whole.detach()
+        fake.requires_grad_()
+        pending = {name: condition.begin(fake, labels) for name, condition in self.conditions.items()}
+        loss, adversarial = self._adversarial(images, fake, labels)
+        metrics, gradient, total = {"loss_g": loss, "gradient_g": self._rms_norm(adversarial)}, adversarial, loss
+        for name, finish in pending.items():
+            penalty, statistics = finish()  # on a GPU the CPU solves its eigenproblems while D's forward pass runs
+            pull = self._gradient_at(fake, penalty)
+            gradient = gradient + self.conditions[name].scale(adversarial, pull) * pull
+            metrics |= {name: penalty} | {f"{name}_{key}": value for key, value in statistics._asdict().items()}
+            total = total + penalty
+        for part in self._parts(labels, _G_PHASE, self.global_step):
+            with self.g.backward_of(part, again=whole is None):
+                made = self._generate(self.g.replicated, labels[part.rows], part) if whole is None else whole
+                seen = GeneratorPhase(self.generator, made, labels[part.rows], self.global_step)
+                penalty = self._total(each.generator(seen) for each in self.regularizers)
+                inner = (made * gradient[part.rows]).sum()  # whose gradient at the images is that one
                 # In one backward pass: the processes add up each weight's gradient as soon as it is there.
-                inner = (made * gradient[part]).sum()  # whose gradient at the images is that one
-                (inner + scaled(constraint / len(parts), self.scale_g)).backward()
-        self.discriminator.requires_grad_(True)
-        metrics |= {"constraint_g": constraint, "gradient_g": self._size(adversarial)}
-        metrics = {name: value.detach() for name, value in metrics.items()}
-        metrics["not_finite"] = self._update(
-            self.optimizer_g, loss.detach() + penalty.detach() + constraint.detach(), self.scale_g
-        )
-        return metrics
+                (inner + self.g.scaled(penalty / len(parts))).backward()
+        metrics = {name: value.detach() for name, value in (metrics | {"constraint_g": penalty}).items()}
+        return metrics | {"not_finite": self.g.update(total.detach() + penalty.detach())}
 
-    def rehearse(self, batches: list[tuple[Tensor, Tensor]]) -> Metrics:
-        """The step before this one once more, without what it changed: its losses, to see what went wrong in it."""
-        parts = [part for part in (self.ddfn, self.lecam, self.condition) if part is not None]
-        before = [copy.deepcopy(part.state_dict()) for part in parts]
-        self.step, self._rehearsing = self.step - 1, True
+    def rehearse(self, batches: Sequence[Batch]) -> Metrics:
+        """Repeat the losses of the step before this one without what it changed, to see what went wrong in it."""
+        stateful = [part for part in (*self.conditions.values(), *self.regularizers) if isinstance(part, nn.Module)]
+        before = [copy.deepcopy(part.state_dict()) for part in stateful]
+        self.global_step -= 1
+        self.g.rehearsing = self.d.rehearsing = True
         try:
-            losses: Metrics = {}
-            for number, (images, labels) in enumerate(batches, self.step * len(batches)):
-                losses |= self.discriminator_step(images, labels, number)
-            losses |= self.generator_step(labels)
+            losses = self._phases(batches)
         finally:
-            self.step, self._rehearsing = self.step + 1, False
-            for part, state in zip(parts, before, strict=True):
+            self.global_step += 1
+            self.g.rehearsing = self.d.rehearsing = False
+            for part, state in zip(stateful, before, strict=True):
                 part.load_state_dict(state)
-        return {name: losses[name] for name in ("loss_d", "constraint_d", "ddfn", "loss_g", "constraint_g")}
+        return {name: losses[name] for name in ("loss_d", "constraint_d", *self.conditions, "loss_g", "constraint_g")}
 
-    def _adversarial(self, images: Tensor, labels: Tensor, parts: list[slice]) -> tuple[Tensor, Tensor]:
-        """G's mean loss by D's judgement of images (B, C, R, R), and its gradient at them, scaled by `precision`."""
+    def _adversarial(self, images: Tensor, fake: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return G's mean loss by D's judgement of its images (B, C, R, R), and its scaled gradient at them."""
         losses: list[Tensor] = []
         gradients: list[Tensor] = []
+        parts = self._parts(labels, _AUGMENT_PHASE, self.global_step)
         for part in parts:
-            shown = images.detach()[part].requires_grad_()
-            augmented = self.augment(shown, self._noise(part, _AUGMENT_PHASE, self.step))
-            with self._moving_once(part, self._d):
-                losses.append(self.loss.generator(self._judge(self._d, augmented, labels[part])))
-            gradients += torch.autograd.grad(scaled(losses[-1] / len(parts), self.scale_g), shown)
+            y, shown = labels[part.rows], fake.detach()[part.rows].requires_grad_()
+            with frozen_parameters(self.discriminator), part.power_iterations(self.discriminator):
+                if self.loss.relativistic:
+                    both = self._augment(images[part.rows], shown, part)
+                    real_scores, fake_scores = self._judge(self.d.local, both, y.repeat(2)).chunk(2)
+                else:
+                    fake_scores = self._judge(self.d.local, self.augment(shown, part.noise), y)
+                    real_scores = fake_scores.new_empty(0)
+                losses.append(self.loss.generator(real_scores, fake_scores))
+            gradients += torch.autograd.grad(self.g.scaled(losses[-1] / len(parts)), shown)
         return torch.stack([loss.detach() for loss in losses]).mean(), torch.cat(gradients)
 
-    def _pull(self, penalty: Tensor, images: Tensor) -> Tensor:
-        """The gradient of a condition's penalty at the images, scaled as `precision` does; 0 where it has none."""
+    def _gradient_at(self, images: Tensor, penalty: Tensor) -> Tensor:
+        """Return the scaled gradient of a condition's penalty at the images; 0 where it has none."""
         if not penalty.requires_grad:
             return torch.zeros_like(images)
-        (gradient,) = torch.autograd.grad(scaled(penalty, self.scale_g), images)
+        (gradient,) = torch.autograd.grad(self.g.scaled(penalty), images)
         return gradient
 
-    def _generate(self, network: nn.Module, labels: Tensor, noise: Noise) -> Tensor:
-        z = noise.latent(self.latent).to(self.device, non_blocking=True)
+    def _generate(self, network: nn.Module, labels: Tensor, part: Part) -> Tensor:
+        z = part.noise.latent(self.latent).to(self.device, non_blocking=True)
         with self.precision.autocast():
             images: Tensor = network(z, labels)
         return images.float()
 
-    def _in_parts(self, network: nn.Module, labels: Tensor, parts: list[slice], noises: list[Noise]) -> list[Tensor]:
-        """Images (B / parts, C, R, R) of each part, all of them by the same G."""
+    @torch.no_grad()
+    def _generate_all(self, labels: Tensor, parts: list[Part]) -> list[Tensor]:
+        """Return images (B / parts, C, R, R) of each part, all of them by the same G."""
         made = []
-        for part, noise in zip(parts, noises, strict=True):
-            with self._moving_once(part, network):
-                made.append(self._generate(network, labels[part], noise))
+        for part in parts:
+            with part.power_iterations(self.generator):
+                made.append(self._generate(self.g.local, labels[part.rows], part))
         return made
 
-    def _moving_once(self, part: slice, network: nn.Module, moved: bool = False) -> AbstractContextManager[None]:
-        """Inside, spectral norms and clamps of `network` move on with the first part alone, as with a whole batch."""
-        return still_parametrizations(network) if part.start or moved else nullcontext()
-
-    @contextmanager
-    def _one_of(self, part: slice, parts: list[slice], network: nn.Module, moved: bool = False) -> Iterator[None]:
-        """Inside, a part goes through `network` and back; its gradients are shared with those of the last part."""
-        shared = part is parts[-1]
-        with self._moving_once(part, network, moved), nullcontext() if shared else accumulating(network):
-            yield
+    def _augment(self, real: Tensor, fake: Tensor, part: Part) -> Tensor:
+        """Return real and generated images, one after the other, as D is shown them."""
+        both = torch.cat([real.to(fake), fake]).contiguous(memory_format=torch.channels_last)
+        augmented: Tensor = self.augment(both, part.noise)
+        return augmented
 
     def _judge(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        """D's scores (B,), float32: a loss in half precision rounds away what is to be learned."""
+        """Return D's scores (B,) in float32: a loss in half precision rounds away what is to be learned."""
         with self.precision.autocast():
             scores: Tensor = network(images, labels)
         return scores.float()
 
-    def _scores(self, real: Tensor, fake: Tensor) -> Metrics:
+    def _score_metrics(self, real: Tensor, fake: Tensor) -> Metrics:
         scores = {"score_real": real.mean(), "score_fake": fake.mean()}
         if (boundary := self.loss.boundary) is not None:
             scores["accuracy_d"] = torch.cat([real > boundary, fake < boundary]).float().mean()
         return scores
 
-    def _size(self, adversarial: Tensor) -> Tensor:
-        """Root mean square, over the images, of the norm of the gradient of each image's own loss."""
-        norm = adversarial.norm() * math.sqrt(len(adversarial))
-        return norm if self.scale_g is None else norm / self.scale_g.value
+    def _rms_norm(self, gradient: Tensor) -> Tensor:
+        """Return the root mean square, over the images, of the norm of the gradient of each image's own loss."""
+        norm = gradient.norm() * math.sqrt(len(gradient))
+        return norm if self.g.scale is None else norm / self.g.scale.value
 
-    def _update(self, optimizer: torch.optim.Adam, loss: Tensor, scale: LossScale | None) -> Tensor:
-        """The optimiser's step, unless something is not finite: -> 1 where that is a fault, else 0.
+    def _total(self, penalties: Iterable[Tensor]) -> Tensor:
+        return sum(penalties, start=torch.zeros((), device=self.device))
 
-        In float16 it is how the scale of the loss is found, and a fault where there is no scale left to try.
-        """
-        if self._rehearsing:
-            return torch.zeros((), device=self.device)
-        skipped = guarded_step(optimizer, [loss], scale).skipped
-        return skipped if scale is None else skipped * (scale.value < 1)
-
-    def _parts(self, count: int) -> list[slice]:
-        """The parts, one after another, of this process's share of a batch."""
-        size = count // self.config.train.gradient_accumulation_steps
-        return [slice(start, start + size) for start in range(0, count, size)]
-
-    def _noise(self, part: slice, phase: int, number: int) -> Noise:
-        total, share = self.config.train.batch_size, self.config.train.batch_size // self.world.size
-        start = self.world.rank * share + part.start
-        key = (self.config.train.seed, phase, number)
-        return Noise(*key, start=start, count=part.stop - part.start, total=total)
+    def _parts(self, labels: Tensor, phase: int, number: int) -> list[Part]:
+        first = self.world.rank * (self.batch_size // self.world.size)
+        return cut(len(labels), self.part_size, (self.seed, phase, number), first=first, total=self.batch_size)
 
     def singular_values(self) -> dict[str, float]:
         """The largest of every layer's weight, as the optimisers hold it; waits for a GPU."""
@@ -287,36 +278,70 @@ class Trainer:
             for name, values in leading_singular_values(network, weights="raw").items()
         }
 
-    def state_dict(self) -> dict[str, object]:
+    def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on."""
-        return {"step": self.step} | {name: part.state_dict() for name, part in self._stateful().items()}
+        return {"global_step": self.global_step} | {name: part.state_dict() for name, part in self._stateful().items()}
 
-    def load_state_dict(self, state: dict[str, object]) -> None:
-        """Raises KeyError, ValueError or RuntimeError when `state` is of another run."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore a state; learning rates and other options of the optimisers stay as they are here.
+
+        Raises:
+            KeyError, ValueError, RuntimeError: the state is of another trainer.
+        """
+        optimizers = (self.g.optimizer, self.d.optimizer)
+        options = [[{k: v for k, v in g.items() if k != "params"} for g in each.param_groups] for each in optimizers]
         for name, part in self._stateful().items():
             part.load_state_dict(state[name])
-        train = self.config.train
-        for optimizer, rate in ((self.optimizer_g, train.lr_g), (self.optimizer_d, train.lr_d)):
-            for group in optimizer.param_groups:  # the options rule, which may have become gentler
-                group.update(lr=rate, betas=train.betas, eps=train.eps)
-        self.step = int(state["step"])  # type: ignore[call-overload]
+        for optimizer, groups in zip(optimizers, options, strict=True):
+            for group, own in zip(optimizer.param_groups, groups, strict=True):
+                group.update(own)
+        self.global_step = int(state["global_step"])
 
     def _stateful(self) -> dict[str, Any]:
-        names = ("generator", "discriminator", "average", "ddfn", "lecam", "optimizer_g", "optimizer_d")
-        optional = ("condition", "scale_g", "scale_d")
-        return {name: part for name in (*names, *optional) if (part := getattr(self, name)) is not None}
-
-    def _place(self, network: Network) -> Network:
-        network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return network
-
-    def _compiled(self, network: nn.Module) -> nn.Module:
-        return cast(nn.Module, torch.compile(network)) if self.config.train.compile else network
-
-    def _adam(self, network: nn.Module, rate: float) -> torch.optim.Adam:
-        train = self.config.train
-        return torch.optim.Adam(network.parameters(), rate, betas=train.betas, eps=train.eps, fused=True)
+        """Every part with a state, by the name that it has in a checkpoint."""
+        parts = {name: getattr(self, name) for name in ("generator", "discriminator", "generator_ema")}
+        parts |= {f"conditions.{name}": condition for name, condition in self.conditions.items()}
+        modules = [each for each in self.regularizers if isinstance(each, nn.Module)]
+        parts |= {f"regularizers.{i}.{type(each).__name__}": each for i, each in enumerate(modules)}
+        parts |= {"optimizer_g": self.g.optimizer, "optimizer_d": self.d.optimizer}
+        return parts | {name: s for name, s in (("scale_g", self.g.scale), ("scale_d", self.d.scale)) if s is not None}
 
 
-def scaled(loss: Tensor, scale: LossScale | None) -> Tensor:
-    return loss if scale is None else scale.apply(loss)
+class EMA:
+    """Exponential moving average θ̄ ← β_t θ̄ + (1 − β_t) θ of the parameters of `source` in `average`, a copy of it.
+
+    β_t = min(decay, (1 + t) / (10 + t)) forgets the random start quickly. Buffers (batch norm's running statistics,
+    spectral norm's vectors) are copied: an average of them describes no network.
+    """
+
+    def __init__(self, source: nn.Module, average: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self._pairs = list(zip(average.parameters(), source.parameters(), strict=True))
+        self._buffers = list(zip(average.buffers(), source.buffers(), strict=True))
+        average.requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the source after its step number `step` (0, 1, ...)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_([a for a, _ in self._pairs], [s for _, s in self._pairs], 1 - decay)
+        for average, source in self._buffers:
+            average.copy_(source)
+
+
+def adam(
+    network: nn.Module, lr: float = 1e-3, betas: tuple[float, float] = (0.0, 0.9), eps: float = 1e-6
+) -> torch.optim.Adam:
+    """The optimiser of a network: Adam, whose fused step can be left out without waiting for the device."""
+    return torch.optim.Adam(network.parameters(), lr, betas=betas, eps=eps, fused=True)
+
+
+def _named(conditions: Mapping[str, Condition] | Iterable[Condition]) -> dict[str, Condition]:
+    """Conditions by name; those of a sequence by their class in snake case: DDFN -> ddfn."""
+    if isinstance(conditions, Mapping):
+        return dict(conditions)
+    listed = list(conditions)
+    named = {re.sub("(?<=[a-z])(?=[A-Z])", "_", type(each).__name__).lower(): each for each in listed}
+    if len(named) < len(listed):
+        raise ValueError("conditions: several of one class given, a mapping from names is needed")
+    return named

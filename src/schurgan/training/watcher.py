@@ -19,6 +19,7 @@ from schurgan.evaluation.features.extractor import Extracted, Extractor
 from schurgan.evaluation.features.registry import open_extractor
 from schurgan.health import Monitor, Verdict
 from schurgan.networks.batch_norm import local_statistics
+from schurgan.normality import DDFN
 from schurgan.runs.config import Config
 from schurgan.training.health_scores import HealthScores
 from schurgan.training.logger import Means
@@ -77,17 +78,20 @@ class Watcher:
         """What is known of the networks now, for the metrics, and the verdict on it."""
         scores = self._quick_scores(trainer)
         began = time.monotonic()
-        measured: dict[str, Any] = scores(trainer.generator, trainer.average, trainer.discriminator, trainer.latent)
+        measured: dict[str, Any] = scores(
+            trainer.generator, trainer.generator_ema, trainer.discriminator, trainer.latent
+        )
         means = self.means.take()
         measured |= {name: value for name in _SINCE if (value := means.get(name)) is not None}
         if (real := means.get("score_real")) is not None and (fake := means.get("score_fake")) is not None:
             measured["margin"] = real - fake
-        measured |= self._gap(trainer)
+        if isinstance(ddfn := trainer.conditions.get("ddfn"), DDFN):
+            measured |= self._gap(trainer, ddfn)
         measured["singular_values"] = trainer.singular_values()
         if (sentence := self._not_finite(trainer)) is not None:
             measured["not_finite"] = sentence
         measured = self.world.broadcast_object(measured)
-        verdict = self.monitor.update(trainer.step, **measured)
+        verdict = self.monitor.update(trainer.global_step, **measured)
         if not self.stretch:
             self.stretch = self.world.broadcast_object(self._stretched(time.monotonic() - began))
         self._score = measured.get("frechet_ema")
@@ -166,7 +170,7 @@ class Watcher:
         return self._codec.apply_colormap(shards.images(order)), torch.from_numpy(shards.labels[order])
 
     @torch.no_grad()
-    def _gap(self, trainer: Trainer) -> dict[str, float]:
+    def _gap(self, trainer: Trainer, ddfn: DDFN) -> dict[str, float]:
         """The DDFN gap of fixed latents, exact on some of them, and the standard error that a real batch would have."""
         noise = torch.Generator().manual_seed(self._config.train.seed)
         count = min(self.options.images, 256)
@@ -175,15 +179,16 @@ class Watcher:
         generator = copy.deepcopy(trainer.generator)  # batch norm's running statistics move as it runs
         with local_statistics(generator):
             images = torch.cat([generator(a, b) for a, b in zip(z.split(64), labels.split(64), strict=True)])
-        gap = trainer.ddfn.gap(images.float(), labels, subset=min(_EXACT, count)).item()
-        return {"gap": gap, "gap_standard_error": trainer.ddfn.standard_error(count).item()}
+        gap = ddfn.gap(images.float(), labels, subset=min(_EXACT, count)).item()
+        return {"gap": gap, "gap_standard_error": ddfn.standard_error(count).item()}
 
     def _not_finite(self, trainer: Trainer) -> str | None:
         """What a step may not notice: running statistics are not used while training, nor is the average."""
-        networks = {"generator": trainer.generator, "discriminator": trainer.discriminator, "average": trainer.average}
+        networks = ("generator", "discriminator", "generator_ema")
+        parts = {name: getattr(trainer, name) for name in networks}
         held = (
             (f"{name}.{path}", value)
-            for name, part in networks.items()
+            for name, part in parts.items()
             for path, value in chain(part.named_parameters(), part.named_buffers())
         )
         wrong = first_not_finite(held)
