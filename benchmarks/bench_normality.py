@@ -1,9 +1,6 @@
-"""Δ² by every method: cost beside `torch.linalg.eigvals`, share of a training step, two threads against one, accuracy.
+"""Δ² by every method: cost beside `torch.linalg.eigvals`, share of a training step, two threads against one.
 
-    python benchmarks/bench_normality.py [--data build/esc10-128 ...] [--rounds 9] [--images 400]
-
---data takes folders made by `schurgan prepare`, of images of one size; the first is also what is timed. Without it the
-program's own soundscapes at 128² are used. Gaussian matrices come last in any case.
+    python benchmarks/bench_normality.py [--data build/esc10-128] [--rounds 9]
 
 Costs are CPU time on one thread of forward and backward on 16 images. Each round times everything once, and ratios to
 `torch.linalg.eigvals` in float64, forward alone, are taken within a round: their medians are printed. Two threads
@@ -25,7 +22,6 @@ os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
 
 import numpy as np
 import scipy.linalg
-import scipy.stats
 import torch
 from torch import Tensor
 
@@ -33,7 +29,7 @@ from schurgan.audio import Spectrogram
 from schurgan.data.shards import Shards
 from schurgan.data.sources import open_source
 from schurgan.networks import Discriminator, Generator, Latent
-from schurgan.normality import departure_counters, departure_from_normality, reset_departure_counters
+from schurgan.normality import departure_from_normality
 from schurgan.training.losses import LOSSES
 
 TIMED = 16
@@ -73,7 +69,7 @@ def schur(x: np.ndarray) -> float:
 
 
 def rounds(runs: dict[str, Callable[[], object]], count: int, clock: Callable[[], float]) -> dict[str, list[float]]:
-    """Seconds of each run in each round; what raises is left out with a word."""
+    """Seconds of each run in each round; what raises is left out, with a line that says so."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(count + 1):
         for name in list(times):
@@ -87,6 +83,10 @@ def rounds(runs: dict[str, Callable[[], object]], count: int, clock: Callable[[]
             if number:  # the first warms up
                 times[name].append(clock() - start)
     return times
+
+
+def verdict(ratio: float, aim: float | None) -> str:
+    return "" if aim is None else f"≤ {aim:g} {'held' if ratio <= aim else 'MISSED'}"
 
 
 def costs(title: str, x: Tensor, count: int) -> None:
@@ -104,14 +104,11 @@ def costs(title: str, x: Tensor, count: int) -> None:
     print(f"\n| {title}, {x.shape[-1]}², one thread | CPU ms a matrix | over eigvals | aim |\n|---|---|---|---|")
     for name, values in times.items():
         ratio = statistics.median(a / b for a, b in zip(values, unit, strict=True))
-        aim = AIMS.get(name)
-        verdict = "" if aim is None else f"≤ {aim:g}x {'held' if ratio <= aim else 'MISSED'}"
-        print(f"| {name} | {1e3 * statistics.median(values) / len(x):.3f} | {ratio:.3g}x | {verdict} |")
+        cost = 1e3 * statistics.median(values) / len(x)
+        print(f"| {name} | {cost:.3f} | {ratio:.3g}x | {verdict(ratio, AIMS.get(name))} |")
 
 
 def threads(x: Tensor, count: int) -> None:
-    x = x.repeat(-(-64 // len(x)), 1, 1)[:64]
-
     def run(number: int, name: str) -> None:
         torch.set_num_threads(number)
         forward_backward(x, partial(departure, name=name))
@@ -168,38 +165,7 @@ def shares(count: int, channels: int, batch: int = 32) -> None:
     print(f"|---|---|---|---|\n| step without | {1e3 * statistics.median(without):.0f} | | |")
     for name, values in times.items():
         share = statistics.median(a / (a + b) for a, b in zip(values, without, strict=True))
-        aim = SHARES.get(name)
-        verdict = "" if aim is None else f"≤ {aim:.0%} {'held' if share <= aim else 'MISSED'}"
-        print(f"| {name} | {1e3 * statistics.median(values):.1f} | {share:.2%} | {verdict} |")
-
-
-def accuracy(title: str, x: Tensor, slopes: int = 100) -> None:
-    """Every method against exact, in float32 as in training."""
-    reset_departure_counters()
-    exact, gradient = forward_backward(x, partial(departure, name="exact"))
-    print(f"\n| {title}, {len(x)} matrices of {x.shape[-1]}² | Spearman | correlation | median error | median ratio |"
-          " gradient cosine, median | 5 % |\n|---|---|---|---|---|---|---|")  # fmt: skip
-    for name in METHODS:
-        if name == "perron" and (x < 0).any():
-            continue  # it is for [0, 1]
-        value = departure(x, name)
-        _, slope = forward_backward(x[:slopes], partial(departure, name=name))
-        cosine = torch.cosine_similarity(slope.flatten(1).double(), gradient[:slopes].flatten(1).double())
-        usable = exact > 1e-6 * x.square().sum((-2, -1))
-        ratio = (value / exact)[usable]
-        rank, linear = scipy.stats.spearmanr(value, exact).statistic, np.corrcoef(value, exact)[0, 1]
-        error = (
-            "| a logarithm | |"
-            if name == "paper_determinant"
-            else (f"| {(ratio - 1).abs().median():.2%} | {ratio.median():.3f} |")
-        )
-        print(f"| {name} | {rank:.4f} | {linear:.4f} {error} "
-              f"{cosine.median():.3f} | {cosine.quantile(0.05):.3f} |")  # fmt: skip
-    mended = {name: count for name, count in departure_counters().items() if count}
-    print(f"\nMended on the way: {mended or 'nothing'}")
-    truth = np.array([schur(each) for each in x[:slopes].double().numpy()])
-    worst = np.abs(exact[:slopes].double().numpy() - truth) / np.maximum(truth, 1e-300)
-    print(f"Exact, float32 in and out, beside the complex Schur form: worst relative error {worst.max():.1e}")
+        print(f"| {name} | {1e3 * statistics.median(values):.1f} | {share:.2%} | {verdict(share, SHARES.get(name))} |")
 
 
 def soundscapes(count: int) -> Tensor:
@@ -210,31 +176,21 @@ def soundscapes(count: int) -> Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, nargs="*", default=[])
+    parser.add_argument("--data", type=Path, help="folder made by `schurgan prepare`; soundscapes at 128² by default")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--images", type=int, default=400, help="of each set, for the accuracy")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    sets: dict[str, Tensor] = {}
-    for folder in args.data:
-        shards = Shards(folder)
-        chosen = np.linspace(0, len(shards) - 1, min(args.images, len(shards))).astype(int)
-        sets[folder.name] = shards.images(chosen)[:, 0].contiguous()
-    if not sets:
-        sets["soundscapes"] = soundscapes(min(args.images, 160))
-    n = next(iter(sets.values())).shape[-1]
-    gauss = torch.randn(64, n, n, generator=torch.Generator().manual_seed(0))
-    first, images = next(iter(sets.items()))
-    spread = images[:: max(1, len(images) // TIMED)][:TIMED]
-    costs(first, spread, args.rounds)
-    costs("Gaussian", gauss[:TIMED], args.rounds)
-    threads(images[:: max(1, len(images) // 64)][:64], args.rounds)
+    if args.data:
+        shards = Shards(args.data)
+        images = shards.images(np.linspace(0, len(shards) - 1, 64).astype(int))[:, 0].contiguous()
+    else:
+        images = soundscapes(64)
+    gauss = torch.randn(TIMED, *images.shape[1:], generator=torch.Generator().manual_seed(0))
+    costs(args.data.name if args.data else "soundscapes", images[:: len(images) // TIMED], args.rounds)
+    costs("Gaussian", gauss, args.rounds)
+    threads(images, args.rounds)
     for channels in (1, 3):
         shares(min(args.rounds, 3), channels)  # a step takes many seconds
-    for name, x in sets.items():
-        accuracy(f"{name} in [−1, 1]", x)
-        accuracy(f"{name} in [0, 1]", (x + 1) / 2)
-    accuracy("Gaussian", gauss)
 
 
 if __name__ == "__main__":

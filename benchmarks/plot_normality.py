@@ -79,8 +79,8 @@ def main() -> None:
         print_bounds(x, exact[name][0])
     print("## What it sees\n")
     floors = {"signed": -1.0, "unit": 0.0}
-    changes = {name: seen(x, exact[name][0], labels, floors[name]) for name, x in scalings.items()}
-    print_seen(changes)
+    changes = {name: sensitivity(x, exact[name][0], labels, floors[name]) for name, x in scalings.items()}
+    print_sensitivity(changes)
     for name, (values, _) in exact.items():
         near = ((values / values.mean() - 1).abs() < 0.1).double().mean()
         print(
@@ -177,8 +177,8 @@ def blurred(x: Tensor, width: int) -> Tensor:
     return torch.nn.functional.avg_pool2d(padded, width, stride=1)[:, 0]
 
 
-def seen(x: Tensor, real: Tensor, labels: Tensor, floor: float) -> dict[str, Change]:
-    """What becomes of the mean Δ² when something is done to the images x in [floor, 1], or some of them are taken."""
+def sensitivity(x: Tensor, real: Tensor, labels: Tensor, floor: float) -> dict[str, Change]:
+    """Change of the mean Δ² when the images x in [floor, 1] are changed, or only some of them are taken."""
     generator = torch.Generator().manual_seed(0)
     mean = real.mean()
     members = [(labels == c).nonzero()[:, 0] for c in labels.unique()]
@@ -219,7 +219,7 @@ def seen(x: Tensor, real: Tensor, labels: Tensor, floor: float) -> dict[str, Cha
     }
 
 
-def print_seen(changes: dict[str, dict[str, Change]]) -> None:
+def print_sensitivity(changes: dict[str, dict[str, Change]]) -> None:
     print("| | " + " | ".join(changes) + " |\n|---|" + "---|" * len(changes))
     for row in changes["signed"]:
         cells = []
@@ -271,7 +271,7 @@ def draw(
     labels: Tensor,
     changes: dict[str, dict[str, Change]],
 ) -> None:
-    """Real clips from low to high Δ², estimates against exact, section 3.1 against what it stands for, what is seen."""
+    """Clips from low to high Δ², estimates against exact, section 3.1 against Σ|λ|², changes of the mean."""
     signed = scalings["signed"]
     figure = plt.figure(figsize=(10, 6.4), layout="constrained")
     top, bottom = figure.subfigures(2, 1, height_ratios=[1, 1.35])

@@ -153,11 +153,13 @@ def test_state_of_another_version_is_refused_in_one_sentence(condition, build):
         build().load_state_dict(state)
 
 
-def test_fitting_again_starts_the_moving_average_afresh(condition):
+def test_fitting_again_starts_afresh(condition):
+    fresh = copy.deepcopy(condition.state_dict())
     steps(condition, range(3))
     assert condition.ema_count.sum() > 0
     condition.fit_real(REAL)
-    assert condition.ema_count.sum() == 0 == condition.ema_sum.abs().sum()
+    assert condition.get_extra_state() == fresh.pop("_extra_state")
+    assert all(torch.equal(condition.get_buffer(name), value) for name, value in fresh.items())
 
 
 def test_fit_real_reads_its_loader_once_and_counts_the_images(build):

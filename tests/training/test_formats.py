@@ -53,7 +53,7 @@ def test_checkpoint_of_an_earlier_version_goes_on():
     images = 1.8 * torch.rand(8, 1, 16, 16, generator=torch.Generator().manual_seed(0)) - 0.9
     metrics = trainer.training_step([(images, torch.arange(8))])
     assert all(value.isfinite() for value in metrics.values())
-    assert trainer.conditions["ddfn"].updates == 3
+    assert trainer.conditions["ddfn"].steps == 3
     assert trainer.state_dict()["regularizers.0.LeCam"]["_extra_state"]["updates"] == 3
 
 

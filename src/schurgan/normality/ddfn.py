@@ -74,7 +74,7 @@ class DDFN(FittedCondition[DDFNStats]):
     multipliers: Tensor  # (2, K)
     latest: Tensor  # (4,) the last statistics
 
-    _extra_state = (*FittedCondition._extra_state, "steps", "updates")
+    _extra_state = (*FittedCondition._extra_state, "steps")
 
     def __init__(
         self,
@@ -122,7 +122,6 @@ class DDFN(FittedCondition[DDFNStats]):
             self.register_buffer(name, torch.zeros(0))
         self.register_buffer("latest", torch.zeros(4))
         self.steps = 0
-        self.updates = 0
 
     def begin(self, fake: Tensor, labels: Tensor | None = None) -> Callable[[], tuple[Tensor, DDFNStats]]:
         """Do `forward` in two halves.
@@ -194,7 +193,6 @@ class DDFN(FittedCondition[DDFNStats]):
         if not learning:
             return (share * each).sum(), stats
         self.latest = torch.stack([*stats[:3], active.float()])
-        self.updates += 1
         if self.penalty == "augmented":
             # At the pace at which the moving average settles.
             moved = update_multipliers(self.multipliers, gap, band, unit, (1 - self.decay) * self.weight)
@@ -247,6 +245,7 @@ class DDFN(FittedCondition[DDFNStats]):
             raise ValueError(
                 "the real images have Δ² = 0 throughout, nothing to hold a generator to: other data is needed"
             )
+        self.steps = 0
         real_mean, overall = mean(sums, real.counts), sums.sum() / real.images
         within = real.sums(lambda x, c: (x[:, :1] - real_mean[c, None]).square())[:, 0]
         spread = real.sums(lambda x, _: (x[:, :1] - overall).square()).sum() / (real.images - 1)
@@ -255,6 +254,7 @@ class DDFN(FittedCondition[DDFNStats]):
             "real_var": torch.where(real.counts > 1, within / (real.counts - 1).clamp(min=1), spread),
             "exact_offset": mean(errors, chosen),
             "multipliers": torch.zeros(2, len(sums)),
+            "latest": torch.zeros(4),
             "ema_sum": torch.zeros(len(sums), 1),
         }
 
