@@ -10,15 +10,14 @@ from torch import nn
 from torch._subclasses import FakeTensorMode
 
 from schurgan.networks import Discriminator, Generator, apply_spectral_norm
-from schurgan.networks.singular_values import (
-    exact_pairs,
+from schurgan.networks.spectral import (
+    apply_spectral_clamp,
     krylov_basis,
     leading_pairs,
     leading_singular_values,
-    singular_values,
+    raw_weight,
+    weighted_layers,
 )
-from schurgan.networks.spectral_clamp import apply_spectral_clamp
-from schurgan.networks.weights import raw_weight, weighted_layers
 
 SHAPES = [(30, 30), (12, 50), (50, 12), (1, 9), (9, 1), (3, 4)]
 
@@ -34,6 +33,10 @@ def spectrum(m: int, n: int, values: list[float]) -> torch.Tensor:
 
 def start(m: int, p: int) -> torch.Tensor:
     return torch.randn(m, p, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def singular_values(matrix: torch.Tensor, u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    return (u * (matrix @ v)).sum(0)
 
 
 @pytest.mark.parametrize(("m", "n"), SHAPES)
@@ -106,9 +109,9 @@ def test_equal_singular_values_are_all_found_though_the_krylov_space_ends_at_onc
 def test_a_matrix_that_is_not_finite_raises_nothing_and_its_values_say_so():
     matrix = torch.randn(6, 5)
     matrix[2, 3] = torch.nan
-    for u, v in (leading_pairs(matrix, torch.randn(6, 2), iterations=2), exact_pairs(matrix, 2)):
-        assert u.isfinite().all()
-        assert singular_values(matrix, u, v).isnan().any()
+    u, v = leading_pairs(matrix, torch.randn(6, 2), iterations=2)
+    assert u.isfinite().all()
+    assert singular_values(matrix, u, v).isnan().any()
 
 
 def test_recorded_values_are_just_under_the_true_ones_for_every_layer():

@@ -8,7 +8,7 @@ from torch import nn
 from torch._subclasses import FakeTensorMode
 
 from schurgan.networks import Discriminator, Generator
-from schurgan.networks.weights import raw_weight
+from schurgan.networks.spectral import raw_weight
 from schurgan.training.regularizers import DiscriminatorPhase, GeneratorPhase, OrthogonalRegularizer
 
 SHAPES = [(5, 12), (7, 7), (12, 9), (40, 6), (1, 8), (8, 1)]  # rows fewer, equal, more, far more than columns

@@ -20,6 +20,7 @@ What the loop owes to the others:
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import os
@@ -349,6 +350,9 @@ def _is_of_others(error: BaseException) -> bool:
 
 
 def _leave(failed: bool) -> None:
+    # Replicas that are garbage hold the group until they are collected. Its threads end with it, and one that outlived
+    # the interpreter would abort the process at its exit.
+    gc.collect()
     group = dist.group.WORLD
     if failed and group is not None and hasattr(group, "abort"):
         with suppress(RuntimeError):

@@ -8,16 +8,20 @@ images = generator(latent.sample(8), torch.arange(8))  # (8, 3, 32, 32) in [−1
 from __future__ import annotations
 
 from schurgan.networks.architectures import ARCHITECTURES, IMAGE, Architecture, Stage, customise, find_architecture
-from schurgan.networks.attention import SelfAttention, plain_attention
 from schurgan.networks.costs import Costs, step_costs
 from schurgan.networks.discriminator import Discriminator
 from schurgan.networks.export import export_generator
 from schurgan.networks.generator import Generator, standing_statistics
 from schurgan.networks.latent import Latent
-from schurgan.networks.singular_values import leading_singular_values
-from schurgan.networks.spectral import SpectralNorm, apply_spectral_norm
-from schurgan.networks.spectral_clamp import SpectralClamp, apply_spectral_clamp
-from schurgan.networks.weights import unconstrained_state
+from schurgan.networks.layers import SelfAttention, plain_attention
+from schurgan.networks.spectral import (
+    SpectralClamp,
+    SpectralNorm,
+    apply_spectral_clamp,
+    apply_spectral_norm,
+    leading_singular_values,
+    unconstrained_state,
+)
 
 __all__ = [
     "ARCHITECTURES",

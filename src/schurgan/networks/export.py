@@ -15,7 +15,7 @@ from schurgan.core.errors import UserError, did_you_mean
 from schurgan.core.files import atomic_write
 from schurgan.networks.generator import Generator
 from schurgan.networks.layers import TransposedConv2d, UpConv2d
-from schurgan.networks.weights import unconstrained_state
+from schurgan.networks.spectral import unconstrained_state
 
 Format = Literal["pt2", "onnx"]
 

@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize
 from schurgan.core.distributed import current_world
 from schurgan.core.errors import did_you_mean
 from schurgan.networks import plain_attention
-from schurgan.networks.weights import as_matrix, raw_weight, weighted_layers
+from schurgan.networks.spectral import as_matrix, raw_weight, weighted_layers
 from schurgan.training.noise import Noise, uniform
 
 KINDS = ("relaxed", "full")
