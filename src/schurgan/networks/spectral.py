@@ -197,7 +197,7 @@ def constrain_layers(
 
 
 @contextmanager
-def frozen_parametrizations(network: nn.Module) -> Iterator[None]:
+def frozen_power_iterations(network: nn.Module) -> Iterator[None]:
     """Inside, forward passes of `network` leave its constraints as they are: no power iteration moves on."""
     lists = [module for module in network.modules() if isinstance(module, parametrize.ParametrizationList)]
     parts = [part for parametrizations in lists for part in parametrizations if part.training]
@@ -311,7 +311,7 @@ def effective_weight(layer: nn.Module) -> Tensor:
     """Return the weight that the layer computes with in eval mode: the raw one through its parametrizations."""
     if not parametrize.is_parametrized(layer, "weight"):
         return raw_weight(layer)
-    with frozen_parametrizations(layer):
+    with frozen_power_iterations(layer):
         weight = layer.weight
         assert isinstance(weight, Tensor)
         return weight

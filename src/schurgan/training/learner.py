@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from schurgan.core.distributed import World, accumulating, replicate
+from schurgan.networks.spectral import frozen_power_iterations
 from schurgan.training.noise import Noise
 from schurgan.training.precision import Precision, guarded_step
-from schurgan.training.regularizers import frozen_power_iterations
 
 
 @dataclass(frozen=True)

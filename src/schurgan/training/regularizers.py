@@ -11,12 +11,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from schurgan.core.distributed import current_world
 from schurgan.core.errors import did_you_mean
 from schurgan.networks import plain_attention
-from schurgan.networks.spectral import as_matrix, raw_weight, weighted_layers
+from schurgan.networks.spectral import as_matrix, frozen_power_iterations, raw_weight, weighted_layers
 from schurgan.training.noise import Noise, uniform
 
 KINDS = ("relaxed", "full")
@@ -344,20 +343,6 @@ def gradients_of_gradients(discriminator: nn.Module, device: str) -> Iterator[No
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(frozen_power_iterations(discriminator))
         yield
-
-
-@contextmanager
-def frozen_power_iterations(network: nn.Module) -> Iterator[None]:
-    """Inside, spectral norms and clamps of `network` stay as they are."""
-    lists = [module for module in network.modules() if isinstance(module, parametrize.ParametrizationList)]
-    training = [part for each in lists for part in each if part.training]
-    for part in training:
-        part.eval()
-    try:
-        yield
-    finally:
-        for part in training:
-            part.train()
 
 
 def checked_weight(weight: float) -> float:
