@@ -13,7 +13,6 @@ from schurgan.audio import MorletCWT, snr_db
 from schurgan.audio.wavelet import default_w0
 
 RATE = 16_000
-FREQUENCIES = np.geomspace(50, 4500, 12)
 
 
 def noise(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
@@ -29,6 +28,12 @@ def morlet_sums(x: np.ndarray, frequency: float, w0: float, at: np.ndarray) -> n
     t = (at[:, None] - np.arange(len(x))) / RATE
     envelope = 2 * math.sqrt(2 * math.pi) * sigma * np.exp(-0.5 * (2 * math.pi * sigma * t) ** 2)
     return (envelope * np.exp(2j * math.pi * frequency * t)) @ x / RATE
+
+
+def frame_bounds(cwt: MorletCWT) -> tuple[float, float]:
+    """Least and greatest Σ_k |ψ̂_k(f)|² over all frequencies up to half the sample rate."""
+    energy = cwt._energy()[: cwt.n_padded // 2 + 1]
+    return energy.min().item(), energy.max().item()
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +53,15 @@ def positions() -> np.ndarray:
 
 @pytest.mark.parametrize("w0", [6.0, 12.0, 16.0])
 def test_coefficients_are_the_sums_over_time_that_define_the_wavelet_transform(sound, positions, w0):
-    cwt = MorletCWT(len(sound), RATE, frequencies=FREQUENCIES, w0=w0, tol=1e-6)
+    class Exact(MorletCWT):
+        tolerance = 1e-6
+
+    cwt = Exact(len(sound), RATE, n_scales=14, f_min=40, f_max=5500, w0=w0)
+    rows = range(1, 13)  # those between the flat ends
     errors = {torch.float64: [], torch.float32: []}
-    truths = [morlet_sums(sound, frequency, w0, positions) for frequency in FREQUENCIES]
+    truths = [morlet_sums(sound, cwt.frequencies[row].item(), w0, positions) for row in rows]
     for dtype, row_errors in errors.items():
-        c = cwt.full_rate(torch.from_numpy(sound).to(dtype)[None])[0][:, positions].numpy()
+        c = cwt.full_rate(torch.from_numpy(sound).to(dtype)[None])[0][rows][:, positions].numpy()
         row_errors += [
             np.linalg.norm(got - truth) / np.linalg.norm(truth) for got, truth in zip(c, truths, strict=True)
         ]
@@ -73,7 +82,7 @@ def test_decimated_coefficients_are_samples_of_the_full_rate_transform(n_samples
     for group in cwt.analyze(x):
         length = group.shape[-1]
         t = torch.arange(length)
-        sample = t * cwt.n_padded // length - cwt.pad_frames * cwt.hop
+        sample = t * cwt.n_padded // length - cwt.start
         on_a_sample = (t * cwt.n_padded % length == 0) & (sample >= 0) & (sample < n_samples)
         truth = full[:, k : k + group.shape[1]][..., sample[on_a_sample]]
         error = (group[..., on_a_sample] - truth).norm(dim=-1) / truth.norm(dim=-1)
@@ -122,7 +131,7 @@ def test_the_energy_of_coefficients_lies_between_the_frame_bounds():
     # quiet at both ends, so that the reflected padding adds no energy
     x = noise(4, 16_000, dtype=torch.float64) * torch.hann_window(16_000, dtype=torch.float64).pow(8)
     energy = sum(group.abs().square().sum((-2, -1)) * cwt.n_padded / group.shape[-1] for group in cwt.analyze(x))
-    lower, upper = cwt.frame_bounds
+    lower, upper = frame_bounds(cwt)
     ratio = energy / (x.square().sum(-1) / 2)  # positive frequencies hold half of a real sound's energy
     assert 0 < lower < upper
     assert (ratio >= lower * (1 - 1e-3)).all()
@@ -131,23 +140,9 @@ def test_the_energy_of_coefficients_lies_between_the_frame_bounds():
 
 @pytest.mark.parametrize("n_scales", [32, 64, 128, 256])
 def test_the_filters_leave_no_frequency_out(n_scales):
-    lower, upper = MorletCWT(8000, RATE, n_scales).frame_bounds
+    lower, upper = frame_bounds(MorletCWT(8000, RATE, n_scales))
     assert lower > 0
     assert upper / lower < 4  # an even cover: without one, rounding would be amplified by √(B/A)
-
-
-def test_explicit_frequencies_give_back_the_part_of_the_sound_in_their_bands():
-    t = torch.arange(RATE, dtype=torch.float64) / RATE - 0.5
-    low, inside, high = (torch.exp(-((t / 0.1) ** 2)) * torch.sin(2 * math.pi * f * t) for f in (60, 1000, 6500))
-    cwt = MorletCWT(RATE, RATE, frequencies=np.geomspace(300, 3000, 40), w0=16)
-    y = cwt.synthesize(cwt.analyze((low + inside + high)[None]))
-    assert snr_db(inside[None], y).item() > 100  # the tones' spectra are 3 Hz wide and fall to 1e-9 within 20 Hz
-
-
-def test_explicit_frequencies_with_flat_ends_are_inverted_exactly():
-    cwt = MorletCWT(4000, RATE, frequencies=np.geomspace(300, 3000, 40), w0=16, shelves=True)
-    x = noise(1, 4000)
-    assert snr_db(x, cwt.synthesize(cwt.analyze(x))).item() > 100
 
 
 def test_analysis_and_synthesis_are_linear():
@@ -254,7 +249,7 @@ def test_spreading_never_goes_below_zero():
 
 
 def test_gradients_are_those_of_finite_differences():
-    cwt = MorletCWT(24, 1000, n_scales=5, f_min=30, f_max=450, w0=6, hop=8, pad_frames=1)
+    cwt = MorletCWT(24, 1000, n_scales=5, f_min=30, f_max=450, w0=6, hop=8)
     x = noise(2, 24, dtype=torch.float64).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: tuple(map(torch.view_as_real, cwt.analyze(x))), x)
     assert torch.autograd.gradcheck(lambda x: cwt.frames(cwt.analyze(x)), x)
@@ -286,16 +281,16 @@ def test_everything_follows_the_device_of_its_input(device):
 def test_rows_are_kept_at_a_fraction_of_the_sample_rate_that_grows_with_frequency():
     cwt = MorletCWT(80_000, RATE)
     c = cwt.analyze(torch.zeros(1, 80_000))
-    assert cwt.rates[1:-1] == sorted(cwt.rates[1:-1])  # but for the flat ends
-    assert max(cwt.rates) < RATE
+    lengths = [group.shape[-1] for group in c]
+    assert lengths[1:-1] == sorted(lengths[1:-1])  # but for the flat ends
+    assert max(lengths) < cwt.n_padded
     assert sum(group.numel() for group in c) < 0.08 * 128 * 80_000  # measured: 0.062
-    assert c.nbytes == 8 * sum(group.numel() for group in c)
 
 
 def test_the_number_of_cycles_under_the_envelope_grows_with_the_number_of_scales():
     assert [default_w0(n) for n in (32, 48, 64, 128, 256, 384, 1000)] == [6, 6, 8, 16, 32, 48, 48]
     assert MorletCWT(800, n_scales=128).w0 == 16
-    assert MorletCWT(800, frequencies=[100.0, 200.0]).w0 == 6
+    assert MorletCWT(800, n_scales=2).w0 == 6
     assert MorletCWT(800, n_scales=128, w0=24).w0 == 24
 
 
@@ -309,21 +304,13 @@ def test_scales_are_spaced_evenly_on_a_logarithmic_axis():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"frequencies": [400.0, 300.0]}, r"frequencies 400, 300: ascending, between 0 and 8000 Hz"),
-        ({"frequencies": [100.0, 100.0]}, "frequencies 100, 100"),
-        ({"frequencies": [100.0, 8000.0]}, "frequencies 100, 8000"),
-        ({"frequencies": [0.0, 100.0]}, "frequencies 0, 100"),
-        ({"frequencies": [math.nan]}, "frequencies nan"),
-        ({"frequencies": []}, "frequencies"),
-        ({"f_max": 8000.0}, r"frequencies 40 \.\.\. 8000: ascending, between 0 and 8000 Hz"),
+        ({"f_max": 8000.0}, "f_max 8000"),
         ({"f_min": 0.0}, "f_min 0"),
         ({"f_min": 500.0, "f_max": 400.0}, "f_min 500, f_max 400"),
         ({"n_scales": 1}, "n_scales 1"),
         ({"n_samples": 0}, "n_samples 0"),
         ({"hop": 0}, "hop 0"),
-        ({"pad_frames": 0}, "pad_frames 0"),
         ({"w0": 0.5}, "w0 0.5"),
-        ({"tol": 0.0}, "tol 0.0"),
     ],
 )
 def test_values_out_of_range_are_named(arguments, message):

@@ -1,4 +1,4 @@
-"""Sound to image and back; no learning in here."""
+"""Sound to image and back, without learning."""
 
 from schurgan.audio.files import AudioError, AudioWarning, fit_clip, read_audio, write_audio
 from schurgan.audio.snr import power_ratio_db, snr_db, snr_paper_db

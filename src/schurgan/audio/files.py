@@ -1,6 +1,6 @@
-"""Sound files: every format that libsndfile knows, read as mono clips at one rate, and written atomically.
+"""Sound files: every format that libsndfile knows, read as mono at one rate, and written atomically.
 
-What arrives from the world is never trusted: a file is either samples that are fit to use, or one clear sentence.
+No file is trusted: reading gives samples that are fit to use, or an error of one sentence.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import stat
 import struct
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -55,17 +54,26 @@ class AudioWarning(UserWarning):
 
 
 def read_audio(path: str | Path, sample_rate: int = 16_000, max_seconds: float = 3600.0) -> Tensor:
-    """A sound file as mono samples (L,) float32 of mean 0 at `sample_rate` (Hz), full scale ±1.
+    """Read a sound file as mono samples of mean 0, full scale ±1.
 
     Channels are averaged; where they cancel each other (the mean keeps under 5 % of their energy) the loudest one is
-    taken instead. Resampling is soxr's HQ. Formats are told by content, not by name; MP3 is decoded from its start.
+    used. Resampling is soxr's HQ. The content tells the format, not the name; MP3 is decoded from its start.
 
-    Raises AudioError for what cannot be opened or decoded, is empty, silent (peak under 1e-4), longer than
-    `max_seconds`, of an absurd rate or channel count, or holds NaN or infinite samples. Warns with AudioWarning of
-    data cut short, of clipping and of channels in opposite phase.
+    Args:
+        path: the file.
+        sample_rate: of the samples returned, Hz.
+        max_seconds: length of the longest file that is read.
+
+    Returns:
+        The samples (L,) float32.
+
+    Raises:
+        AudioError: the file cannot be opened or decoded, is empty, silent (peak under 1e-4) or too long, has an absurd
+            rate or number of channels, or holds NaN or infinite samples.
+
+    Warns:
+        AudioWarning: data are cut short or clipped, or channels are in opposite phase.
     """
-    if sample_rate < 1 or max_seconds <= 0:
-        raise ValueError(f"sample_rate {sample_rate} Hz, max_seconds {max_seconds:g}: numbers above 0 are needed")
     mono, rate = _read_mono(path, max_seconds)
     offset = float(mono.mean(dtype=np.float64))
     n_frames, peak = len(mono), float(np.abs(mono).max())
@@ -86,11 +94,17 @@ def read_audio(path: str | Path, sample_rate: int = 16_000, max_seconds: float =
 def write_audio(
     path: str | Path, samples: Tensor | NDArray[Any], sample_rate: int = 16_000, subtype: str | None = None
 ) -> None:
-    """Write samples (L,) or (L, C), floats of full scale ±1, atomically; the suffix is the format.
+    """Write a sound file atomically.
 
-    The suffix is .wav, .flac, .ogg or .mp3; `subtype` one of libsndfile's, such as "PCM_24", "FLOAT" or "OPUS", by
-    default 16 bits where the format has them. Values beyond ±1 are clipped, with an AudioWarning. Raises AudioError
-    for samples or a format that cannot be written, OSError as the file system does.
+    Args:
+        path: the file; its suffix is the format: .wav, .flac, .ogg or .mp3.
+        samples: floats (L,) or (L, C) of full scale ±1; values beyond are clipped, with an AudioWarning.
+        sample_rate: Hz.
+        subtype: one of libsndfile's, such as "PCM_24", "FLOAT" or "OPUS"; by default 16 bits where the format has them.
+
+    Raises:
+        AudioError: the samples or the format cannot be written.
+        OSError: as the file system does.
     """
     format_ = FORMATS.get(Path(path).suffix.lower())
     if format_ is None:
@@ -123,10 +137,22 @@ def write_audio(
 
 
 def fit_clip(x: Tensor, n_samples: int, sample_rate: int = 16_000) -> tuple[Tensor, float, list[str]]:
-    """Samples (L,) as a clip (n_samples,) of peak 1: (clip, gain, notes), with clip · gain the samples given.
+    """Fit samples to a clip of peak 1.
 
-    A longer sound keeps its loudest part, the first of them in steps of 0.1 s, a shorter one gets zeros at its end. The
-    notes say what was lost, or that less than 50 ms was there. Raises AudioError for silence (peak under 1e-4).
+    A longer sound keeps its loudest part, the first of them in steps of 0.1 s; a shorter one gets zeros at its end.
+
+    Args:
+        x: samples (L,).
+        n_samples: length of the clip, samples.
+        sample_rate: Hz.
+
+    Returns:
+        The clip (n_samples,), the gain with which clip · gain are the samples, and notes: what was cropped, or that
+        the sound is shorter than 50 ms.
+
+    Raises:
+        AudioError: the clip is silent (peak under 1e-4).
+        ValueError: the shape or the length do not fit.
     """
     if x.ndim != 1 or not len(x) or n_samples < 1:
         raise ValueError(
@@ -147,7 +173,7 @@ def fit_clip(x: Tensor, n_samples: int, sample_rate: int = 16_000) -> tuple[Tens
 
 
 def _loudest(x: Tensor, n_samples: int, step: int) -> int:
-    """Where the first of the windows of n_samples, every `step` samples, begins that holds the most energy."""
+    """Start of the first window of n_samples, one every `step` samples, that holds the most energy."""
     if len(x) <= n_samples:
         return 0
     energy = torch.nn.functional.pad(x.double().square().cumsum(0), (1, 0))
@@ -156,13 +182,16 @@ def _loudest(x: Tensor, n_samples: int, step: int) -> int:
 
 
 def _read_mono(path: str | Path, max_seconds: float) -> tuple[Samples, int]:
-    """Every frame of a file, its channels mixed into one (L,), at the file's own rate (Hz)."""
+    """All frames of a file, its channels mixed into one (L,), and the file's own rate (Hz)."""
     with _open(path) as file, np.errstate(all="ignore"):  # NaN and overflow are counted, not warned of
-        wav = _wav_data(file)
+        wav_frames, no_frames = _wav_header(file)
         try:
             with _decoder(path, file) as sound:
-                _refuse_absurd(path, sound)
                 rate, declared = sound.samplerate, sound.frames
+                if not RATES[0] <= rate <= RATES[1]:
+                    raise AudioError(f"{path}: a sample rate of {rate} Hz; {RATES[0]} to {RATES[1]} Hz can be read")
+                if sound.channels > MAX_CHANNELS:
+                    raise AudioError(f"{path}: {sound.channels} channels; at most {MAX_CHANNELS} can be read")
                 limit = min(int(max_seconds * rate), MAX_FRAMES)
                 census = _Census(_blocks(sound, limit), sound.channels, sound.subtype in FINE)
             if census.n_frames > limit:
@@ -174,7 +203,7 @@ def _read_mono(path: str | Path, max_seconds: float) -> tuple[Samples, int]:
         except soundfile.LibsndfileError as error:
             raise AudioError(f"{path}: damaged ({_reason(error)})") from None
     if not census.n_frames:
-        raise AudioError(f"{path}: {wav.why_no_frames() if wav else 'holds no sound (0 frames)'}")
+        raise AudioError(f"{path}: {no_frames}")
     if census.non_finite:
         raise AudioError(f"{path}: holds NaN or infinite samples ({census.non_finite} of {census.size})")
     if census.peak > MAX_PEAK:
@@ -184,7 +213,7 @@ def _read_mono(path: str | Path, max_seconds: float) -> tuple[Samples, int]:
             f"{path}: its channels cancel each other (their mean keeps {100 * census.kept:.2g} % of their energy); "
             f"channel {census.loudest + 1} of {census.channels}, the loudest, is used"
         )
-    declared = max(declared, wav.declared_frames if wav else 0)
+    declared = max(declared, wav_frames)
     if census.n_frames < declared:
         _warn(f"{path}: cut off ({census.n_frames} of {declared} frames)")
     if census.flat > CLIPPED * census.size:
@@ -193,7 +222,7 @@ def _read_mono(path: str | Path, max_seconds: float) -> tuple[Samples, int]:
 
 
 class _Census:
-    """One pass over a file's blocks (n, C): their mono mix, and what is needed to judge it."""
+    """One pass over a file's blocks (n, C): their mono mix, and the counts that judge it."""
 
     def __init__(self, blocks: Iterator[Samples], channels: int, fine: bool) -> None:
         self.channels, self.n_frames, self.non_finite, self.flat, self.peak = channels, 0, 0, 0, 0.0
@@ -230,24 +259,22 @@ def _blocks(sound: soundfile.SoundFile, limit: int) -> Iterator[Samples]:
 
 
 def _open(path: str | Path) -> FileIO:
-    """The file, open for reading, if it is one that may hold sound."""
+    """The file, open for reading, if it may hold sound."""
     try:
         kind = os.stat(path)
-        if stat.S_ISDIR(kind.st_mode):
-            raise AudioError(f"{path}: a folder, not a sound file")
-        if not stat.S_ISREG(kind.st_mode):
-            raise AudioError(f"{path}: not a regular file")  # reading a pipe or a device may never end
-        if not kind.st_size:
-            raise AudioError(f"{path}: empty file (0 bytes)")
-        if Path(path).suffix.lower() == ".raw":
-            raise AudioError(f"{path}: raw samples without a header; nothing tells their rate, WAV would")
-        return FileIO(path)
+        if stat.S_ISREG(kind.st_mode) and kind.st_size and Path(path).suffix.lower() != ".raw":
+            return FileIO(path)
     except FileNotFoundError:
         raise AudioError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        if isinstance(error, AudioError):
-            raise
         raise AudioError(f"{path}: cannot be opened ({getattr(error, 'strerror', None) or error})") from None
+    if stat.S_ISDIR(kind.st_mode):
+        raise AudioError(f"{path}: a folder, not a sound file")
+    if not stat.S_ISREG(kind.st_mode):  # reading a pipe or a device may never end
+        raise AudioError(f"{path}: not a regular file")
+    if not kind.st_size:
+        raise AudioError(f"{path}: empty file (0 bytes)")
+    raise AudioError(f"{path}: raw samples without a header; nothing tells their rate, WAV would")
 
 
 def _decoder(path: str | Path, file: FileIO) -> soundfile.SoundFile:
@@ -264,14 +291,6 @@ def _reason(error: soundfile.LibsndfileError) -> str:
     return str(error.error_string).removeprefix("Error : ").rstrip(".")
 
 
-def _refuse_absurd(path: str | Path, sound: soundfile.SoundFile) -> None:
-    low, high = RATES
-    if not low <= sound.samplerate <= high:
-        raise AudioError(f"{path}: a sample rate of {sound.samplerate} Hz; {low} to {high} Hz can be read")
-    if sound.channels > MAX_CHANNELS:
-        raise AudioError(f"{path}: {sound.channels} channels; at most {MAX_CHANNELS} can be read")
-
-
 def _what_it_is(head: bytes, error: soundfile.LibsndfileError) -> str:
     """Why a file that libsndfile refuses is no sound, told from its first bytes."""
     if head.startswith(CONTAINERS):
@@ -286,38 +305,15 @@ def _what_it_is(head: bytes, error: soundfile.LibsndfileError) -> str:
     return f"not an audio file ({'unknown binary data' if chr(0) in text else 'text'})"
 
 
-@dataclass(frozen=True)
-class _WavData:
-    """The data chunk of a RIFF file: bytes its header declares, bytes that follow it, bytes a frame (0: unknown)."""
+def _wav_header(file: FileIO) -> tuple[int, str]:
+    """Frames that a WAV file's header declares, 0 where it does not say, and the sentence where none can be read.
 
-    declared: int
-    present: int
-    frame_bytes: int
-    another_chunk_follows: bool
-
-    @property
-    def declared_frames(self) -> int:
-        """Frames the header declares, or 0 where it does not say: unknown at its writing, or blocks of samples."""
-        return self.declared // self.frame_bytes if self.frame_bytes and self.declared < UNKNOWN_SIZE else 0
-
-    def why_no_frames(self) -> str:
-        if self.declared == 0 and self.present and not self.another_chunk_follows:
-            return (
-                f"its header says 0 bytes of sound, yet {self.present} follow; its writer was interrupted, save it anew"
-            )
-        if self.declared_frames:
-            return f"cut off after its header (0 of {self.declared_frames} frames)"
-        return "holds no sound (0 frames)"
-
-
-def _wav_data(file: FileIO) -> _WavData | None:
-    """The data chunk of a WAV file, found without trusting any size; None for other formats or none found."""
+    Walks the chunks of the RIFF file without trusting any size.
+    """
     head, end = file.read(12), file.seek(0, os.SEEK_END)
-    order = {b"RIFF": "<", b"RIFX": ">"}.get(head[:4])
-    if order is None or head[8:] != b"WAVE":
-        return None
+    order = {b"RIFF": "<", b"RIFX": ">"}.get(head[:4]) if head[8:] == b"WAVE" else None
     position, frame_bytes = 12, 0
-    while position + 8 <= end:
+    while order and position + 8 <= end:
         file.seek(position)
         name, size = struct.unpack(f"{order}4sI", file.read(8))
         position += 8
@@ -325,13 +321,19 @@ def _wav_data(file: FileIO) -> _WavData | None:
             _, channels, _, _, align, bits = struct.unpack(f"{order}HHIIHH", file.read(16))
             frame_bytes = align if align * 8 == channels * bits else 0  # otherwise blocks of a codec
         elif name == b"data":
-            after = file.read(8)
-            follows = (
-                len(after) == 8 and after[:4].isalnum() and struct.unpack(f"{order}4xI", after)[0] <= end - position
+            after, present = file.read(8), end - position
+            if frame_bytes and frame_bytes <= size < UNKNOWN_SIZE:
+                frames = size // frame_bytes
+                return frames, f"cut off after its header (0 of {frames} frames)"
+            another_chunk = (
+                after[:4].isalnum() and len(after) == 8 and struct.unpack(f"{order}4xI", after)[0] <= present
             )
-            return _WavData(size, end - position, frame_bytes, follows)
+            if not size and present and not another_chunk:
+                why = "its writer was interrupted, save it anew"
+                return 0, f"its header says 0 bytes of sound, yet {present} follow; {why}"
+            break
         position += size + size % 2
-    return None
+    return 0, "holds no sound (0 frames)"
 
 
 def _warn(message: str) -> None:

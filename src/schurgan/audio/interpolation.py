@@ -49,7 +49,7 @@ def cubic_weights(n_in: int, n_out: int) -> Tensor:
 
 
 class Cubic:
-    """Catmull-Rom interpolation at ascending `positions` (P,) of signals (..., n): -> (..., P), as `cubic_taps` says.
+    """Catmull-Rom interpolation of signals (..., n) at ascending `positions` (P,): -> (..., P), see `cubic_taps`.
 
     Neighbouring positions share a short window of samples, so that a block of them is one small matrix product;
     gathering four taps a position is ten times slower.
@@ -69,6 +69,7 @@ class Cubic:
         self._weights = weights.to(device, dtype)
 
     def __call__(self, signals: Tensor) -> Tensor:
+        """Signals (..., n) -> (..., P)."""
         rows = signals.reshape(-1, signals.shape[-1])
         windows = rows[:, self._indices].movedim(1, 0)  # (blocks, rows, window)
         return (windows @ self._weights).movedim(0, 1).reshape(*signals.shape[:-1], -1)

@@ -1,8 +1,7 @@
-"""From magnitudes to sound: with the phase of a recording, or finding one.
+"""From magnitudes to sound, with the phase of a recording or with a phase that is estimated.
 
-All of it works on any `Transform` and on columns of magnitudes (B, rows, R) through `Columns`, which a spectrogram
-image is up to its scale. Refining alternates between the sounds whose image is the target and those whose phase is
-known.
+All functions work on any `Transform` through `Columns`, magnitudes (B, rows, R) that are a spectrogram image up to its
+scale. Refining alternates between the sounds whose image is the target and those whose phase is known.
 """
 
 from __future__ import annotations
@@ -22,10 +21,14 @@ PHASES = ("carrier", "noise", "griffin-lim")
 
 @dataclass(frozen=True)
 class Columns:
-    """A transform seen as image columns: `pool` coefficients -> rms magnitudes (B, rows, R), `spread` the way back.
+    """A transform seen as image columns.
 
-    share  what `pool` makes of unit coefficients whose phases take every angle alike: 1 if it looks at the modulus,
-           √½ if at the real part
+    Args:
+        transform: the transform.
+        pool: coefficients -> rms magnitudes (B, rows, R).
+        spread: the way back.
+        share: what `pool` gives for unit coefficients with phases of every angle: 1 if it takes the modulus, √½ if it
+            takes the real part.
     """
 
     transform: Transform
@@ -34,11 +37,11 @@ class Columns:
     share: float = 1.0
 
     def magnitude(self, target: Tensor, phase: Coefficients) -> Coefficients:
-        """The modulus that coefficients of this phase need for their pooled magnitudes to be about the target."""
+        """Return the modulus with which coefficients of this phase have pooled magnitudes near the target."""
         return self.spread(target / self.pool(phase).clamp_min(_LEAST_SHARE))
 
     def ratio(self, target: Tensor, now: Tensor, low: float, high: float) -> Coefficients:
-        """What each coefficient must be multiplied by for the pooled magnitudes `now` to meet the target."""
+        """Return the factor of each coefficient that brings the pooled magnitudes `now` to the target."""
         floor = 1e-7 * target.amax((-2, -1), keepdim=True).clamp_min(torch.finfo(target.dtype).tiny)
         return self.spread((target / (now + floor)).clamp(low, high))
 
@@ -46,7 +49,7 @@ class Columns:
 def with_carrier(columns: Columns, target: Tensor, carrier: Tensor, iterations: int, hold_phase: bool) -> Tensor:
     """Magnitudes (B, rows, R) and the phase of `carrier` (B, L) -> sound (B, L).
 
-    iterations = 0 is the paper's: magnitude times original phase. More of them let image and phase constrain each
+    Zero iterations are the paper's way: magnitude times original phase. More of them let image and phase constrain each
     other; with `hold_phase` the carrier's phase is kept (for measuring how much of a recording its own image carries),
     without it the phase only starts there and the image decides (for a generated image, whose phase nobody has).
     """
@@ -61,9 +64,9 @@ def with_carrier(columns: Columns, target: Tensor, carrier: Tensor, iterations: 
 
 
 def _hold_phase(columns: Columns, target: Tensor, phase: Coefficients, y: Tensor, iterations: int) -> Tensor:
-    """Projections onto "has this phase" and "has this image", with Nesterov's momentum, restarted for a clip whose
-    image error grew; the best iterate of each clip is returned.
+    """Project onto "has this phase" and "has this image" in turn, and return the best iterate of each clip.
 
+    Nesterov's momentum is restarted for a clip whose image error grew.
     Measured on ESC-10 at 128² (256²), ten iterations: 19.5 (20.1) dB without momentum, 23.6 (26.0) with it; letting one
     step change a coefficient tenfold instead of twofold loses 0.1 (3) dB.
     """
@@ -99,7 +102,7 @@ def project_envelope(columns: Columns, target: Tensor, y: Tensor, iterations: in
 
 
 def from_noise(columns: Columns, target: Tensor, iterations: int, seed: int) -> Tensor:
-    """Without any phase: envelope projection from seeded white noise."""
+    """Estimate the phase by envelope projection from seeded white noise."""
     return project_envelope(columns, target, white_noise(columns, target, seed), iterations)
 
 
@@ -120,7 +123,7 @@ def griffin_lim(columns: Columns, target: Tensor, iterations: int, seed: int, mo
 
 
 def white_noise(columns: Columns, target: Tensor, seed: int) -> Tensor:
-    """(B, L): item b of the batch is the same noise whatever else is in the batch."""
+    """Draw noise (B, L); item b of the batch is the same whatever else is in the batch."""
     noise = [
         torch.randn(columns.transform.n_samples, generator=torch.Generator().manual_seed(seed + b))
         for b in range(len(target))
@@ -136,7 +139,7 @@ class _Best:
         self.error = torch.full_like(target[:, 0, 0], torch.inf)
 
     def update(self, sound: Tensor, pooled: Tensor) -> Tensor:
-        """(B,) boolean: which clips got better."""
+        """Keep what came nearer; return which clips did, (B,) boolean."""
         error = (pooled - self._target).square().sum((-2, -1))
         better = error < self.error
         self.sound, self.error = torch.where(better[:, None], sound, self.sound), torch.minimum(error, self.error)

@@ -14,11 +14,21 @@ OVERLAP = 4
 
 
 def pitch_shift(x: Tensor, ratio: float, sample_rate: int = 16_000) -> Tensor:
-    """Sounds (B, L) with every frequency times `ratio`, at their length: -> (B, L), in x's dtype and on its device.
+    """Multiply every frequency of sounds by a ratio, and keep their length.
 
-    ratio is of frequencies: 1.5 is a fifth up, 12 log₂ 1.5 = 7.02 semitones. `stretch` makes the sounds `ratio` times
-    as long, and playing them so much faster brings back the length. What would lie above half the rate is lost.
-    Raises ValueError for a ratio outside 0.25 to 4 and for shapes other than (B, L).
+    `stretch` makes the sounds `ratio` times as long, and playing them so much faster brings back the length. What would
+    lie above half the rate is lost.
+
+    Args:
+        x: sounds (B, L).
+        ratio: of frequencies, 0.25 to 4: 1.5 is a fifth up, 12 log₂ 1.5 = 7.02 semitones.
+        sample_rate: Hz.
+
+    Returns:
+        The sounds (B, L), in x's dtype and on its device.
+
+    Raises:
+        ValueError: the ratio is out of range, or the shape is another.
     """
     if not 0.25 <= ratio <= 4:
         raise ValueError(f"ratio {ratio:g}: a ratio of frequencies from 0.25 to 4 is needed")
@@ -33,7 +43,7 @@ def pitch_shift(x: Tensor, ratio: float, sample_rate: int = 16_000) -> Tensor:
 
 
 def stretch(x: Tensor, ratio: float, sample_rate: int = 16_000) -> Tensor:
-    """Sounds (B, L) `ratio` times as long at their pitch: -> (B, ⌈ratio·L⌉). `ratio` 1 gives them back.
+    """Make sounds (B, L) `ratio` times as long at their pitch: -> (B, ⌈ratio·L⌉). A ratio of 1 gives them back.
 
     A phase vocoder with identity phase locking (Laroche and Dolson, 1999). Frames X_k are taken around k·H/ratio
     and laid down around k·H. From one to the next the phase must turn by as much as the sound's own does in H samples,

@@ -24,8 +24,12 @@ _SILENCE = 1e-8
 
 @dataclass(frozen=True)
 class Aux:
-    """What an image leaves out of its clip: `reference` (B,), the magnitude that the top of the scale stands for, and
-    `carrier` (B, L), a sound whose phase to use (the clip itself when it comes from `encode`)."""
+    """What an image leaves out of its clip.
+
+    Args:
+        reference: magnitude of the top of the scale (B,).
+        carrier: sound whose phase to use (B, L), the clip itself when it comes from `encode`.
+    """
 
     reference: Tensor
     carrier: Tensor | None = None
@@ -34,16 +38,27 @@ class Aux:
 class Spectrogram:
     """Square images (B, channels, size, size) in [−1, 1], rows ascending in frequency, of clips (B, n_samples).
 
-    transform  "wavelet": `size` Morlet scales from f_min to f_max; "stft": rows averaged from the STFT's
-    scale      "linear": magnitude; "log": dB under the clip's maximum down to −floor_db; "log_real": the same of the
-               rms real part instead of the modulus
-    frame      "paper": wavelet frames of 50 ms every 25 ms, STFT of 2,048 / 1,024 samples, resized to `size` columns;
-               "native": one frame a column, nothing resized in time
-    channels   1 to 4 equal channels, or 3 of a `colormap` (viridis, magma, turbo, jet)
-    reference  magnitude of the top of the scale for images that come without an Aux: generated ones
+    Everything that decoding needs is in `config`; `Spectrogram(**config)` is the same transform.
 
-    Everything that decoding needs is in `config`; `Spectrogram(**config)` is the same transform. Raises ValueError
-    naming the argument for values out of range.
+    Args:
+        transform: "wavelet", `size` Morlet scales from f_min to f_max; "stft", rows averaged from the STFT's.
+        size: rows and columns, pixels.
+        scale: "linear", magnitude; "log", dB under the clip's maximum down to −floor_db; "log_real", the same of the
+            rms real part in place of the modulus.
+        frame: "paper", wavelet frames of 50 ms every 25 ms and STFT of 2,048 / 1,024 samples, resized to `size`
+            columns; "native", one frame a column, nothing resized in time.
+        channels: 1 to 4 equal channels, or 3 of a colour map.
+        colormap: viridis, magma, turbo or jet.
+        sample_rate: Hz.
+        n_samples: length of a clip, samples.
+        floor_db: range of the logarithmic scales, dB.
+        f_min: frequency of the lowest wavelet scale, Hz.
+        f_max: frequency of the highest, Hz; 95 % of half the sample rate by default.
+        w0: cycles of the wavelet, see `MorletCWT`.
+        reference: magnitude of the top of the scale for images that come without an Aux: generated ones.
+
+    Raises:
+        ValueError: an argument is out of range.
     """
 
     kind: Literal["audio"] = "audio"
@@ -144,10 +159,18 @@ class Spectrogram:
     ) -> Tensor:
         """Image (B, channels, size, size) -> sound (B, n_samples).
 
-        phase       "carrier": of aux.carrier; "noise": found by envelope projection from seeded noise;
-                    "griffin-lim": found by fast Griffin-Lim
-        refine      iterations of the projection; by default 0 with a carrier (the paper's image times phase), else 32
-        hold_phase  keep the carrier's phase while refining (a recording's own image), or only start from it (any other)
+        Args:
+            image: images (B, channels, size, size).
+            aux: their references, and the carrier for phase="carrier".
+            phase: "carrier", that of aux.carrier; "noise", estimated by envelope projection from seeded noise;
+                "griffin-lim", estimated by fast Griffin-Lim.
+            refine: iterations of the projection; by default 0 with a carrier (image times phase, as in the paper),
+                else 32.
+            hold_phase: keep the carrier's phase while refining (a recording's own image), or only start from it.
+            seed: of the noise.
+
+        Raises:
+            ValueError: an argument is out of range, or the carrier is missing.
         """
         if phase not in PHASES:
             raise ValueError(f'phase "{phase}": one of {", ".join(PHASES)} is needed')
@@ -174,19 +197,23 @@ class Spectrogram:
         return torch.where(level <= -1 + 1e-6, torch.zeros_like(amplitude), amplitude)
 
     def apply_colormap(self, level: Tensor) -> Tensor:
-        """(B, 1, H, W) levels in [−1, 1] -> (B, channels, H, W)."""
+        """Levels (B, 1, H, W) in [−1, 1] -> (B, channels, H, W)."""
         if self.colormap:
             return colours.apply_colormap(level, self.colormap)
         return level.expand(-1, self.channels, -1, -1)
 
     def invert_colormap(self, image: Tensor) -> Tensor:
-        """(B, channels, H, W) -> (B, 1, H, W): the inverse of `apply_colormap`; the mean of equal channels."""
+        """Image (B, channels, H, W) -> levels (B, 1, H, W): inverts `apply_colormap`, or averages equal channels."""
         if image.ndim != 4 or image.shape[1:] != (self.channels, self.size, self.size):
             raise ValueError(f"image {tuple(image.shape)}: (B, {self.channels}, {self.size}, {self.size}) is needed")
         return colours.invert_colormap(image, self.colormap) if self.colormap else image.mean(1, keepdim=True)
 
     def recolored(self, channels: int, colormap: str | None) -> Spectrogram:
-        """The same transform with other channels or another colour map. ValueError where they do not fit."""
+        """Return the same transform with other channels or another colour map.
+
+        Raises:
+            ValueError: they do not fit each other.
+        """
         return Spectrogram(**(self.config | {"channels": channels, "colormap": colormap}))
 
     def _pool(self, c: Coefficients) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from schurgan.audio.interpolation import Cubic, reflect
-from schurgan.audio.transform import Coefficients, check_clips, squared_modulus
+from schurgan.audio.transform import Coefficients, check_clips
 
 
 class STFT:
@@ -14,10 +14,14 @@ class STFT:
 
     The window sums to 2, so that a sine of amplitude A gives |c| = A, as the wavelet transform's does.
 
-    n_samples  length L of every clip, samples
-    n_fft      window length, samples, even; the paper's is 2,048
-    hop        samples between windows, up to ¾ n_fft; the paper's is 1,024
-    n_frames   frames that `frames` gives, of the 1 + ⌈L / hop⌉ there are (all by default)
+    Args:
+        n_samples: length L of every clip, samples.
+        n_fft: window length, samples, even; the paper's is 2,048.
+        hop: samples between windows, up to ¾ n_fft; the paper's is 1,024.
+        n_frames: frames that `frames` gives, of the 1 + ⌈L / hop⌉ there are; all by default.
+
+    Raises:
+        ValueError: an argument is out of range; input has another length or dtype.
     """
 
     def __init__(self, n_samples: int, n_fft: int = 2048, hop: int = 1024, n_frames: int | None = None) -> None:
@@ -25,17 +29,14 @@ class STFT:
             raise ValueError(f"n_fft {n_fft}, hop {hop}: an even n_fft and a hop from 1 to ¾ of it are needed")
         if n_samples < 1:
             raise ValueError(f"n_samples {n_samples}: 1 or more are needed")
-        self.n_samples, self.n_fft, self.hop = n_samples, n_fft, hop
+        self.n_samples, self.n_fft, self.hop, self.n_rows = n_samples, n_fft, hop, n_fft // 2 + 1
         # One window beyond the end, so that no sample lies only where a window is nearly zero.
         self._all_frames = 1 - (-n_samples // hop)
         self.n_frames = self._all_frames if n_frames is None else n_frames
         self._interpolations: dict[tuple[int, torch.device, torch.dtype], Cubic] = {}
 
-    @property
-    def n_rows(self) -> int:
-        return self.n_fft // 2 + 1
-
     def analyze(self, x: Tensor) -> Coefficients:
+        """Clips (B, L) -> one group (B, n_rows, 1 + ⌈L / hop⌉)."""
         check_clips(x, self.n_samples)
         first = -(self.n_fft // 2)
         at = torch.arange(first, first + (self._all_frames - 1) * self.hop + self.n_fft, device=x.device)
@@ -45,16 +46,18 @@ class STFT:
         return Coefficients((c,))
 
     def synthesize(self, c: Coefficients) -> Tensor:
+        """Coefficients -> (B, L): the least-squares inverse."""
         (values,) = c
         return torch.istft(values, self.n_fft, self.hop, window=self._window(values.real), length=self.n_samples)
 
     def frames(self, c: Coefficients) -> Tensor:
-        """|c|² itself: a window of the STFT is a frame."""
+        """Return |c|² (c² of real input): a window of the STFT is a frame."""
         (values,) = c
-        return squared_modulus(values[..., : self.n_frames])
+        kept = values[..., : self.n_frames]
+        return kept.real.square() + kept.imag.square() if kept.is_complex() else kept.square()
 
     def spread(self, magnitude: Tensor) -> Coefficients:
-        """(B, n_rows, R) -> one a window: Catmull-Rom in time, never negative."""
+        """Columns (B, n_rows, R) -> one a window: Catmull-Rom in time, never negative."""
         columns = magnitude.shape[-1]
         key = (columns, magnitude.device, magnitude.dtype)
         if key not in self._interpolations:

@@ -1,4 +1,4 @@
-"""What a transform makes of a sound, and the little arithmetic that finding a phase needs."""
+"""The protocol of a transform, and its coefficients with the arithmetic that finding a phase needs."""
 
 from __future__ import annotations
 
@@ -20,33 +20,19 @@ class Coefficients:
         return iter(self.groups)
 
     def map(self, function: Callable[..., Tensor], *others: Coefficients) -> Coefficients:
-        """`function` of each group (and of the same group of the others)."""
+        """Apply `function` to each group, and to the same group of the others."""
         return Coefficients(tuple(function(*group) for group in zip(self, *others, strict=True)))
 
     def phase(self) -> Coefficients:
-        """Unit phases c / |c|; 1 where c = 0."""
-        return self.map(unit_phase)
+        """Unit phases c / |c|, 1 where c = 0 (torch.sgn alone gives 0 there, which would silence a band for good)."""
+        return self.map(lambda c: torch.where(c == 0, torch.ones_like(c), torch.sgn(c)))
 
     def __mul__(self, other: Coefficients) -> Coefficients:
         return self.map(torch.mul, other)
 
-    @property
-    def nbytes(self) -> int:
-        return sum(group.nbytes for group in self)
-
-
-def unit_phase(c: Tensor) -> Tensor:
-    """c / |c|, and 1 where c = 0 (torch.sgn alone gives 0 there, which would silence a band for good)."""
-    return torch.where(c == 0, torch.ones_like(c), torch.sgn(c))
-
-
-def squared_modulus(c: Tensor) -> Tensor:
-    """|c|² without the square root that abs would take and square again."""
-    return c.real.square() + c.imag.square() if c.is_complex() else c.square()
-
 
 def check_clips(x: Tensor, n_samples: int) -> None:
-    """ValueError unless x is (B, n_samples), float32 or float64."""
+    """Raise ValueError unless x is (B, n_samples), float32 or float64."""
     if x.ndim != 2 or x.shape[-1] != n_samples or x.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"input {tuple(x.shape)} {x.dtype}: clips (B, {n_samples}) of float32 or float64 are needed")
 
@@ -55,15 +41,14 @@ class Transform(Protocol):
     """An invertible map from sound to coefficients whose energy can be pooled into rows of frames."""
 
     n_samples: int
+    """Samples of a clip."""
     n_frames: int
-
-    @property
-    def n_rows(self) -> int:
-        """Rows of `frames`, ascending in frequency."""
-        ...
+    """Frames that `frames` gives."""
+    n_rows: int
+    """Rows of `frames`, ascending in frequency."""
 
     def analyze(self, x: Tensor) -> Coefficients:
-        """(B, n_samples) real -> complex coefficients."""
+        """Clips (B, n_samples) -> complex coefficients."""
         ...
 
     def synthesize(self, c: Coefficients) -> Tensor:
@@ -71,9 +56,9 @@ class Transform(Protocol):
         ...
 
     def frames(self, c: Coefficients) -> Tensor:
-        """Mean squared modulus of each row in each frame: -> (B, n_rows, n_frames)."""
+        """Return the mean squared modulus of each row in each frame: -> (B, n_rows, n_frames)."""
         ...
 
     def spread(self, magnitude: Tensor) -> Coefficients:
-        """Columns (B, n_rows, R) that divide the clip evenly, interpolated to where the coefficients lie."""
+        """Interpolate columns (B, n_rows, R) that divide the clip evenly to where the coefficients lie."""
         ...

@@ -9,7 +9,6 @@ because no bins overlap in the fold, dividing by Σ_k |ψ̂_k|² inverts it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,10 +17,14 @@ from torch import Tensor
 from schurgan.audio.interpolation import Cubic, reflect
 from schurgan.audio.transform import Coefficients, check_clips
 
+_PAD_FRAMES = 8  # hops of reflected sound before the clip, and at least as many after it
+
 
 def default_w0(n_scales: int) -> float:
-    """Cycles under the Morlet envelope so that filters log-spaced over 40-7600 Hz overlap alike: n_scales / 8, that is
-    16 at 128 scales and 32 at 256, but no less than 6 (48 scales or fewer) and no more than 48."""
+    """Cycles under the Morlet envelope with which filters log-spaced over 40-7600 Hz overlap alike at any number.
+
+    n_scales / 8, that is 16 at 128 scales and 32 at 256, but no less than 6 and no more than 48.
+    """
     return min(max(n_scales / 8, 6.0), 48.0)
 
 
@@ -43,21 +46,25 @@ class _Group:
 class MorletCWT:
     """Continuous wavelet transform with analytic Morlet wavelets ψ̂_k(f) = 2 exp(−½ ((f − f_k) w0 / f_k)²), f > 0.
 
-    A sine of amplitude A and frequency f_k gives |c_k| = A. The filters are cut where they fall under `tol` of their
-    peak. By default `n_scales` frequencies are log-spaced from `f_min` to `f_max`, and the first and last filter go on
-    flat to 0 Hz and to half the sample rate, so that the inverse is exact. An explicit list of `frequencies` gets plain
-    Morlet filters (`shelves=True` asks for the flat ends), and `synthesize` then returns the part of the sound in their
-    bands.
+    A sine of amplitude A and frequency f_k gives |c_k| = A. The frequencies f_k are log-spaced; the first and the last
+    filter go on flat to 0 Hz and to half the sample rate, so that the inverse is exact. Works in the dtype (float32 or
+    float64) and on the device of its input; differentiable.
 
-    n_samples    length L of every clip, samples
-    sample_rate  Hz
-    w0           cycles: time spread w0 / (2π f), frequency spread f / w0; default by `default_w0`
-    hop          samples between frames of `frames`; the window of a frame is two hops
-    pad_frames   hops of reflected sound before the clip (and at least as many after it)
+    Args:
+        n_samples: length L of every clip, samples.
+        sample_rate: Hz.
+        n_scales: number K of frequencies.
+        f_min: lowest frequency, Hz.
+        f_max: highest frequency, Hz.
+        w0: cycles: time spread w0 / (2π f), frequency spread f / w0; default by `default_w0`.
+        hop: samples between frames of `frames`; the window of a frame is two hops.
 
-    Works in the dtype (float32 or float64) and on the device of its input; differentiable. Raises ValueError for
-    frequencies that are not positive, ascending and below half the sample rate, and for input of another length.
+    Raises:
+        ValueError: an argument is out of range; input has another length or dtype.
     """
+
+    tolerance = 1e-4
+    """Share of a filter's peak below which it is cut."""
 
     def __init__(
         self,
@@ -67,59 +74,27 @@ class MorletCWT:
         f_min: float = 40.0,
         f_max: float = 7600.0,
         w0: float | None = None,
-        frequencies: Sequence[float] | Tensor | None = None,
         *,
         hop: int = 400,
-        tol: float = 1e-4,
-        pad_frames: int = 8,
-        shelves: bool | None = None,
     ) -> None:
-        if n_samples < 1 or hop < 1 or pad_frames < 1:
-            raise ValueError(f"n_samples {n_samples}, hop {hop}, pad_frames {pad_frames}: at least 1 each is needed")
-        if not 0 < tol < 0.5:
-            raise ValueError(f"tol {tol}: a number between 0 and 0.5 is needed")
-        if frequencies is None:
-            if n_scales < 2:
-                raise ValueError(f"n_scales {n_scales}: 2 or more are needed")
-            if not 0 < f_min < f_max:
-                raise ValueError(f"f_min {f_min:g}, f_max {f_max:g}: 0 < f_min < f_max is needed")
-            self.frequencies = torch.logspace(math.log10(f_min), math.log10(f_max), n_scales, dtype=torch.float64)
-        else:
-            self.frequencies = torch.as_tensor(frequencies, dtype=torch.float64).flatten()
-        f = self.frequencies
-        if not (len(f) and f.isfinite().all() and f[0] > 0 and f[-1] < sample_rate / 2 and (f.diff() > 0).all()):
-            given = ", ".join(f"{v:g}" for v in f.tolist()) if len(f) < 8 else f"{f[0]:g} ... {f[-1]:g}"
-            raise ValueError(f"frequencies {given}: ascending, between 0 and {sample_rate / 2:g} Hz are needed")
-        self.w0 = default_w0(len(f)) if w0 is None else float(w0)
+        if n_samples < 1 or hop < 1 or n_scales < 2:
+            raise ValueError(f"n_samples {n_samples}, hop {hop}, n_scales {n_scales}: at least 1, 1 and 2 are needed")
+        if not 0 < f_min < f_max < sample_rate / 2:
+            raise ValueError(f"f_min {f_min:g}, f_max {f_max:g}: 0 < f_min < f_max < {sample_rate / 2:g} Hz is needed")
+        self.frequencies = torch.logspace(math.log10(f_min), math.log10(f_max), n_scales, dtype=torch.float64)
+        self.w0 = default_w0(n_scales) if w0 is None else float(w0)
         if not self.w0 >= 1:
             raise ValueError(f"w0 {w0}: 1 or more is needed")
-        self.n_samples, self.sample_rate, self.hop, self.tol = n_samples, sample_rate, hop, tol
-        self.pad_frames = pad_frames
+        self.n_samples, self.sample_rate, self.hop, self.n_rows = n_samples, sample_rate, hop, n_scales
         self.n_frames = -(-n_samples // hop)
-        self.padded_frames = _next_smooth(self.n_frames + 2 * pad_frames)
+        self.padded_frames = _next_smooth(self.n_frames + 2 * _PAD_FRAMES)
         self.n_padded = self.padded_frames * hop
-        self.shelves = frequencies is None if shelves is None else shelves
+        self.start = _PAD_FRAMES * hop  # of the clip within its padding, samples
         self._filters, self._groups = self._plan()
         self._tables: dict[tuple[torch.device, torch.dtype], _Tables] = {}
 
-    @property
-    def n_rows(self) -> int:
-        return len(self.frequencies)
-
-    @property
-    def rates(self) -> list[float]:
-        """Samples a second at which each group of rows is kept."""
-        return [group.length * self.sample_rate / self.n_padded for group in self._groups]
-
-    @property
-    def frame_bounds(self) -> tuple[float, float]:
-        """Least and greatest Σ_k |ψ̂_k(f)|² over the covered band: the frame bounds A, B."""
-        energy = self._energy()
-        covered = energy[energy > 0]
-        return covered.min().item(), covered.max().item()
-
     def analyze(self, x: Tensor) -> Coefficients:
-        """(B, L) -> (B, K_g, M_g): exact samples of `full_rate`, every n_padded / M_g samples of the padded clip."""
+        """Clips (B, L) -> (B, K_g, M_g): exact samples of `full_rate`, every n_padded / M_g of the padded clip."""
         spectrum = self._spectrum(x)
         groups = []
         for group, filters in zip(self._groups, self._tables_for(x).filters, strict=True):
@@ -143,22 +118,20 @@ class MorletCWT:
                 spectrum[:, wrapped].add_(band[:, :turn])
                 spectrum[:, rest].add_(band[:, turn:])
         padded: Tensor = torch.fft.irfft(spectrum[:, : self.n_padded // 2 + 1], n=self.n_padded)
-        start = self.pad_frames * self.hop
-        return padded[:, start : start + self.n_samples]
+        return padded[:, self.start : self.start + self.n_samples]
 
     def full_rate(self, x: Tensor) -> Tensor:
-        """(B, L) -> (B, K, L) complex: every scale at the rate of the sound, for plots and tests (88 MB a 5 s clip)."""
+        """Clips (B, L) -> (B, K, L) complex: all scales at the sound's rate, for plots and tests (88 MB a 5 s clip)."""
         spectrum = self._spectrum(x)
         rows = []
         for low, band in self._filters:
             full = spectrum.new_zeros(spectrum.shape[0], self.n_padded)
             full[:, low : low + len(band)] = spectrum[:, low : low + len(band)] * band.to(x)
             rows.append(torch.fft.ifft(full))
-        start = self.pad_frames * self.hop
-        return torch.stack(rows, 1)[..., start : start + self.n_samples]
+        return torch.stack(rows, 1)[..., self.start : self.start + self.n_samples]
 
     def frames(self, c: Coefficients) -> Tensor:
-        """Mean of |c|² (of c² for real input) under a Hann window of two hops: -> (B, K, n_frames).
+        """Average |c|² (c² of real input) under a Hann window of two hops: -> (B, K, n_frames).
 
         Frame m is centred on sample (m + ½) hop of the clip.
         """
@@ -166,7 +139,7 @@ class MorletCWT:
         rows = []
         for group, values, window in zip(self._groups, c, tables.windows, strict=True):
             r = group.length // self.padded_frames
-            start = self.pad_frames * r - r // 2
+            start = _PAD_FRAMES * r - r // 2
             used = values[..., start : start + (self.n_frames + 1) * r]
             if used.is_complex():  # |c|² is the sum of two squares, which the product with the window takes along
                 used, window = torch.view_as_real(used), window.repeat_interleave(2, -1)
@@ -177,7 +150,7 @@ class MorletCWT:
         return torch.cat(rows, 1)
 
     def spread(self, magnitude: Tensor) -> Coefficients:
-        """(B, K, R) columns that divide the frames evenly -> real (B, K_g, M_g), Catmull-Rom, never negative."""
+        """Columns (B, K, R) that divide the frames evenly -> real (B, K_g, M_g), Catmull-Rom, never negative."""
         interpolations = self._tables_for(magnitude).interpolations(magnitude.shape[-1])
         return Coefficients(
             tuple(
@@ -190,23 +163,19 @@ class MorletCWT:
         """The filters as (first bin, values), and the rows grouped by the smallest length that holds their band."""
         bin_width = self.sample_rate / self.n_padded
         last_bin = self.n_padded // 2
-        reach = math.sqrt(-2 * math.log(self.tol)) / self.w0  # |f − f_k| / f_k at which the filter has fallen to tol
+        reach = (
+            math.sqrt(-2 * math.log(self.tolerance)) / self.w0
+        )  # |f − f_k| / f_k at which the filter has fallen to its tolerance
         filters, lengths = [], []
         for k, f in enumerate(self.frequencies.tolist()):
-            low = max(math.ceil(f * (1 - reach) / bin_width), 1)
-            high = min(math.floor(f * (1 + reach) / bin_width), last_bin)
-            if self.shelves and k == 0:
-                low = 0
-            if self.shelves and k == self.n_rows - 1:
-                high = last_bin
-            # A band narrower than a bin keeps the nearest one.
+            first, last = k == 0, k == self.n_rows - 1
+            low = 0 if first else max(math.ceil(f * (1 - reach) / bin_width), 1)
+            high = last_bin if last else min(math.floor(f * (1 + reach) / bin_width), last_bin)
             nearest = min(round(f / bin_width), last_bin)
-            low, high = min(low, nearest), max(high, nearest)
+            low, high = min(low, nearest), max(high, nearest)  # a band narrower than a bin keeps the nearest one
             offset = torch.arange(low, high + 1, dtype=torch.float64) * bin_width - f
-            if self.shelves and k == 0:
-                offset.clamp_(min=0)
-            if self.shelves and k == self.n_rows - 1:
-                offset.clamp_(max=0)
+            if first or last:
+                offset.clamp_(min=0 if first else None, max=None if first else 0)
             filters.append((low, 2 * torch.exp(-0.5 * (offset * self.w0 / f).square())))
             lengths.append(self._length(high - low + 1))
         groups = []
@@ -252,8 +221,7 @@ class _Tables:
     def __init__(self, cwt: MorletCWT, device: torch.device, dtype: torch.dtype) -> None:
         n, r0 = cwt.n_padded, cwt.padded_frames
         self._cwt, self._device, self._dtype = cwt, device, dtype
-        start = torch.arange(n) - cwt.pad_frames * cwt.hop
-        self.padding = reflect(start, cwt.n_samples).to(device)
+        self.padding = reflect(torch.arange(n) - cwt.start, cwt.n_samples).to(device)
         energy = cwt._energy()
         # Outside every band nothing is known of the sound; there the dual is zero.
         inverse = torch.where(energy > 1e-6 * energy.max(), 1 / energy.clamp_min(1e-12), torch.zeros_like(energy))
@@ -279,7 +247,7 @@ class _Tables:
             self._interpolations[columns] = []
             for group in cwt._groups:
                 frame = torch.arange(group.length, dtype=torch.float64) * (cwt.padded_frames / group.length)
-                position = (frame - cwt.pad_frames) * columns / cwt.n_frames - 0.5
+                position = (frame - _PAD_FRAMES) * columns / cwt.n_frames - 0.5
                 self._interpolations[columns].append(Cubic(position, columns, self._device, self._dtype))
         return self._interpolations[columns]
 
