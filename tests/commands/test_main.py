@@ -20,7 +20,7 @@ from schurgan.data import Shards
 from schurgan.data.sources import open_source
 from schurgan.evaluation.features import classifier
 from schurgan.runs.config import Config
-from schurgan.runs.records import read_metrics
+from schurgan.runs.folder import RunFolder
 from schurgan.version import __version__
 
 TINY = ("--model.architecture", "small-16", "--model.width", 4, "--train.batch-size", 8, "--train.threads", 1)
@@ -121,7 +121,7 @@ def test_train_resume_sample_and_load_go_together(call, shards, tmp_path):
     said = call("train", "--data", shards, "--out", run, *TINY, *steps)
     assert (said.status, said.out) == (0, f"trained: {run}\n")
     assert sorted(path.name for path in (run / "checkpoints").glob("*.pt")) == ["step-00000002.pt", "step-00000004.pt"]
-    assert [row["step"] for row in read_metrics(run / "metrics.jsonl")] == [2, 4]
+    assert [row.step for row in RunFolder(run).read_records().rows] == [2, 4]
     (run / "checkpoints" / "step-00000004.pt").unlink()
     weights = (run / "generator.safetensors").read_bytes()
     said = call("resume", run)
@@ -187,7 +187,7 @@ def test_each_preset_for_a_cpu_trains_on_images_of_its_size(call, tmp_path, pres
 def test_the_demo_goes_the_whole_way_and_goes_on_where_it_was_stopped(call, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(classifier, "QUICK", {"epochs": 1, "least_steps": 0, "most_steps": 10})
     monkeypatch.setattr(demo, "write_report", functools.partial(demo.write_report, shown=1, judged=1))
-    monkeypatch.setattr(demo, "resolve", lambda name: tiny(steps=2))
+    monkeypatch.setattr(demo.Config, "from_preset", lambda name, data: tiny(steps=2).model_copy(update={"data": data}))
     monkeypatch.setattr(demo, "open_source", lambda name, seconds: open_source(name, per_class=3, seconds=0.5))
     monkeypatch.setattr(demo, "_SECONDS", 0.5)
     monkeypatch.setattr(demo, "_SIZE", 16)

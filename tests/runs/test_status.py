@@ -11,6 +11,7 @@ import yaml
 
 from schurgan.core.errors import UserError
 from schurgan.runs.messages import duration, event_sentence, figures, file_size, health_sentence
+from schurgan.runs.records import Event, HealthRecord, Row
 from schurgan.runs.sidecar import Identity
 from schurgan.runs.status import read_status, status_lines
 from schurgan.training.checkpoint import Checkpoints
@@ -148,9 +149,9 @@ def test_the_json_says_the_same_and_is_strict(tmp_path):
     (run / "checkpoints" / "step-00000400.pt").write_bytes(b"12345")
     said = json.loads(read_status(run, NOW).as_json(), parse_constant=lambda name: pytest.fail(name))
     assert (said["state"], said["step"], said["steps"], said["seconds_left"]) == ("running", 400, 1000, 300.0)
-    assert said["health"] == HEALTH
+    assert said["health"] == HEALTH | {"health": HEALTH["health"] | {"reasons": []}}
     assert "singular_values" not in said["row"]
-    assert said["events"] == [event("warning", 10, reason="é")]
+    assert said["events"] == [event("warning", 10, attempt=0, reason="é")]
     assert said["checkpoints"][0] | {"roles": ["newest"]} == said["checkpoints"][0]
     assert said["checkpoints"][0]["bytes"] == 5
 
@@ -196,11 +197,9 @@ def test_file_sizes_have_two_or_three_digits(count, text):
 
 
 def test_sentences_leave_out_what_a_line_does_not_say():
-    assert event_sentence({"step": 1, "event": "something_new"}) == "step 1: something new"
-    assert event_sentence({"step": 1, "event": "warning", "reason": ["a\nb", "c"], "onset": None}) == (
-        "step 1: warning. A b; c"
-    )
-    assert health_sentence({"step": 5, "health": {"frechet": None}}) == "no verdict at step 5"
-    assert figures({"step": 1}) == {}
-    assert figures({"ddfn_gap": -50.0, "ddfn_epsilon": 37.2}) == {"DDFN gap": "-50.0, outside ±37.2"}
-    assert figures({"loss_d": float("inf"), "loss_g": 10**400, "accuracy_d": True}) == {}
+    assert event_sentence(Event(1, "something_new")) == "step 1: something new"
+    assert event_sentence(Event(1, "warning", reason="a\nb; c")) == "step 1: warning. A b; c"
+    assert health_sentence(HealthRecord(5, scores={"frechet": None})) == "no verdict at step 5"
+    assert figures(Row(1)) == {}
+    assert figures(Row(1, values={"ddfn_gap": -50.0, "ddfn_epsilon": 37.2})) == {"DDFN gap": "-50.0, outside ±37.2"}
+    assert figures(Row(1, values={"loss_d": None, "accuracy_d": None})) == {}

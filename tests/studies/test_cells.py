@@ -174,7 +174,7 @@ def test_a_study_that_was_stopped_amid_a_cell_ends_with_the_same_table(jobs, num
     process = start(images, out, jobs, 40)
     folder = RunFolder(out / "cells" / "a-laptop-0")
     until = time.monotonic() + 600
-    while not any(row["step"] >= 6 for row in folder.read_records().rows):
+    while not any(row.step >= 6 for row in folder.read_records().rows):
         assert time.monotonic() < until
         time.sleep(0.02)
     process.send_signal(number)

@@ -4,16 +4,16 @@ import pytest
 
 from schurgan.core.errors import UserError
 from schurgan.runs.folder import RunFolder
-from schurgan.runs.records import Records
+from schurgan.runs.records import Event, HealthRecord, Records
 from schurgan.studies.outcome import Outcome, judge, read_outcome
 
 
-def health(step: int, frechet: float | None, variety: float = 1.0) -> dict:
-    return {"step": step, "health": {"frechet_ema": frechet, "variety": variety, "verdict": "healthy"}}
+def health(step: int, frechet: float | None, variety: float = 1.0) -> HealthRecord:
+    return HealthRecord(step, scores={"frechet_ema": frechet, "variety": variety}, verdict="healthy")
 
 
-def collapsed(step: int, onset: int | None, extreme: int | None = None) -> dict:
-    return {"step": step, "event": "collapsed", "reason": "why", "onset": onset, "extreme": extreme}
+def collapsed(step: int, onset: int | None, extreme: int | None = None) -> Event:
+    return Event(step, "collapsed", reason="why", onset=onset, extreme=extreme)
 
 
 def test_a_run_without_a_collapse_is_finished_with_its_best_step_of_all():
@@ -23,7 +23,7 @@ def test_a_run_without_a_collapse_is_finished_with_its_best_step_of_all():
 
 def test_a_collapse_has_the_best_step_before_its_onset_and_the_first_onset_counts():
     lines = [health(10, 4.0), health(20, 5.0), health(30, 3.0), health(40, 12.0, 0.2)]
-    events = [collapsed(40, 30), {"step": 50, "event": "recovered"}, collapsed(70, 60, 70)]
+    events = [collapsed(40, 30), Event(50, "recovered"), collapsed(70, 60, 70)]
     found = judge(Records([], lines, events))
     assert (found.state, found.onset, found.extreme, found.best_step) == ("collapsed", 30, 70, 10)
     assert (found.reason, found.worse, found.variety) == ("why", 4.0, 0.2)
@@ -40,7 +40,7 @@ def test_a_number_that_is_not_finite_collapses_where_it_was_seen():
 
 
 def test_the_raw_distance_counts_where_there_is_no_other():
-    line = {"step": 5, "health": {"frechet": 2.0}}
+    line = HealthRecord(5, scores={"frechet": 2.0})
     assert judge(Records([], [line], [])).best_step == 5
 
 

@@ -21,7 +21,7 @@ from schurgan.data.shards import Shards
 from schurgan.data.sources import open_source
 from schurgan.model import load
 from schurgan.runs.config import Config
-from schurgan.runs.records import read_events, read_health
+from schurgan.runs.folder import RunFolder
 from schurgan.training import resume, train
 from schurgan.training.build import build_trainer
 from schurgan.training.checkpoint import Checkpoints
@@ -62,7 +62,7 @@ def before_step(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 def events(run: Path) -> list[dict[str, Any]]:
-    return read_events(run / "metrics.jsonl")
+    return [event.as_line() for event in RunFolder(run).read_records().events]
 
 
 def kinds(run: Path) -> list[str]:
@@ -185,7 +185,7 @@ def test_a_learning_rate_that_explodes_later_is_seen_in_two_evaluations_and_roll
     (collapsed,) = (event for event in events(run) if event["event"] == "collapsed")
     assert AT <= collapsed["step"] <= AT + PATIENCE * EVERY
     assert finite(run)
-    assert all(line["health"]["variety"] > 0.5 for line in read_health(run / "metrics.jsonl") if line["attempt"])
+    assert all(each.scores["variety"] > 0.5 for each in RunFolder(run).read_records().health if each.attempt)
 
 
 @pytest.mark.slow
@@ -227,9 +227,9 @@ def test_data_of_one_class_trains_and_is_watched_without_a_classifier(options, t
     config = options({"classifier": True}, steps=4, batch_size=4).model_copy(update={"data": tmp_path / "data"})
     run = train(config, tmp_path / "run")
     assert kinds(run)[-1] == "finished"
-    lines = [line["health"] for line in read_health(run / "metrics.jsonl")]
+    lines = RunFolder(run).read_records().health
     assert len(lines) == 2
-    assert all("frechet" not in line and line["variety"] > 0 for line in lines)
+    assert all("frechet" not in line.scores and line.scores["variety"] > 0 for line in lines)
 
 
 def test_a_disk_that_is_full_for_a_while_pauses_saving_and_costs_nothing_else(options, tmp_path, monkeypatch):
@@ -262,10 +262,10 @@ def test_a_disk_that_is_full_for_a_while_pauses_saving_and_costs_nothing_else(op
 
 
 def test_lines_that_a_full_disk_refused_are_written_when_there_is_room_again(options, tmp_path, monkeypatch):
-    from schurgan.runs import metrics_file
+    from schurgan.runs.records import MetricsFile
 
     calm = train(options(steps=8), tmp_path / "calm")
-    append, refused = metrics_file.MetricsFile.append, []
+    append, refused = MetricsFile.append, []
 
     def fail(file: Any, line: Any) -> None:
         if 3 <= line["step"] <= 5 and len(refused) < 3:
@@ -273,13 +273,13 @@ def test_lines_that_a_full_disk_refused_are_written_when_there_is_room_again(opt
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         append(file, line)
 
-    monkeypatch.setattr(metrics_file.MetricsFile, "append", fail)
+    monkeypatch.setattr(MetricsFile, "append", fail)
     with pytest.warns(UserWarning, match="the run goes on and keeps its lines in memory"):
         run = train(options(steps=8), tmp_path / "run")
     assert refused
 
     def steps(folder: Path) -> list[int]:
-        return [line["step"] for line in read_health(folder / "metrics.jsonl")]
+        return [each.step for each in RunFolder(folder).read_records().health]
 
     assert steps(run) == steps(calm) == [2, 4, 6, 8]
 

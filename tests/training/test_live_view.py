@@ -7,25 +7,29 @@ import re
 import sys
 import timeit
 import types
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
+from schurgan.runs.records import Event, HealthRecord, Row
 from schurgan.training import live_view as views
 from schurgan.training.live_view import LiveView
 
-ROW = {
-    "step": 25,
-    "loss_d": 0.8123,
-    "loss_g": -0.25,
-    "accuracy_d": 0.731,
-    "ddfn_ema_gap": 12.34,
-    "ddfn_epsilon": 37.16,
-    "ddfn_standard_error": 5.0,
-}
-HEALTHY = {"step": 400, "health": {"frechet": 12.3, "frechet_ema": 9.8, "variety": 0.93, "verdict": "healthy"}}
-WORSE = {"step": 500, "health": {"frechet": 40.0, "verdict": "warning"}}
-COLLAPSED = {"step": 600, "event": "collapsed", "onset": 550, "reason": "variety fell to 0.31"}
+ROW = Row(
+    25,
+    values={
+        "loss_d": 0.8123,
+        "loss_g": -0.25,
+        "accuracy_d": 0.731,
+        "ddfn_ema_gap": 12.34,
+        "ddfn_epsilon": 37.16,
+        "ddfn_standard_error": 5.0,
+    },
+)
+HEALTHY = HealthRecord(400, scores={"frechet": 12.3, "frechet_ema": 9.8, "variety": 0.93}, verdict="healthy")
+WORSE = HealthRecord(500, scores={"frechet": 40.0}, verdict="warning")
+COLLAPSED = Event(600, "collapsed", onset=550, reason="variety fell to 0.31")
 
 
 class Terminal(io.StringIO):
@@ -87,7 +91,7 @@ def test_time_left_after_a_rollback_counts_every_step_that_was_made(clock, capsy
 def test_events_and_changes_of_the_verdict_are_lines_of_a_log_at_once(capsys):
     with LiveView(1000) as view:
         view.health(HEALTHY)
-        view.health(HEALTHY | {"step": 450})
+        view.health(replace(HEALTHY, step=450))
         view.health(WORSE)
         view.event(COLLAPSED)
         said = capsys.readouterr().err.splitlines()
@@ -101,7 +105,7 @@ def test_events_and_changes_of_the_verdict_are_lines_of_a_log_at_once(capsys):
 
 def test_a_reason_with_brackets_is_shown_as_it_is(capsys):
     with LiveView(1) as view:
-        view.event({"step": 1, "event": "warning", "reason": "[red]generator[/] blocks[2]"})
+        view.event(Event(1, "warning", reason="[red]generator[/] blocks[2]"))
     assert "[red]generator[/] blocks[2]" in capsys.readouterr().err
 
 
@@ -131,7 +135,7 @@ def test_the_picture_shows_progress_losses_gap_with_its_band_verdict_and_events(
 def test_on_a_terminal_collapse_is_red_a_warning_yellow_and_both_stay_above_the_picture(terminal):
     with LiveView(1000) as view:
         view.event(COLLAPSED)
-        view.event({"step": 7, "event": "warning", "reason": "D leads"})
+        view.event(Event(7, "warning", reason="D leads"))
         view.step(8)
     written = terminal.getvalue()
     assert re.search(r"\x1b\[1;31mstep 600: collapsed", written)

@@ -19,7 +19,7 @@ import torch.multiprocessing as mp
 from schurgan.core.distributed import World, join
 from schurgan.data import Shards
 from schurgan.runs.config import Config
-from schurgan.runs.records import read_events, read_metrics
+from schurgan.runs.folder import RunFolder
 from schurgan.training import resume, train
 from schurgan.training.build import build_trainer
 from schurgan.training.checkpoint import Checkpoints, read
@@ -183,7 +183,7 @@ def test_when_one_of_two_processes_is_killed_the_other_ends_with_a_sentence_and_
     port = free_port()
     again = [start(rank, port, "resume", run) for rank in range(2)]
     assert [each.wait(300) for each in again] == [0, 0], [each.communicate() for each in again]
-    assert read_events(run / "metrics.jsonl")[-1]["event"] == "finished"
+    assert RunFolder(run).read_records().events[-1].kind == "finished"
     for each in again:
         each.communicate()
 
@@ -209,11 +209,11 @@ def test_torchrun_brings_back_a_run_whose_worker_was_killed_and_it_ends_as_one_n
     os.kill(workers(disturbed.pid)[1], signal.SIGKILL)
     said, _ = disturbed.communicate(timeout=300)
     assert disturbed.returncode == 0, said
-    assert "resumed" in [event["event"] for event in read_events(run / "metrics.jsonl")]
+    assert "resumed" in [event.kind for event in RunFolder(run).read_records().events]
     assert equal(last_state(run), last_state(tmp_path / "calm"))
     assert (run / "generator.safetensors").read_bytes() == (tmp_path / "calm/generator.safetensors").read_bytes()
     rates = ("steps_per_second",)
-    rows, calmly = (read_metrics(each / "metrics.jsonl") for each in (run, tmp_path / "calm"))
+    rows, calmly = ([row.as_line() for row in RunFolder(each).read_records().rows] for each in (run, tmp_path / "calm"))
     assert [{k: v for k, v in row.items() if k not in rates} for row in rows] == [
         {k: v for k, v in row.items() if k not in rates} for row in calmly
     ]
@@ -237,4 +237,4 @@ def test_a_run_of_two_processes_can_be_taken_up_by_one(tiny, tmp_path):
     text = (run / "config.yaml").read_text().replace("steps: 8", "steps: 12")
     (run / "config.yaml").write_text(text)
     resume(run)
-    assert read_events(run / "metrics.jsonl")[-1]["event"] == "finished"
+    assert RunFolder(run).read_records().events[-1].kind == "finished"

@@ -17,7 +17,7 @@ from schurgan.data import Shards
 from schurgan.health import Verdict
 from schurgan.model import load
 from schurgan.runs.config import Config
-from schurgan.runs.records import read_events
+from schurgan.runs.folder import RunFolder
 from schurgan.training import resume, train
 from schurgan.training import run as loop
 from schurgan.training.build import build_trainer
@@ -67,7 +67,7 @@ def ill(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 def events(run: Path) -> list[dict[str, Any]]:
-    return read_events(run / "metrics.jsonl")
+    return [event.as_line() for event in RunFolder(run).read_records().events]
 
 
 def kinds(run: Path) -> list[str]:

@@ -20,7 +20,7 @@ from schurgan.core.errors import Interrupted, UserError
 from schurgan.data import Shards, prepare
 from schurgan.data.sources import open_source
 from schurgan.runs.config import Config
-from schurgan.runs.metrics_file import read_events
+from schurgan.runs.folder import RunFolder
 from schurgan.training import resume, train
 from schurgan.training import run as loop
 from schurgan.training.checkpoint import read
@@ -39,7 +39,7 @@ def rows(run: Path) -> list[dict[str, Any]]:
 
 
 def events(run: Path) -> list[dict[str, Any]]:
-    return read_events(run / "metrics.jsonl")
+    return [event.as_line() for event in RunFolder(run).read_records().events]
 
 
 def state(path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import sys
 import types
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ import pytest
 from PIL import Image
 
 from schurgan.core.errors import UserError
+from schurgan.runs.records import Event, HealthRecord, Row
 from schurgan.training.logger import TensorBoard
 
-ROW = {"step": 25, "attempt": 0, "loss_d": 0.5, "loss_g": None, "singular_values": {"generator.stem": 1.2}}
-HEALTH = {"step": 50, "attempt": 0, "health": {"frechet": 3.0, "verdict": "healthy", "singular_values": {"a": 2.0}}}
-EVENT = {"step": 60, "event": "warning", "reason": "D leads"}
+ROW = Row(25, values={"loss_d": 0.5, "loss_g": None}, singular_values={"generator.stem": 1.2})
+HEALTH = HealthRecord(50, scores={"frechet": 3.0}, verdict="healthy", singular_values={"a": 2.0})
+EVENT = Event(60, "warning", reason="D leads")
 
 
 class Writer:
@@ -75,8 +77,8 @@ def test_a_run_that_goes_on_drops_what_was_written_after_its_checkpoint(writers,
 def test_another_attempt_is_a_run_of_its_own(writers, tmp_path):
     board = TensorBoard(tmp_path)
     board.row(ROW)
-    board.row(ROW | {"attempt": 1})
-    board.event(EVENT)  # says no attempt: the newest
+    board.row(replace(ROW, attempt=1))
+    board.event(replace(EVENT, attempt=1))
     assert [(writer.folder.name, writer.closed) for writer in writers] == [("attempt-0", True), ("attempt-1", False)]
     assert [len(writer.calls) for writer in writers] == [2, 3]
 
@@ -111,11 +113,11 @@ def test_what_the_real_package_reads_back_is_what_was_given_also_after_a_resume(
     Image.fromarray(np.full((6, 4, 3), 7, np.uint8)).save(tmp_path / "grid.png")
     with TensorBoard(tmp_path) as board:
         for step in (25, 50, 75):
-            board.row(ROW | {"step": step, "loss_d": step / 100})
+            board.row(replace(ROW, step=step, values={"loss_d": step / 100}))
         board.event(EVENT)
         board.samples(tmp_path / "grid.png", 50)
     with TensorBoard(tmp_path, start=50) as board:
-        board.row(ROW | {"step": 75, "loss_d": 9.0})
+        board.row(replace(ROW, step=75, values={"loss_d": 9.0}))
     events = accumulator.EventAccumulator(str(tmp_path / "tensorboard" / "attempt-0")).Reload()
     found = [(scalar.step, scalar.value) for scalar in events.Scalars("train/loss_d")]
     assert found == [(25, 0.25), (50, 0.5), (75, 9.0)]

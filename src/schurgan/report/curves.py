@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from schurgan.report.charts import Line, Mark, line_chart
 from schurgan.runs.folder import RunFolder
-from schurgan.runs.messages import event_name, event_sentence, health_sentence, number, tone_of, verdict_of
-from schurgan.runs.records import Record, Records
+from schurgan.runs.messages import event_name, event_sentence, health_sentence, tone_of, verdict_of
+from schurgan.runs.records import Event, Records, number
+
+Points = Sequence[tuple[int, Mapping[str, float | None]]]
+"""Steps with the numbers of each."""
 
 _WIDE, _TALL = 1120, 320
 _MOST_EVENTS = 200
@@ -32,12 +34,15 @@ def charts(records: Records) -> str:
     if len(records.rows) < 2:
         return "<p>Too short a run for curves.</p>"
     marks = _marks(records)
-    drawn = [f'<div class="wide">{_gap(records.rows, marks)}</div>'] if _has(records.rows, "ddfn_gap") else []
+    points: dict[str, Points] = {
+        "rows": [(row.step, row.values) for row in records.rows],
+        "health": [(each.step, each.scores) for each in records.health],
+    }
+    drawn = [f'<div class="wide">{_gap(points["rows"], marks)}</div>'] if _has(points["rows"], "ddfn_gap") else []
     # Their names stand in the first chart.
     loud = [replace(mark, name="", note=mark.note or mark.name) for mark in marks if mark.style != "warning"]
     for kind, label, curves, log in _CHARTS:
-        lines = records.rows if kind == "rows" else [line | line["health"] for line in records.health]
-        lines = [line | {"step": own["step"]} for line, own in zip(lines, getattr(records, kind), strict=True)]
+        lines = points[kind]
         shown = [Line(name, _values(lines, key), style) for key, name, style in curves if _has(lines, key)]
         if shown:
             drawn.append(f"<div>{line_chart(_steps(lines), shown, label, marks=loud, log=log)}</div>")
@@ -82,13 +87,13 @@ def scores(run: Path) -> str:
     return f"<h2>Scores</h2><table>{head}{rows}</table>" + (f'<p class="legend">{said}</p>' if said else "")
 
 
-def _gap(rows: Sequence[Record], marks: Sequence[Mark]) -> str:
+def _gap(rows: Points, marks: Sequence[Mark]) -> str:
     lines = [Line("mean of the batches", _values(rows, "ddfn_gap"), "c")]
     if _has(rows, "ddfn_ema_gap"):
         lines.append(Line("running mean", _values(rows, "ddfn_ema_gap"), "a"))
     bands = []
     for key, times, name in (("ddfn_epsilon", 1, "±ε"), ("ddfn_standard_error", 2, "±2 standard errors of a batch")):
-        known = [half for row in rows if (half := number(row.get(key))) is not None]
+        known = [half for _, values in rows if (half := values.get(key)) is not None]
         bands += [(times * known[-1], name)] if known else []
     label = "DDFN gap, generated − real"
     return line_chart(_steps(rows), lines, label, bands, marks, width=_WIDE, height=_TALL)
@@ -98,40 +103,38 @@ def _marks(records: Records) -> list[Mark]:
     """Onsets of collapse (initial and extreme, as Table 1 of the paper has them), rollbacks, warnings."""
     marks: dict[tuple[str, int, int], Mark] = {}
 
-    def add(line: Mapping[str, Any], step: object, name: str, style: str, note: str) -> None:
-        if (x := number(step)) is not None:
-            marks.setdefault((name, int(line.get("attempt") or 0), int(x)), Mark(x, name, style, note))
+    def add(attempt: int, step: float | None, name: str, style: str, note: str) -> None:
+        if step is not None:
+            marks.setdefault((name, attempt, int(step)), Mark(step, name, style, note))
 
     for event in records.events:
-        kind, note = event["event"], event_sentence(event)
-        if kind == "collapsed":
-            onset = number(event.get("onset"))
-            add(event, event["step"] if onset is None else onset, "initial collapse", "collapse", note)
-            add(event, event.get("extreme"), "extreme collapse", "collapse", note)
-        elif kind == "not_finite":
-            add(event, event["step"], event_name(kind), "collapse", note)
-        elif kind in ("rollback", "warning"):
-            add(event, event["step"], event_name(kind), kind, note)
-    for line in records.health:
-        if verdict_of(line)[0] == "collapsed":
-            note = health_sentence(line)
-            add(line, line["health"].get("onset"), "initial collapse", "collapse", note)
-            add(line, line["health"].get("extreme"), "extreme collapse", "collapse", note)
+        attempt, note = event.attempt, event_sentence(event)
+        if event.kind == "collapsed":
+            add(attempt, event.step if event.onset is None else event.onset, "initial collapse", "collapse", note)
+            add(attempt, event.extreme, "extreme collapse", "collapse", note)
+        elif event.kind == "not_finite":
+            add(attempt, event.step, event_name(event.kind), "collapse", note)
+        elif event.kind in ("rollback", "warning"):
+            add(attempt, event.step, event_name(event.kind), event.kind, note)
+    for each in records.health:
+        if each.verdict == "collapsed":
+            note = health_sentence(each)
+            add(each.attempt, each.scores.get("onset"), "initial collapse", "collapse", note)
+            add(each.attempt, each.scores.get("extreme"), "extreme collapse", "collapse", note)
     return list(marks.values())
 
 
-def _steps(lines: Sequence[Record]) -> list[float]:
-    return [line["step"] for line in lines]
+def _steps(lines: Points) -> list[float]:
+    return [step for step, _ in lines]
 
 
-def _values(lines: Sequence[Record], key: str) -> list[float]:
+def _values(lines: Points, key: str) -> list[float]:
     """NaN where a line does not hold it."""
-    found = (number(line.get(key)) for line in lines)
-    return [float("nan") if value is None else value for value in found]
+    return [float("nan") if (value := values.get(key)) is None else value for _, values in lines]
 
 
-def _has(lines: Sequence[Record], key: str) -> bool:
-    return any(number(line.get(key)) is not None for line in lines)
+def _has(lines: Points, key: str) -> bool:
+    return any(values.get(key) is not None for _, values in lines)
 
 
 def _score(name: str, score: object) -> str:
@@ -148,10 +151,9 @@ def _short(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _time(event: Mapping[str, Any]) -> str:
-    when = number(event.get("time"))
+def _time(event: Event) -> str:
     try:
-        text = "" if when is None else time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(when))
+        text = "" if event.time is None else time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(event.time))
     except (OverflowError, ValueError, OSError):
         text = ""
     return f" <small>{text}</small>" if text else ""

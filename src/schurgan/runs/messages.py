@@ -1,10 +1,12 @@
-"""What a run says about itself in words: the same on the terminal, in `status` and on the report's page."""
+"""A run's records in words, the same on the terminal, in `status` and on the report's page."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from collections import Counter
+from collections.abc import Iterable
+from typing import Literal
+
+from schurgan.runs.records import Event, HealthRecord, Row
 
 Tone = Literal["bad", "warn", "good", "plain"]
 
@@ -46,23 +48,13 @@ def file_size(count: int) -> str:
 
 
 def rate(steps_per_second: float) -> str:
-    """As the progress bar writes it."""
+    """Steps a second, as the progress bar writes them."""
     return f"{steps_per_second:.2f} it/s" if steps_per_second < 10 else f"{steps_per_second:.0f} it/s"
 
 
-def number(value: object) -> float | None:
-    """A finite number, or None for anything else that a line may hold."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:  # a whole number beyond all floats
-        return None
-
-
-def tone_of(event: Mapping[str, Any]) -> Tone:
+def tone_of(event: Event) -> Tone:
     """How loud an event is."""
-    return _EVENTS.get(str(event.get("event")), ("", "plain"))[1]
+    return _EVENTS.get(event.kind, ("", "plain"))[1]
 
 
 def event_name(kind: str) -> str:
@@ -70,60 +62,51 @@ def event_name(kind: str) -> str:
     return _EVENTS.get(kind, (kind.replace("_", " "), "plain"))[0]
 
 
-def event_sentence(event: Mapping[str, Any]) -> str:
-    """A line with the key "event" in words: "step 1200: collapsed, began at step 1050. Variety fell to 0.31"."""
-    text = f"step {event.get('step')}: {event_name(str(event.get('event')))}"
-    if number(event.get("to")) is not None:
-        text += f", {'on' if event['event'] == 'rollback' else 'ends'} with the state of step {event['to']}"
-    if number(event.get("onset")) is not None:
-        text += f", began at step {event['onset']}"
-    reason = _reason(event)
-    return f"{text}. {reason[0].upper()}{reason[1:]}" if reason else text
+def event_sentence(event: Event) -> str:
+    """An event in words: "step 1200: collapsed, began at step 1050. Variety fell to 0.31"."""
+    text = f"step {event.step}: {event_name(event.kind)}"
+    if event.to is not None:
+        text += f", {'on' if event.kind == 'rollback' else 'ends'} with the state of step {event.to}"
+    if event.onset is not None:
+        text += f", began at step {event.onset}"
+    return _with_reason(text, event.reason)
 
 
-def event_counts(events: Iterable[Mapping[str, Any]]) -> str:
+def event_counts(events: Iterable[Event]) -> str:
     """How often what deserves attention happened: "2 × warning, 1 × rolled back"."""
-    counts: dict[str, int] = {}
-    for event in events:
-        if tone_of(event) in ("bad", "warn"):
-            name = event_name(str(event.get("event")))
-            counts[name] = counts.get(name, 0) + 1
+    counts = Counter(event_name(event.kind) for event in events if tone_of(event) in ("bad", "warn"))
     return ", ".join(f"{count} × {name}" for name, count in counts.items())
 
 
-def verdict_of(row: Mapping[str, Any]) -> tuple[str, Tone]:
-    """The verdict of a line with the key "health", "no verdict" where it has none yet."""
-    verdict = row["health"].get("verdict")
-    state = str(verdict) if verdict else "no verdict"
+def verdict_of(record: HealthRecord) -> tuple[str, Tone]:
+    """The verdict of an evaluation, "no verdict" where it has none yet."""
+    state = record.verdict or "no verdict"
     return state, _VERDICTS.get(state, "plain")
 
 
-def health_sentence(row: Mapping[str, Any]) -> str:
-    """A line with the key "health" in words: "healthy at step 400: Fréchet 12.3 (averaged 9.8), variety 0.93"."""
-    health, parts = row["health"], []
-    if (raw := number(health.get("frechet"))) is not None:
-        averaged = number(health.get("frechet_ema"))
+def health_sentence(record: HealthRecord) -> str:
+    """An evaluation in words: "healthy at step 400: Fréchet 12.3 (averaged 9.8), variety 0.93"."""
+    scores, parts = record.scores, []
+    if (raw := scores.get("frechet")) is not None:
+        averaged = scores.get("frechet_ema")
         parts.append(f"Fréchet {raw:.4g}" + (f" (averaged {averaged:.4g})" if averaged is not None else ""))
-    if (variety := number(health.get("variety"))) is not None:
+    if (variety := scores.get("variety")) is not None:
         parts.append(f"variety {variety:.2f}")
-    text = f"{verdict_of(row)[0]} at step {row.get('step')}" + (f": {', '.join(parts)}" if parts else "")
-    reason = _reason(health)
-    return f"{text}. {reason[0].upper()}{reason[1:]}" if reason else text
+    text = f"{verdict_of(record)[0]} at step {record.step}" + (f": {', '.join(parts)}" if parts else "")
+    return _with_reason(text, "; ".join(record.reasons))
 
 
-def figures(row: Mapping[str, Any]) -> dict[str, str]:
-    """What of a row of means is worth a look, by name; what the row does not hold is left out."""
-    shown: dict[str, str] = {}
-    losses = [
-        f"{name} {value:.3f}" for name in ("D", "G") if (value := number(row.get(f"loss_{name.lower()}"))) is not None
-    ]
+def figures(row: Row) -> dict[str, str]:
+    """What of a row is worth a look, by name; what the row does not hold is left out."""
+    values, shown = row.values, dict[str, str]()
+    losses = [f"{name} {loss:.3f}" for name in ("D", "G") if (loss := values.get(f"loss_{name.lower()}")) is not None]
     if losses:
         shown["loss"] = "  ".join(losses)
-    if (accuracy := number(row.get("accuracy_d"))) is not None:
+    if (accuracy := values.get("accuracy_d")) is not None:
         shown["D right"] = f"{accuracy:.0%}"
-    gap = number(row.get("ddfn_ema_gap"))
-    if (gap := number(row.get("ddfn_gap")) if gap is None else gap) is not None:
-        epsilon, error = number(row.get("ddfn_epsilon")), number(row.get("ddfn_standard_error"))
+    gap = values.get("ddfn_ema_gap")
+    if (gap := values.get("ddfn_gap") if gap is None else gap) is not None:
+        epsilon, error = values.get("ddfn_epsilon"), values.get("ddfn_standard_error")
         shown["DDFN gap"] = f"{gap:+.1f}"
         if epsilon is not None:
             shown["DDFN gap"] += f", {'inside' if abs(gap) <= epsilon else 'outside'} ±{epsilon:.1f}"
@@ -132,7 +115,7 @@ def figures(row: Mapping[str, Any]) -> dict[str, str]:
     return shown
 
 
-def short_figures(row: Mapping[str, Any]) -> str:
+def short_figures(row: Row) -> str:
     """The same on one line of a log: "D 0.812  G 0.220  DDFN gap +3.1"."""
     shown = figures(row)
     texts = [shown["loss"]] if "loss" in shown else []
@@ -141,8 +124,6 @@ def short_figures(row: Mapping[str, Any]) -> str:
     return "  ".join(texts)
 
 
-def _reason(line: Mapping[str, Any]) -> str:
-    """A line's "reason", or its "reasons" joined, as one line of text."""
-    given = line.get("reason") or line.get("reasons") or ""
-    text = given if isinstance(given, str) else "; ".join(map(str, given)) if isinstance(given, list | tuple) else ""
-    return " ".join(text.split())
+def _with_reason(text: str, reason: str) -> str:
+    reason = " ".join(reason.split())
+    return f"{text}. {reason[0].upper()}{reason[1:]}" if reason else text

@@ -1,34 +1,139 @@
-"""RUN/metrics.jsonl read back, also while another process writes it: rows of means, evaluations of health, events."""
+"""metrics.jsonl: what a run says of itself, as typed records, and the file that holds a record a line."""
 
 from __future__ import annotations
 
+import errno
 import json
+import math
+import os
+import warnings
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 _MOST = 2**53
 """Beyond it a step could not be told from the next as a float, which charts need."""
 
-Record = dict[str, Any]
+
+@dataclass(frozen=True)
+class Row:
+    """Means since the row before."""
+
+    step: int
+    attempt: int = 0
+    values: Mapping[str, float | None] = field(default_factory=dict)
+    """Means by name ("loss_d", "steps_per_second", ...), None for one that is not finite."""
+    singular_values: Mapping[str, float | None] = field(default_factory=dict)
+    """The largest of each layer, by "generator.NAME" and "discriminator.NAME"."""
+
+    @classmethod
+    def parse(cls, line: Mapping[str, Any]) -> Row:
+        """The row of a line."""
+        values = {name: value for name, value in _numbers(line).items() if name not in ("step", "attempt")}
+        return cls(line["step"], line.get("attempt", 0), values, _numbers(line.get("singular_values")))
+
+    def as_line(self) -> dict[str, Any]:
+        """The line that `parse` reads."""
+        layers = {"singular_values": dict(self.singular_values)} if self.singular_values else {}
+        return {"step": self.step, "attempt": self.attempt, **self.values, **layers}
+
+
+@dataclass(frozen=True)
+class HealthRecord:
+    """An evaluation of the run's health."""
+
+    step: int
+    attempt: int = 0
+    scores: Mapping[str, float | None] = field(default_factory=dict)
+    """Scores by name ("frechet", "variety", ...), None for one that is not finite."""
+    verdict: str | None = None
+    """"healthy", "warning" or "collapsed"; None where there was none yet."""
+    reasons: tuple[str, ...] = ()
+    """Rules that hold."""
+    not_finite: str | None = None
+    """The first number that is not finite."""
+    singular_values: Mapping[str, float | None] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, line: Mapping[str, Any]) -> HealthRecord:
+        """The record of a line with the key "health"."""
+        health = line["health"]
+        return cls(
+            line["step"],
+            line.get("attempt", 0),
+            _numbers(health),
+            _text(health.get("verdict")),
+            _texts(health.get("reason") or health.get("reasons")),
+            _text(health.get("not_finite")),
+            _numbers(health.get("singular_values")),
+        )
+
+    def as_line(self) -> dict[str, Any]:
+        """The line that `parse` reads."""
+        layers = {"singular_values": dict(self.singular_values)} if self.singular_values else {}
+        fault = {"not_finite": self.not_finite} if self.not_finite else {}
+        verdict = {"verdict": self.verdict, "reasons": list(self.reasons)}
+        return {"step": self.step, "attempt": self.attempt, "health": {**self.scores, **layers, **fault, **verdict}}
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened."""
+
+    step: int
+    kind: str
+    """warning, recovered, collapsed, rollback, stopped, checkpoint_failed, interrupted, resumed, finished."""
+    attempt: int = 0
+    reason: str = ""
+    time: float | None = None
+    """Seconds since 1970."""
+    to: int | None = None
+    """Step of the state that the run goes on from, or ends with."""
+    onset: int | None = None
+    """Step at which the collapse began."""
+    extreme: int | None = None
+    """Step from which it was past recovery."""
+    best_step: int | None = None
+    """Step of the best score before it."""
+
+    @classmethod
+    def parse(cls, line: Mapping[str, Any]) -> Event:
+        """The event of a line with the key "event"."""
+        steps = {name: _count(line.get(name)) for name in ("to", "onset", "extreme", "best_step")}
+        reason = "; ".join(_texts(line.get("reason") or line.get("reasons")))
+        return cls(line["step"], line["event"], line.get("attempt", 0), reason, number(line.get("time")), **steps)
+
+    def as_line(self) -> dict[str, Any]:
+        """The line that `parse` reads."""
+        line: dict[str, Any] = {"step": self.step, "event": self.kind, "attempt": self.attempt}
+        rest = {name: getattr(self, name) for name in ("reason", "time", "to", "onset", "extreme", "best_step")}
+        return line | {name: value for name, value in rest.items() if value not in (None, "")}
+
+
+Record = Row | HealthRecord | Event
 
 
 class Records(NamedTuple):
-    """The lines of a metrics.jsonl by kind, each in the order in which they were written."""
+    """The records of a run by kind, each in the order in which they were written."""
 
-    rows: list[Record]
-    """Means since the row before: "step", "attempt", "loss_d", ..."""
-    health: list[Record]
-    """Evaluations: "step", "attempt", and "health", a mapping of scores with their "verdict"."""
-    events: list[Record]
-    """What happened: "step", "event" (its kind), mostly "reason" and "time" (seconds since 1970)."""
+    rows: list[Row]
+    health: list[HealthRecord]
+    events: list[Event]
 
 
 def read_records(path: str | Path) -> Records:
-    """All lines that are whole; nothing where there is no file.
+    """Read all whole lines of a metrics.jsonl, also while a run writes it.
 
     A line that a kill or a running writer left half, or whose "step" or "attempt" is no count, is passed over. A number
-    that is not finite reads as None. Raises OSError for a file that may not be read.
+    that is not finite reads as None.
+
+    Returns:
+        The records; none where there is no file.
+
+    Raises:
+        OSError: the file cannot be read.
     """
     records = Records([], [], [])
     try:
@@ -37,36 +142,115 @@ def read_records(path: str | Path) -> Records:
         return records
     for line in content.split(b"\n"):  # not splitlines(): a reason may hold other characters that end lines
         with suppress(ValueError, RecursionError):
-            record = json.loads(line.decode("utf-8", "replace"), parse_constant=lambda _: None)
-            if isinstance(record, dict):
-                _shelf(records, record).append(record)
+            parsed = json.loads(line.decode("utf-8", "replace"), parse_constant=lambda _: None)
+            if not isinstance(parsed, dict) or None in (_count(parsed.get("step")), _count(parsed.get("attempt", 0))):
+                continue
+            if isinstance(parsed.get("event"), str):
+                records.events.append(Event.parse(parsed))
+            elif isinstance(parsed.get("health"), dict):
+                records.health.append(HealthRecord.parse(parsed))
+            elif not {"event", "health"} & parsed.keys():
+                records.rows.append(Row.parse(parsed))
     return records
 
 
-def read_metrics(path: str | Path) -> list[Record]:
-    """The rows of means alone, see `read_records`."""
-    return read_records(path).rows
+class MetricsFile:
+    """A metrics.jsonl to which a run appends records, and which it cuts back where it goes on from a checkpoint.
+
+    A checkpoint keeps `size`; a run that goes on from it calls `truncate(size)`, so that no line is there twice and
+    none is missing, whatever was written after the checkpoint. The file is opened for each line.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file, 0 where there is none yet; they have reached the disk when this returns."""
+        try:
+            with open(self.path, "rb") as file:
+                os.fsync(file.fileno())
+                return os.fstat(file.fileno()).st_size
+        except FileNotFoundError:
+            return 0
+
+    def append(self, record: Record) -> None:
+        """Write a record as one line; numbers that are not finite become null.
+
+        Raises:
+            TypeError: a value is nothing that JSON can hold.
+            OSError: the disk refuses; the file is then as it was before.
+        """
+        text = (json.dumps(_finite(record.as_line()), allow_nan=False) + "\n").encode()
+        with open(self.path, "ab", buffering=0) as file:
+            before = os.fstat(file.fileno()).st_size
+            try:
+                if file.write(text) != len(text):  # what fits is written before a full disk refuses
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError:
+                os.ftruncate(file.fileno(), before)
+                raise
+
+    def truncate(self, size: int) -> None:
+        """Cut the file back to its first `size` bytes, as `size` was when a checkpoint was saved.
+
+        Where that is not the end of a line, because another hand has changed the file or a disk lost its end, the lines
+        before it are kept and a warning says so.
+
+        Raises:
+            OSError: the file cannot be cut.
+        """
+        if size < 0:
+            raise ValueError(f"size: {size} given, 0 or more bytes are needed")
+        if size == 0 and not self.path.exists():
+            return
+        self.path.touch()
+        with open(self.path, "r+b") as file:
+            kept = file.read(size)
+            end = kept.rfind(b"\n") + 1
+            file.truncate(end)
+            file.flush()
+            os.fsync(file.fileno())
+        if end != size:
+            why = f"its first {size} bytes are not those that the checkpoint knew"
+            warnings.warn(f"{self.path}: {why}; the lines up to byte {end} are kept", stacklevel=2)
 
 
-def read_health(path: str | Path) -> list[Record]:
-    """The evaluations of health alone, see `read_records`."""
-    return read_records(path).health
+def number(value: object) -> float | None:
+    """A finite number as a float, None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # a whole number beyond all floats
+        return None
 
 
-def read_events(path: str | Path) -> list[Record]:
-    """The events alone, see `read_records`."""
-    return read_records(path).events
+def _numbers(values: object) -> dict[str, float | None]:
+    """The numbers and nulls of a mapping, None for what is not finite."""
+    if not isinstance(values, Mapping):
+        return {}
+    plain = {str(name): value for name, value in values.items() if value is None or type(value) in (int, float)}
+    return {name: cast(float, value) if number(value) is not None else None for name, value in plain.items()}
 
 
-def _shelf(records: Records, record: Record) -> list[Record]:
-    """Where the line belongs. Raises ValueError for one that belongs nowhere."""
-    for name in ("step", "attempt"):
-        if type(count := record.get(name, 0)) is not int or not 0 <= count < _MOST or "step" not in record:
-            raise ValueError(f"{name}: {count!r} is no count")
-    if isinstance(record.get("event"), str):
-        return records.events
-    if isinstance(record.get("health"), dict):
-        return records.health
-    if "event" in record or "health" in record:
-        raise ValueError("neither an event nor an evaluation")
-    return records.rows
+def _count(value: object) -> int | None:
+    return value if type(value) is int and 0 <= value < _MOST else None
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return (value,)
+    return tuple(map(str, value)) if isinstance(value, list | tuple) else ()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: _finite(inner) for name, inner in value.items()}
+    return value

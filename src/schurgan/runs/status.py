@@ -13,8 +13,8 @@ import yaml
 
 from schurgan.core.errors import UserError
 from schurgan.runs.folder import RunFolder
-from schurgan.runs.messages import duration, event_sentence, figures, file_size, health_sentence, number, rate, tone_of
-from schurgan.runs.records import Record, Records
+from schurgan.runs.messages import duration, event_sentence, figures, file_size, health_sentence, rate, tone_of
+from schurgan.runs.records import Event, HealthRecord, Record, Records, Row
 from schurgan.runs.sidecar import CheckpointRecord, Damaged, Sidecar, by_score
 
 State = Literal["starting", "running", "finished", "stopped", "interrupted", "silent"]
@@ -57,18 +57,23 @@ class Status:
     """At that rate; None where it is not running."""
     seconds_silent: float
     """Since the last line of metrics.jsonl, or since the run began."""
-    row: Record | None
-    """The last means, without singular values."""
-    health: Record | None
+    row: Row | None
+    """The last means."""
+    health: HealthRecord | None
     """The last evaluation."""
-    events: tuple[Record, ...]
+    events: tuple[Event, ...]
     """All of them."""
     checkpoints: tuple[Checkpoint, ...]
     """By attempt, then by step."""
 
     def as_json(self) -> str:
-        """One JSON object."""
-        return json.dumps(asdict(self), ensure_ascii=False)
+        """One JSON object; records are as in metrics.jsonl, the row without singular values."""
+        content = asdict(self) | {
+            "row": replace(self.row, singular_values={}).as_line() if self.row else None,
+            "health": self.health.as_line() if self.health else None,
+            "events": [event.as_line() for event in self.events],
+        }
+        return json.dumps(content, ensure_ascii=False)
 
 
 def read_status(run: str | Path, now: float | None = None) -> Status:
@@ -78,12 +83,11 @@ def read_status(run: str | Path, now: float | None = None) -> Status:
     steps, every = _options(folder.config)
     records = folder.read_records()
     written = (folder.metrics if folder.metrics.exists() else folder.config).stat().st_mtime
-    last = records.rows[-1] if records.rows else None
     latest = _latest(records)
-    attempt = latest.get("attempt", 0) if latest else 0
-    speed = _rate([row for row in records.rows if row.get("attempt", 0) == attempt])
+    attempt = latest.attempt if latest else 0
+    speed = _rate([row for row in records.rows if row.attempt == attempt])
     silent = max(0.0, (time.time() if now is None else now) - written)
-    step = latest["step"] if latest else 0
+    step = latest.step if latest else 0
     state = _state(records, latest, steps, silent, max(_LEAST_SILENCE, _SILENT_ROWS * every / speed if speed else 0.0))
     return Status(
         run=str(folder.path),
@@ -94,7 +98,7 @@ def read_status(run: str | Path, now: float | None = None) -> Status:
         steps_per_second=speed,
         seconds_left=(steps - step) / speed if speed and state == "running" else None,
         seconds_silent=silent,
-        row={key: value for key, value in last.items() if key != "singular_values"} if last else None,
+        row=records.rows[-1] if records.rows else None,
         health=records.health[-1] if records.health else None,
         events=tuple(records.events),
         checkpoints=_checkpoints(folder),
@@ -121,7 +125,7 @@ def status_lines(run: str | Path, now: float | None = None) -> list[str]:
     if status.attempt:
         progress += f", attempt {status.attempt}"
     lines = [("run", status.run), ("state", says[status.state]), ("step", progress)]
-    lines += figures(status.row or {}).items()
+    lines += figures(status.row).items() if status.row else ()
     if status.health:
         lines.append(("health", health_sentence(status.health)))
     noted = [event for event in status.events if tone_of(event) != "plain"]
@@ -148,28 +152,27 @@ def _options(path: Path) -> tuple[int, int]:
 
 
 def _latest(records: Records) -> Record | None:
-    """The line of the highest attempt and step. Lines of the three kinds are not ordered among each other here."""
-    lines = [line for kind in records for line in kind[-1:]]
-    return max(lines, key=lambda line: (line.get("attempt", 0), line["step"]), default=None)
+    """The record of the highest attempt and step; those of different kinds are not ordered among each other here."""
+    last: list[Record] = [record for kind in records for record in kind[-1:]]
+    return max(last, key=lambda record: (record.attempt, record.step), default=None)
 
 
 def _state(records: Records, latest: Record | None, steps: int, silent: float, limit: float) -> State:
-    last = records.events[-1] if records.events else {}
     if latest is None:
         return "starting" if silent < limit else "silent"
-    newest = max((row["step"] for row in records.rows[-1:]), default=0)
-    if not records.events and latest["step"] >= steps:
+    newest = max((row.step for row in records.rows[-1:]), default=0)
+    if not records.events and latest.step >= steps:
         return "finished"
-    if newest <= last.get("step", -1):
+    if records.events and newest <= (last := records.events[-1]).step:
         for kind in ("finished", "stopped", "interrupted"):
-            if last["event"] == kind:
+            if last.kind == kind:
                 return kind
     return "running" if silent < limit else "silent"
 
 
-def _rate(rows: list[Record]) -> float | None:
+def _rate(rows: list[Row]) -> float | None:
     """Steps a second over the last rows: the harmonic mean, as each row is of as many steps."""
-    speeds = [speed for row in rows[-_RATE_ROWS:] if (speed := number(row.get("steps_per_second"))) and speed > 0]
+    speeds = [speed for row in rows[-_RATE_ROWS:] if (speed := row.values.get("steps_per_second")) and speed > 0]
     return len(speeds) / sum(1 / speed for speed in speeds) if speeds else None
 
 

@@ -61,8 +61,9 @@ def _gaps(study: Study, scale: ScaleName, cells: Sequence[Cell], out: Path) -> l
 
 
 def _one_gap(ax: Any, cell: Cell, style: dict[str, Any], label: str) -> None:
-    lines = [line for line in RunFolder(cell.folder).read_records().health if line["health"].get("gap") is not None]
-    steps, gaps = [line["step"] for line in lines], [line["health"]["gap"] for line in lines]
+    records = RunFolder(cell.folder).read_records().health
+    points = [(each.step, gap) for each in records if (gap := each.scores.get("gap")) is not None]
+    steps, gaps = [step for step, _ in points], [gap for _, gap in points]
     ax.plot(steps, gaps, alpha=1.0 if cell.seed == 0 else 0.5, label=label or None, **style)
     outcome = read_outcome(cell.folder)
     if outcome is not None and outcome.onset in steps:

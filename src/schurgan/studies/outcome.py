@@ -11,7 +11,7 @@ from typing import Any, Literal
 from schurgan.core.errors import UserError
 from schurgan.core.files import write_json
 from schurgan.runs.folder import RunFolder
-from schurgan.runs.records import Records
+from schurgan.runs.records import HealthRecord, Records
 
 _FORMAT = "schurgan-outcome/1"
 
@@ -60,41 +60,35 @@ def judge(records: Records, monitor: dict[str, Any] | None = None) -> Outcome:
 
     The first collapse counts, also where the run recovered from it: that is the paper's "initial" one.
     """
-    collapses = [event for event in records.events if event["event"] == "collapsed"]
-    rows = [line["health"] for line in records.health]
-    known = [value for row in rows if (value := _number(row.get("frechet_ema"))) is not None]
-    end: dict[str, Any] = rows[-1] if rows else {}
-    last = _number(end.get("frechet_ema"))
-    best = min(known, default=None)
+    collapses = [event for event in records.events if event.kind == "collapsed"]
+    known = [value for each in records.health if (value := each.scores.get("frechet_ema")) is not None]
+    end = records.health[-1].scores if records.health else {}
+    last, best = end.get("frechet_ema"), min(known, default=None)
     shared: dict[str, Any] = {
         "worse": last / best if last is not None and best else None,
-        "variety": _number(end.get("variety")),
+        "variety": end.get("variety"),
     }
     if not collapses:
         return Outcome("finished", best_step=_best_step(records.health), **shared)
     first = collapses[0]
-    onset = first["step"] if first.get("onset") is None else first["onset"]
-    extremes = [event["extreme"] for event in collapses if event.get("extreme") is not None]
+    onset = first.step if first.onset is None else first.onset
+    extremes = [event.extreme for event in collapses if event.extreme is not None]
     at_end = (monitor or {}).get("extreme")
     return Outcome(
         "collapsed",
-        reason=str(first.get("reason", "")),
+        reason=first.reason,
         onset=onset,
         extreme=min([*extremes, *([] if at_end is None else [at_end])], default=None),
-        best_step=_best_step([line for line in records.health if line["step"] < onset]),
+        best_step=_best_step([each for each in records.health if each.step < onset]),
         **shared,
     )
 
 
-def _best_step(lines: Sequence[dict[str, Any]]) -> int | None:
-    scored = [(value, line["step"]) for line in lines if (value := _score(line["health"])) is not None]
+def _best_step(evaluations: Sequence[HealthRecord]) -> int | None:
+    scored = [(value, each.step) for each in evaluations if (value := _score(each)) is not None]
     return min(scored)[1] if scored else None
 
 
-def _score(row: dict[str, Any]) -> float | None:
-    value = _number(row.get("frechet_ema"))
-    return _number(row.get("frechet")) if value is None else value
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+def _score(evaluation: HealthRecord) -> float | None:
+    value = evaluation.scores.get("frechet_ema")
+    return evaluation.scores.get("frechet") if value is None else value

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
 from types import TracebackType
-from typing import IO, Any, cast
+from typing import IO, cast
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -27,6 +26,7 @@ from schurgan.runs.messages import (
     tone_of,
     verdict_of,
 )
+from schurgan.runs.records import Event, HealthRecord, Row
 
 REFRESH = 4
 """Pictures a second."""
@@ -43,9 +43,9 @@ class LiveView:
     def __init__(self, total: int, start: int = 0, *, quiet: bool = False) -> None:
         self.total, self._step = total, start
         self._done = 0  # steps made by this process, which after a rollback are more than the step says
-        self._row: Mapping[str, Any] = {}
-        self._health: Mapping[str, Any] | None = None
-        self._events: list[Mapping[str, Any]] = []
+        self._row = Row(start)
+        self._health: HealthRecord | None = None
+        self._events: list[Event] = []
         self._console = Console(file=cast(IO[str], _Guarded(None if quiet else sys.stderr)), highlight=False)
         self._began = self._logged = time.monotonic()
         self._unlogged = False
@@ -72,17 +72,17 @@ class LiveView:
                 self._logged = now
                 self._log()
 
-    def row(self, row: Mapping[str, Any]) -> None:
+    def row(self, row: Row) -> None:
         """Means since the row before."""
         self._row = row
 
-    def health(self, row: Mapping[str, Any]) -> None:
+    def health(self, record: HealthRecord) -> None:
         """An evaluation. A verdict that is not the one before is a line in a log."""
-        before, self._health = self._health, row
-        if self._live is None and (before is None or verdict_of(before) != verdict_of(row)):
-            self._say(health_sentence(row), verdict_of(row)[1])
+        before, self._health = self._health, record
+        if self._live is None and (before is None or verdict_of(before) != verdict_of(record)):
+            self._say(health_sentence(record), verdict_of(record)[1])
 
-    def event(self, event: Mapping[str, Any]) -> None:
+    def event(self, event: Event) -> None:
         """Something happened: a line that stays above the picture, or in the log."""
         self._events.append(event)
         if self._live is None:
@@ -96,7 +96,12 @@ class LiveView:
         if self._unlogged:
             self._unlogged = False
             speed, left = self._speed()
-            texts = (f"train {self._step}/{self.total}", speed, short_figures(self._row), f"{left} left")
+            texts = (
+                f"train {self._step}/{self.total}",
+                speed,
+                short_figures(self._row) if self._row else "",
+                f"{left} left",
+            )
             self._say("  ".join(text for text in texts if text), "plain")
 
     def _speed(self) -> tuple[str, str]:

@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,8 +20,8 @@ from torch import Tensor
 from schurgan.core.errors import UserError
 from schurgan.normality import DDFN, departure_counters, reset_departure_counters
 from schurgan.runs.folder import RunFolder
-from schurgan.runs.messages import event_sentence, number
-from schurgan.runs.metrics_file import MetricsFile
+from schurgan.runs.messages import event_sentence
+from schurgan.runs.records import Event, HealthRecord, MetricsFile, Record, Row
 from schurgan.training.live_view import LiveView
 from schurgan.training.trainer import Metrics, Trainer
 
@@ -85,17 +86,17 @@ class TensorBoard:
         self._failed = False
         self._try(lambda: self._open(start + 1))
 
-    def row(self, row: Mapping[str, Any]) -> None:
+    def row(self, row: Row) -> None:
         """Write scalars train/loss_d, ..., and singular_values/generator.stem, ..."""
-        self._try(lambda: self._add_scalars("train", row, row))
+        self._try(lambda: self._add_scalars("train", row, row.values))
 
-    def health(self, row: Mapping[str, Any]) -> None:
-        """Write scalars health/frechet, ..."""
-        self._try(lambda: self._add_scalars("health", row, row["health"]))
+    def health(self, record: HealthRecord) -> None:
+        """Write scalars health/frechet, ..., and singular_values/generator.stem, ..."""
+        self._try(lambda: self._add_scalars("health", record, record.scores))
 
-    def event(self, event: Mapping[str, Any]) -> None:
+    def event(self, event: Event) -> None:
         """Write the event's sentence as a text."""
-        self._try(lambda: self._writer_for(event).add_text("events", event_sentence(event), event["step"]))
+        self._try(lambda: self._writer_for(event.attempt).add_text("events", event_sentence(event), event.step))
 
     def samples(self, path: Path, step: int) -> None:
         """Write the sample grid saved as `path`."""
@@ -116,22 +117,20 @@ class TensorBoard:
     def _open(self, purge_step: int | None) -> None:
         self._writer = self._make(str(self._folder / f"attempt-{self._attempt}"), purge_step=purge_step)
 
-    def _writer_for(self, line: Mapping[str, Any]) -> Any:
-        """The writer of the line's attempt."""
-        attempt = int(line.get("attempt", self._attempt))
+    def _writer_for(self, attempt: int) -> Any:
+        """The writer of an attempt."""
         if attempt != self._attempt:
             self._writer.close()
             self._attempt = attempt
             self._open(None)
         return self._writer
 
-    def _add_scalars(self, group: str, line: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-        writer, step = self._writer_for(line), line["step"]
-        for name, value in values.items():
-            tags = {f"{name}/{key}": inner for key, inner in value.items()} if isinstance(value, Mapping) else {}
-            for tag, scalar in (tags or {f"{group}/{name}": value}).items():
-                if name not in ("step", "attempt") and (plain := number(scalar)) is not None:
-                    writer.add_scalar(tag, plain, step)
+    def _add_scalars(self, group: str, record: Row | HealthRecord, values: Mapping[str, float | None]) -> None:
+        writer = self._writer_for(record.attempt)
+        for name, scalars in ((group, values), ("singular_values", record.singular_values)):
+            for key, scalar in scalars.items():
+                if scalar is not None:
+                    writer.add_scalar(f"{name}/{key}", float(scalar), record.step)
 
     def _try(self, write: Callable[[], None]) -> None:
         if self._failed:
@@ -159,7 +158,7 @@ class Logger:
         self.means = Means()
         self._departures: dict[str, int] = {}  # counted since the last row, see `departure_counters`
         self._kept_size = 0  # bytes of the file that belong to the state
-        self._unwritten: list[Mapping[str, Any]] = []
+        self._unwritten: list[Record] = []
         self._with_tensorboard = tensorboard and not quiet
         self._tensorboard: TensorBoard | None = None
         self._exits = ExitStack()
@@ -201,17 +200,17 @@ class Logger:
         row["steps_per_second"] = count / max(now - self._row_time, 1e-9)
         self._row_time = now
         if not self.quiet:
-            self._write("row", row)
+            self._write("row", Row.parse(row))
 
-    def health(self, row: Mapping[str, Any]) -> None:
+    def health(self, record: HealthRecord) -> None:
         """Write an evaluation of the run's health."""
         if not self.quiet:
-            self._write("health", row)
+            self._write("health", record)
 
-    def event(self, event: Mapping[str, Any]) -> None:
+    def event(self, event: Event) -> None:
         """Write an event with the time at which it happened."""
         if not self.quiet:
-            self._write("event", {**event, "time": time.time()})
+            self._write("event", replace(event, time=time.time()))
 
     def samples(self, path: Path, step: int) -> None:
         """Show the sample grid saved as `path`."""
@@ -233,11 +232,11 @@ class Logger:
         """Go back to the state before the first step, but keep the file."""
         self.means, self._departures = Means(), {}
 
-    def _write(self, kind: str, line: Mapping[str, Any]) -> None:
-        """Show a line and append it to the file. A line that a full disk refuses waits in memory for the next one."""
+    def _write(self, kind: str, record: Record) -> None:
+        """Show a record and append it to the file. A line that a full disk refuses waits in memory for the next one."""
         for log in filter(None, (self._view, self._tensorboard)):
-            getattr(log, kind)(line)
-        self._unwritten.append(line)
+            getattr(log, kind)(record)
+        self._unwritten.append(record)
         try:
             while self._unwritten:
                 self.file.append(self._unwritten[0])

@@ -17,6 +17,7 @@ from schurgan.data.loader import Batches, Prefetch
 from schurgan.data.shards import Shards, split
 from schurgan.runs.config import Config
 from schurgan.runs.folder import RunFolder
+from schurgan.runs.records import Event, HealthRecord
 from schurgan.runs.sidecar import Change, Identity, changed_options, check_changes
 from schurgan.training.artifacts import Artifacts
 from schurgan.training.build import build_trainer, choose_codec
@@ -185,7 +186,7 @@ class Run:
             verdict = self.watch.fault(step, self._diagnosis())
         elif self.watch.due(step):
             row, verdict = self.watch.evaluate(self.trainer)
-            self.journal.health({"step": step, "attempt": self.attempt, "health": row})
+            self.journal.health(HealthRecord.parse({"step": step, "attempt": self.attempt, "health": row}))
         else:
             return None
         for event in self.watch.changes(verdict):
@@ -286,7 +287,7 @@ class Run:
 
     def _event(self, event: str, *, step: int | None = None, **about: Any) -> None:
         step = self.trainer.global_step if step is None else step
-        self.journal.event({"step": step, "event": event, "attempt": self.attempt} | about)
+        self.journal.event(Event(step, event, self.attempt, **about))
 
     def _show(self) -> None:
         self.products.show(self.trainer, self.attempt)
@@ -297,7 +298,7 @@ class Run:
         if self.trainer.global_step >= self.config.train.steps:
             return self.products.complete(self.trainer.global_step, self.attempt)
         events = RunFolder(self.run).read_records().events
-        return bool(events) and events[-1]["event"] == "stopped" and not self._changes
+        return bool(events) and events[-1].kind == "stopped" and not self._changes
 
     def _finish(self) -> None:
         """What the run was for."""

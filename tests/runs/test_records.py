@@ -4,15 +4,19 @@ import errno
 import json
 import os
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from schurgan.runs.metrics_file import MetricsFile, read_events, read_health, read_metrics, read_records
+from schurgan.runs.records import Event, HealthRecord, MetricsFile, Row, read_records
 
-ROW = {"step": 25, "attempt": 0, "loss_d": 0.5, "singular_values": {"generator.stem": 1.2}}
-EVENT = {"step": 30, "event": "warning", "reason": "a\u2028b\u0085c", "time": 1.5}
-HEALTH = {"step": 50, "attempt": 0, "health": {"frechet": 3.0, "verdict": "healthy"}}
+ROW = Row(25, 0, {"loss_d": 0.5}, {"generator.stem": 1.2})
+EVENT = Event(30, "warning", reason="a\u2028b\u0085c", time=1.5)
+COLLAPSED = Event(60, "collapsed", 1, "why", 2.5, to=20, onset=40, extreme=55, best_step=30)
+HEALTH = HealthRecord(
+    50, 0, {"frechet": 3.0, "variety": None}, "healthy", ("a", "b"), "a loss", {"generator.stem": 1.2}
+)
 
 
 @pytest.fixture
@@ -22,33 +26,49 @@ def path(tmp_path: Path) -> Path:
 
 def test_lines_read_back_by_kind_and_in_order(path):
     file = MetricsFile(path)
-    for line in (ROW, EVENT, HEALTH, ROW | {"step": 75}):
-        file.append(line)
-    assert read_metrics(path) == [ROW, ROW | {"step": 75}]
-    assert read_events(path) == [EVENT]
-    assert read_health(path) == [HEALTH]
-    assert path.read_bytes().count(b"\n") == 4  # a reason never breaks its line
+    for record in (ROW, EVENT, HEALTH, replace(ROW, step=75), COLLAPSED):
+        file.append(record)
+    assert read_records(path) == ([ROW, replace(ROW, step=75)], [HEALTH], [EVENT, COLLAPSED])
+    assert path.read_bytes().count(b"\n") == 5  # a reason never breaks its line
+
+
+def test_lines_of_the_versions_before_are_read(path):
+    path.write_text(
+        '{"step": 1, "attempt": 0, "loss_d": 0.5, "departures_mended": 3, "singular_values": {"generator.stem": 1.5}}\n'
+        '{"step": 2, "loss_d": null}\n'
+        '{"step": 2, "attempt": 1, "health": {"frechet": 2.5, "gap": null, "singular_values": {"a": 2.0}, '
+        '"not_finite": "a loss", "verdict": "warning", "reasons": ["a", "b"]}}\n'
+        '{"step": 2, "health": {"frechet": 2.5}}\n'
+        '{"step": 3, "event": "stopped", "attempt": 1, "to": null, "reason": "", "time": 5.5}\n'
+        '{"step": 4, "event": "collapsed", "onset": 3, "extreme": null, "best_step": 1, "reason": "x"}\n'
+    )
+    assert read_records(path) == (
+        [Row(1, 0, {"loss_d": 0.5, "departures_mended": 3}, {"generator.stem": 1.5}), Row(2, 0, {"loss_d": None})],
+        [
+            HealthRecord(2, 1, {"frechet": 2.5, "gap": None}, "warning", ("a", "b"), "a loss", {"a": 2.0}),
+            HealthRecord(2, 0, {"frechet": 2.5}),
+        ],
+        [Event(3, "stopped", 1, time=5.5), Event(4, "collapsed", onset=3, best_step=1, reason="x")],
+    )
+
+
+def test_values_of_another_kind_are_left_out_or_none(path):
+    path.write_text(
+        '{"step": 1, "loss_d": "much", "loss_g": true, "a": [1], "b": 1e999, "c": ' + "9" * 400 + "}\n"
+        '{"step": 1, "event": "warning", "reason": ["a", 5], "time": "now", "to": 1.5, "onset": -1}\n'
+    )
+    assert read_records(path) == ([Row(1, 0, {"b": None, "c": None})], [], [Event(1, "warning", reason="a; 5")])
 
 
 def test_numbers_that_are_not_finite_are_null_wherever_they_stand(path):
-    deep = {"step": 1, "a": float("nan"), "b": {"c": [1.0, float("inf")]}, "d": (-float("inf"), True, None)}
-    MetricsFile(path).append(deep)
+    MetricsFile(path).append(Row(1, 0, {"a": float("nan"), "b": 1.0}, {"c": float("inf"), "d": -float("inf")}))
     strict = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(name))
-    assert strict == {"step": 1, "a": None, "b": {"c": [1.0, None]}, "d": [None, True, None]}
+    assert strict == {"step": 1, "attempt": 0, "a": None, "b": 1.0, "singular_values": {"c": None, "d": None}}
 
 
-@pytest.mark.parametrize(
-    ("line", "named"),
-    [
-        ({"loss": 1.0}, "step"),
-        ({"step": 1.0}, "step"),
-        ({"step": True}, "step"),
-        ({"step": 1, "a": {"b": [0, {1, 2}]}}, r"a\.b\[1\]: set"),
-    ],
-)
-def test_what_is_no_line_is_refused_by_name_and_not_written(path, line, named):
-    with pytest.raises(ValueError, match=named):
-        MetricsFile(path).append(line)
+def test_what_json_cannot_hold_is_refused_and_not_written(path):
+    with pytest.raises(TypeError):
+        MetricsFile(path).append(Row(1, values={"a": {1, 2}}))  # type: ignore[dict-item]
     assert not path.exists()
 
 
@@ -144,12 +164,12 @@ def test_a_reader_passes_over_half_lines_and_what_is_no_line_of_ours(path):
     ]
     path.write_bytes(b"\n".join(strange))
     records = read_records(path)
-    assert records.rows == [{"step": 3, "loss_d": None}]
+    assert records.rows == [Row(3, values={"loss_d": None})]
     assert records.health == records.events == []
 
 
 def test_a_reader_beside_a_writer_sees_whole_lines_only(path):
-    text = json.dumps(ROW).encode() + b"\n" + json.dumps(EVENT).encode() + b"\n"
+    text = b"".join(json.dumps(record.as_line()).encode() + b"\n" for record in (ROW, EVENT))
     first = text.index(b"\n")
     for cut in range(len(text)):
         path.write_bytes(text[:cut])
