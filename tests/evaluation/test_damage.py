@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pytest
 
+import damage
+from ladders import LADDERS, SCORES, Course, Judge, climb
 from schurgan.audio import Spectrogram
 from schurgan.data import Shards, prepare
 from schurgan.data.sources.base import Item
 from schurgan.data.sources.soundscape import Soundscape
 from schurgan.evaluation.features.classifier import train_classifier
 from schurgan.evaluation.features.extractor import ClassifierExtractor
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import damage
-from ladders import LADDERS, SCORES, Course, Judge, climb
 
 BY_NAME = {ladder.name: ladder for ladder in LADDERS}
 # Clips of other recordings have these at 1 already, as copies do: nothing is left to rise by.

@@ -11,11 +11,12 @@ import pytest
 import torch
 import yaml
 
+from memory import step_peak
 from schurgan.commands.parsing import parse
 from schurgan.commands.run import train_command
 from schurgan.health import RULES
 from schurgan.networks import ARCHITECTURES, find_architecture
-from schurgan.networks.costs import step_costs, step_peak
+from schurgan.networks.costs import step_costs
 from schurgan.runs.config import Config
 from schurgan.runs.presets import preset_names, preset_summary
 from schurgan.training.build import (
