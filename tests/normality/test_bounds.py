@@ -26,7 +26,7 @@ def as_type(x: np.ndarray, single: bool) -> torch.Tensor:
 
 def violations(names: list[str], sizes: tuple[int, ...], seeds: range, single: bool) -> tuple[list[object], int]:
     """Those outside their bounds by more than the rounding of the Schur form, and how many were tried."""
-    found, tried = [], 0
+    outside, tried = [], 0
     for name, n, seed in product(names, sizes, seeds):
         x = as_type(matrix(name, n, 100 * n + seed), single)
         if not x.isfinite().all():
@@ -40,22 +40,22 @@ def violations(names: list[str], sizes: tuple[int, ...], seeds: range, single: b
         rounding = 4 * n * EPS * np.linalg.norm(exact) ** 2
         tried += 1
         if not (0 <= lower <= truth + rounding and truth - rounding <= upper):
-            found.append((name, n, seed, lower, truth, upper))
-    return found, tried
+            outside.append((name, n, seed, lower, truth, upper))
+    return outside, tried
 
 
 @pytest.mark.parametrize("single", [False, True])
 def test_bounds_hold_for_matrices_of_all_kinds(single):
-    found, tried = violations(KINDS, (1, 2, 3, 5, 8, 13), range(2), single)
-    assert found == []
+    outside, tried = violations(KINDS, (1, 2, 3, 5, 8, 13), range(2), single)
+    assert outside == []
     assert tried >= 1000
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("single", [False, True])
 def test_bounds_hold_for_thousands_of_matrices_of_all_kinds(single):
-    found, tried = violations(KINDS, (2, 3, 4, 7, 16, 32), range(2, 10), single)
-    assert found == []
+    outside, tried = violations(KINDS, (2, 3, 4, 7, 16, 32), range(2, 10), single)
+    assert outside == []
     assert tried >= 4500
 
 

@@ -32,8 +32,8 @@ def by_hand(name: str, image: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("images", [SQUARE, OBLONG], ids=["square", "oblong"])
 @pytest.mark.parametrize("name", ["variance", "frobenius", "gram", "profile", "pixels"])
 def test_descriptor_holds_the_numbers_of_its_definition_for_every_channel(name, images):
-    found = DESCRIPTORS[name](images)
-    for row, image in zip(found.numpy(), images.numpy(), strict=True):
+    rows = DESCRIPTORS[name](images)
+    for row, image in zip(rows.numpy(), images.numpy(), strict=True):
         channels = [by_hand(name, channel) for channel in image]
         # A single number is the mean of the channels', of longer ones each channel has its own part.
         expected = np.mean(channels, 0) if len(channels[0]) == 1 else np.concatenate(channels)
@@ -74,13 +74,13 @@ def test_dfn_says_that_it_needs_square_images():
 
 
 @pytest.mark.parametrize(
-    ("name", "estimator", "said"),
+    ("name", "estimator", "message"),
     [
         ("gramm", None, "gram"),
         ("gram", "exact", '"dfn" alone'),
         ("dfn", "exakt", '"exakt" does not exist'),
     ],
 )
-def test_unknown_names_are_refused(name, estimator, said):
-    with pytest.raises(ValueError, match=said):
+def test_unknown_names_are_refused(name, estimator, message):
+    with pytest.raises(ValueError, match=message):
         find_descriptor(name, estimator)

@@ -206,10 +206,10 @@ def test_memory_layout_changes_nothing_and_the_input_is_not_written_to(method, l
         "expanded": base[0, :, :8].expand(3, 8, 8),
     }[layout]
     copy = x.clone(memory_format=torch.contiguous_format)
-    given = x.detach().requires_grad_()
-    value = departure_from_normality(given, method)
+    leaf = x.detach().requires_grad_()
+    value = departure_from_normality(leaf, method)
     value.sum().backward()
     assert torch.equal(x, copy)
     expected, gradient = value_and_gradient(copy, method)
     torch.testing.assert_close(value.detach(), expected, rtol=1e-12, atol=0)
-    torch.testing.assert_close(given.grad, gradient, rtol=1e-7, atol=1e-9)  # σ⁻¹ᐟ² in the moments'
+    torch.testing.assert_close(leaf.grad, gradient, rtol=1e-7, atol=1e-9)  # σ⁻¹ᐟ² in the moments'

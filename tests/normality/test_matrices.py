@@ -129,15 +129,15 @@ def test_bounds_without_singular_values_still_hold(monkeypatch):
 
 
 def test_jitter_moves_elements_by_rounding_and_keeps_zeros_symmetry_and_transposes():
-    seen = []
+    inputs = []
 
     def look(x):
-        seen.append(x)
+        inputs.append(x)
         return (x,)
 
     x = torch.from_numpy(np.stack([matrix(kind, 9) for kind in ("sparse", "symmetric", "gauss")]))
     decompose(look, torch.cat([x, x.mT]), lambda x: (x,))
-    (moved,) = seen
+    (moved,) = inputs
     assert (moved - torch.cat([x, x.mT])).abs().max() <= 2 * JITTERS[0] * x.abs().max()
     assert torch.equal(moved[:3] == 0, x == 0)
     assert torch.equal(moved[1], moved[1].mT)

@@ -55,8 +55,8 @@ def test_witness_and_its_gradient_are_those_worked_out_by_hand():
     assert stats.active
     # d/dv of a_1 z + a_2 z²/2, over 2 images and 2 coordinates; a pixel has ¼ of the brightness, [−1, 1] halves it.
     slope = 3.0 * (a[:, 0] + a[:, 1] * at) / SIGMA / 4 / 8
-    found = gradient(condition, fake, classes)
-    torch.testing.assert_close(found, slope[:, None, None, None].expand_as(found), rtol=1e-4, atol=1e-6)
+    descent = gradient(condition, fake, classes)
+    torch.testing.assert_close(descent, slope[:, None, None, None].expand_as(fake), rtol=1e-4, atol=1e-6)
 
 
 def test_gap_counts_up_to_two_and_an_image_up_to_six_standard_deviations():
@@ -184,8 +184,8 @@ def test_balanced_penalty_gradient_has_the_adversarial_ones_norm_times_rho_and_s
     v = condition.severity().item()
     assert v > 0
     assert (v > 0.5) == full
-    found = (condition.scale(adversarial, slope) * slope).norm().item()
-    assert found == pytest.approx(1.5 * adversarial.norm().item() * min(1, v / 0.5), rel=1e-5)
+    scaled = (condition.scale(adversarial, slope) * slope).norm().item()
+    assert scaled == pytest.approx(1.5 * adversarial.norm().item() * min(1, v / 0.5), rel=1e-5)
 
 
 def test_without_balance_the_weight_is_the_penaltys_and_scale_is_one():
@@ -302,7 +302,7 @@ def test_oblong_images_are_held_by_all_but_dfn():
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"descriptor": "gram", "estimator": "exact"}, "estimates nothing"),
         ({"descriptor": brightness, "estimator": "exact"}, "function as descriptor"),
@@ -317,8 +317,8 @@ def test_oblong_images_are_held_by_all_but_dfn():
         ({"classes": 0}, "classes is 0"),
     ],
 )
-def test_options_that_make_no_sense_together_are_refused(options, said):
-    with pytest.raises(ValueError, match=said):
+def test_options_that_make_no_sense_together_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
         MomentMatching(**({"descriptor": "gram", "classes": 3} | options))
 
 

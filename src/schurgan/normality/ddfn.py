@@ -162,7 +162,7 @@ class DDFN(FittedCondition[DDFNStats]):
 
     @property
     def ema(self) -> Tensor:
-        """Moving average of the generated mean Δ² (K,); the real mean where no image was seen."""
+        """Moving average of the generated mean Δ² (K,); the real mean of classes without images."""
         return (self._gap(self.ema_sum, self.ema_count) + self._target())[:, 0]
 
     def band(self) -> Tensor:
@@ -205,16 +205,15 @@ class DDFN(FittedCondition[DDFNStats]):
 
     def _begin_departures(self, images: Tensor, subset: int) -> Callable[[], Tensor]:
         """Δ² of images (B, C, n, n), each moved by the estimator's mean error on `subset` evenly spaced ones."""
-        scaled = self._scaled(images)
-        estimate = begin_departure_from_normality(scaled, self.estimator, factor=self.factor, channels=self.channels)
+        estimate = begin_departure_from_normality(self._scaled(images), self.estimator, self.factor, self.channels)
         if not subset or self.estimator == "exact":
             return estimate
-        chosen = torch.linspace(0, len(images) - 1, min(subset, len(images)), device=images.device).round().long()
+        rows = torch.linspace(0, len(images) - 1, min(subset, len(images)), device=images.device).round().long()
 
         def corrected() -> Tensor:
             departures = estimate()
-            exact = self._departures(images[chosen], "exact")
-            return departures + (exact - departures[chosen]).mean()
+            exact = self._departures(images[rows], "exact")
+            return departures + (exact - departures[rows]).mean()
 
         return corrected
 
@@ -229,18 +228,18 @@ class DDFN(FittedCondition[DDFNStats]):
     def _describe_real(self, images: Tensor, ranks: Tensor) -> Tensor:
         """Δ² of each image, and on every eighth of a class the estimator's error: columns Δ², error, 1 or 0 (B, 3)."""
         departures = self._departures(images, self.estimator).double().cpu()
-        chosen = (ranks % EVERY_EXACT == 0).nonzero()[:, 0]
+        rows = (ranks % EVERY_EXACT == 0).nonzero()[:, 0]
         error = torch.zeros(len(images), 2, dtype=torch.float64)
-        exact = self._departures(images[chosen.to(images.device)], "exact").cpu()
-        error[chosen, 0] = (exact - departures[chosen].to(exact.dtype)).double()
-        error[chosen, 1] = 1
+        exact = self._departures(images[rows.to(images.device)], "exact").cpu()
+        error[rows, 0] = (exact - departures[rows].to(exact.dtype)).double()
+        error[rows, 1] = 1
         return torch.cat([departures[:, None], error], 1)
 
     def _fit(self, real: RealMoments) -> dict[str, Tensor]:
         def mean(sums: Tensor, counts: Tensor) -> Tensor:  # the overall one for classes without images
             return torch.where(counts > 0, sums / counts.clamp(min=1), sums.sum() / counts.sum())
 
-        sums, errors, chosen = real.sums(lambda x, _: x).unbind(1)
+        sums, errors, measured = real.sums(lambda x, _: x).unbind(1)
         if not sums.sum() > 0:
             raise ValueError(
                 "the real images have Δ² = 0 throughout, nothing to hold a generator to: other data is needed"
@@ -252,7 +251,7 @@ class DDFN(FittedCondition[DDFNStats]):
         return {
             "real_mean": real_mean,
             "real_var": torch.where(real.counts > 1, within / (real.counts - 1).clamp(min=1), spread),
-            "exact_offset": mean(errors, chosen),
+            "exact_offset": mean(errors, measured),
             "multipliers": torch.zeros(2, len(sums)),
             "latest": torch.zeros(4),
             "ema_sum": torch.zeros(len(sums), 1),

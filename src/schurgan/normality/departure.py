@@ -48,7 +48,7 @@ def begin_departure(x: Tensor, factor: int = 1) -> Callable[[], Tensor]:
         def evaluate(x: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor]:
             return _Begun(x, factor).finish(with_gradient, _spectral_part)
 
-        return lambda: apply(partial(in_parallel, evaluate), x)
+        return lambda: apply(evaluate, x)
     with torch.no_grad(), torch.autocast("cuda", enabled=False):
         begun = _Begun(as_matrices(x.detach()), factor)
 
@@ -56,7 +56,7 @@ def begin_departure(x: Tensor, factor: int = 1) -> Callable[[], Tensor]:
         value, gradient = begun.finish(with_gradient, partial(in_parallel, _spectral_part))
         return value, gradient.to(x.dtype) if with_gradient else gradient
 
-    return lambda: apply(finish, x)
+    return lambda: apply(finish, x, double=False)
 
 
 class _Begun:

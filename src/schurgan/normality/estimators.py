@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .departure import begin_departure
-from .matrices import apply, clipped, count, decompose, in_double, in_parallel, norm, normalised, or_one, pool
+from .matrices import apply, clipped, count, decompose, norm, normalised, or_one, pool
 
 Constant = Literal["gamma", "minkowski"]
 Channels = Literal["mean", "sum", "luminance"]
@@ -109,7 +109,7 @@ def moments(x: Tensor) -> Tensor:
         gradient = 2 * x + (slope @ unit.mT + unit.mT @ slope) * size
         return value, clipped(gradient, x).mul_(scale)
 
-    return apply(lambda x, wanted: in_double(evaluate)(x, wanted) if x.is_cuda else in_parallel(evaluate, x, wanted), x)
+    return apply(evaluate, x)
 
 
 def _schatten(x: Tensor, power: float, with_gradient: bool) -> tuple[Tensor, Tensor]:
@@ -142,7 +142,7 @@ def paper_symmetric(x: Tensor, factor: int = 2) -> Tensor:
         gradient = 2 * x - 2 * _spread(half, factor) if with_gradient else x
         return value[:, 0, 0].clamp(min=0), gradient * scale
 
-    return apply(in_double(evaluate), x)
+    return apply(evaluate, x)
 
 
 def paper_determinant(x: Tensor, factor: int = 2, constant: Constant = "gamma") -> Tensor:
@@ -174,7 +174,7 @@ def paper_determinant(x: Tensor, factor: int = 2, constant: Constant = "gamma") 
         gradient = _spread((vectors * weights[:, None, :]) @ vectors.mT, factor) / (factor**2 * scale)
         return value, gradient.clamp(-LARGEST, LARGEST)
 
-    return apply(in_double(evaluate), x)
+    return apply(evaluate, x)
 
 
 def _symmetric(x: Tensor, factor: int) -> Tensor:
@@ -240,19 +240,11 @@ def departure_from_normality(
     Raises:
         ValueError: if x is not square, not floating point, or does not fit the options.
     """
-    return begin_departure_from_normality(
-        x, method, factor=factor, channels=channels, constant=constant, strict=strict
-    )()
+    return begin_departure_from_normality(x, method, factor, channels, constant, strict)()
 
 
 def begin_departure_from_normality(
-    x: Tensor,
-    method: str = "exact",
-    *,
-    factor: int = 2,
-    channels: Channels | None = None,
-    constant: Constant = "gamma",
-    strict: bool = False,
+    x: Tensor, method: str, factor: int, channels: Channels | None, constant: Constant = "gamma", strict: bool = False
 ) -> Callable[[], Tensor]:
     """`departure_from_normality` in two halves, see `begin_departure`."""
     check_method(method, factor, channels, constant)

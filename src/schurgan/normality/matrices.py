@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -70,16 +70,17 @@ def apply(evaluate: Evaluate, x: Tensor, *, double: bool = True) -> Tensor:
     """Apply `evaluate` to every matrix, never under autocast; differentiable once.
 
     Args:
-        evaluate: of x's own type, half types as float32, as are its gradients. `in_double` and `in_parallel` make it
-            compute in float64.
+        evaluate: receives matrices in float64, on a CPU shared out over the threads.
         x: matrices (..., n, n).
-        double: `evaluate` computes in float64.
+        double: False for matrices in x's own type, half types as float32.
 
     Returns:
         Values (...), real, on x's device, of its precision (float32 for half types).
     """
     host = x.cpu() if x.device.type == "mps" and double else x  # which has no float64
     matrices = as_matrices(host, torch.float32)
+    if double:
+        evaluate = partial(_in_double if host.is_cuda else in_parallel, evaluate)
     with torch.autocast(host.device.type, enabled=False):
         if torch.is_grad_enabled() and x.requires_grad:
             values: Tensor = _WithGradient.apply(matrices, evaluate)  # type: ignore[no-untyped-call]
@@ -161,36 +162,31 @@ def pool(x: Tensor, factor: int) -> Tensor:
     return x.reshape(-1, k, factor, k, factor).mean((2, 4))
 
 
-def in_double(evaluate: Evaluate) -> Evaluate:
+def _in_double(evaluate: Evaluate, x: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor]:
     """`evaluate` in float64 (complex128), its gradient in the matrices' own type."""
-
-    def converted(x: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor]:
-        value, gradient = evaluate(as_matrices(x), with_gradient)
-        return value, gradient.to(x.dtype) if with_gradient else gradient
-
-    return converted
+    value, gradient = evaluate(as_matrices(x), with_gradient)
+    return value, gradient.to(x.dtype) if with_gradient else gradient
 
 
 def in_parallel(evaluate: Evaluate, x: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor]:
-    """`in_double(evaluate)` with the matrices of x (m, n, n), on the CPU, shared out over the threads.
+    """`_in_double` with the matrices of x (m, n, n), on the CPU, shared out over the threads.
 
     One LAPACK thread each: more inside one eigenproblem make it 6 to 25 times slower, and would let their number change
     the last bits.
     """
-    evaluate = in_double(evaluate)
     with _solving:  # the number of threads belongs to the whole process
         threads = torch.get_num_threads()
         workers = max(1, min(threads, len(x), len(x) * x.shape[-1] ** 3 // 2**18))  # about a millisecond each, or more
         torch.set_num_threads(1)
         try:
             if workers == 1:
-                return evaluate(x, with_gradient)
+                return _in_double(evaluate, x, with_gradient)
             value = torch.empty(len(x), dtype=torch.float64)
             gradient = torch.empty_like(x) if with_gradient else x
 
             @torch.no_grad()  # which another thread does not inherit
             def work(part: slice) -> None:
-                of_part, slope = evaluate(x[part], with_gradient)
+                of_part, slope = _in_double(evaluate, x[part], with_gradient)
                 value[part] = of_part
                 if with_gradient:
                     gradient[part] = slope

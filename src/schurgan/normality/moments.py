@@ -35,7 +35,7 @@ class MomentMatching(FittedCondition[MomentStats]):
         z = clamp((s(x) − μ_c)/σ, ±6)       φ(x, c) = [z, z²/2] − E_real[z, z²/2 | c]       A_c = EMA of φ(G(z), c)
         penalty = E_i mean_k a_{c(i), k} φ_k(G(z_i), c(i)),     a = sign(A) max(min(|A|, 2) − ε, 0), without gradient
 
-    A comes from the images that `observe` was given, which are not those of the penalty. So the penalty is linear in
+    A is of the images of `observe`, which are not those of the penalty. So the penalty is linear in
     φ and its gradient an unbiased one, where a hinge or a square of a small batch's own mean is smallest for images
     that are all alike. Its value is no distance: log `severity`, the rms v of a.
 
@@ -153,11 +153,11 @@ class MomentMatching(FittedCondition[MomentStats]):
         return self._features(*self._check(images, labels))
 
     def ema_gap(self) -> Tensor:
-        """Moving average A of the features (K, F); 0 for classes of which no image was seen."""
+        """Moving average A of the features (K, F); 0 for classes without images."""
         return self._gap(self.ema_sum, self.ema_count)
 
     def severity(self) -> Tensor:
-        """Severity v, the rms of the witness's banded gap over coordinates and the classes that were seen; a scalar."""
+        """Severity v, the rms of the witness's banded gap over coordinates and classes with images; a scalar."""
         return self._rms(self._banded(self.ema_gap()))
 
     def _penalty(self, images: Tensor, classes: Tensor) -> tuple[Tensor, MomentStats]:
@@ -191,9 +191,9 @@ class MomentMatching(FittedCondition[MomentStats]):
         return gap.sign() * (gap.abs().clamp(max=LARGEST) - self.epsilon).clamp(min=0)
 
     def _rms(self, gap: Tensor) -> Tensor:
-        """Root mean square of (K, F) over the classes that were seen."""
-        seen = self.ema_count > LEAST
-        return (gap.square().mean(1).sum() / seen.sum().clamp(min=1)).sqrt()
+        """Root mean square of (K, F) over the classes that have images."""
+        classes = (self.ema_count > LEAST).sum()
+        return (gap.square().mean(1).sum() / classes.clamp(min=1)).sqrt()
 
     def _features(self, images: Tensor, classes: Tensor) -> Tensor:
         described = self._describe(images).float()

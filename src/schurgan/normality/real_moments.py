@@ -62,7 +62,7 @@ class RealMoments:
         values: list[Tensor] = []
         labels: list[Tensor] = []
         digest = torch.tensor(0)
-        seen: Counter[int] = Counter()
+        counts: Counter[int] = Counter()
         for batch in loader:
             images = with_channels(batch if isinstance(batch, Tensor) else batch[0])
             self.shape = self.shape or tuple(images.shape[1:])  # (C, H, W)
@@ -72,7 +72,7 @@ class RealMoments:
                 low, high = images.amin(), images.amax()
                 raise ValueError(f"real images reach from {low:g} to {high:g}: values in [−1, 1] are needed")
             label = _labels(batch, len(images), classes)
-            described = describe(images, torch.tensor([_count(seen, each) for each in label.tolist()]))
+            described = describe(images, torch.tensor([_rank(counts, each) for each in label.tolist()]))
             if described.ndim != 2 or len(described) != len(images):
                 shape = f"{tuple(described.shape)} of {len(images)} images"
                 raise ValueError(f"the descriptor returned {shape}: (B, m) is needed, a row an image")
@@ -174,10 +174,10 @@ def _labels(batch: Tensor | Sequence[Tensor], count: int, classes: int | None) -
     return labels
 
 
-def _count(seen: Counter[int], label: int) -> int:
-    """How many of the class came before this one."""
-    seen[label] += 1
-    return seen[label] - 1
+def _rank(counts: Counter[int], label: int) -> int:
+    """Images of the class before this one, which is counted."""
+    counts[label] += 1
+    return counts[label] - 1
 
 
 def _digest(images: Tensor) -> Tensor:
