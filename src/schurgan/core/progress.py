@@ -28,6 +28,7 @@ class Bar:
             self._task = self._bar.add_task(what, total=total, completed=start, text="")
 
     def update(self, done: int, text: str = "") -> None:
+        """Show that `done` of the total are done, with `text` behind the rate."""
         now = time.monotonic()
         rate = (done - self.start) / max(now - self._began, 1e-9)
         line = f"{rate:.2f} {self.unit}/s  {text}" if rate < 10 else f"{rate:.0f} {self.unit}/s  {text}"

@@ -33,10 +33,16 @@ def check_whole(least: int, **numbers: int | None) -> None:
 
 @dataclass(frozen=True)
 class Stage:
-    """One residual block: channels in and out as multiples of the network's width, and the factor by which a generator
-    enlarges or a discriminator shrinks (1: neither), with self-attention on its output or without.
+    """One residual block: its channels, its change of size, and whether self-attention follows.
 
-    Raises ValueError for a multiple or a factor that cannot be.
+    Attributes:
+        cin: channels in, as a multiple of the network's width.
+        cout: channels out, likewise.
+        scale: factor by which a generator enlarges or a discriminator shrinks; 1: neither.
+        attention: self-attention on its output.
+
+    Raises:
+        ValueError: a multiple or a factor is out of range.
     """
 
     cin: int
@@ -156,11 +162,13 @@ def customise(
     attention_g: Collection[int] | None = None,
     attention_d: Collection[int] | None = None,
 ) -> Architecture:
-    """`architecture` with some of its fields changed; None leaves a field as it is.
+    """Return `architecture` with some of its fields changed; None leaves a field as it is.
 
-    attention_g, attention_d   heights in pixels of the maps with self-attention, () for none: every stage of the
-                               network that gives such a map has it, and no other stage
-    Raises ValueError for a height that no stage gives, and where the parts do not fit each other.
+    `attention_g` and `attention_d` are heights in pixels of the maps with self-attention, () for none: every stage of
+    the network that gives such a map has it, and no other stage.
+
+    Raises:
+        ValueError: no stage gives such a height, or the parts do not fit each other.
     """
     fields = {"base": base, "skip_z": skip_z, "resample": resample, "embedding": embedding, "projection": projection}
     changes: dict[str, Any] = {name: value for name, value in fields.items() if value is not None}
@@ -260,8 +268,11 @@ _BIGGAN: dict[str, Architecture] = {
 
 
 def _sagan(architecture: Architecture, height: int) -> Architecture:
-    """Zhang et al. 2019 have the blocks that BigGAN took over: z of 128 numbers enters at the linear layer alone, every
-    gain and bias of a norm has its own class embedding, and attention is on maps of this height in both networks."""
+    """Return a row as Zhang et al. 2019 have it, whose blocks BigGAN took over.
+
+    z of 128 numbers enters at the linear layer alone, every gain and bias of a norm has its own class embedding, and
+    attention is on maps of this height in both networks.
+    """
     row = replace(architecture, embedding=0, latent=128, skip_z="none", width=64)
     return customise(row, attention_g=(height,), attention_d=(height,))
 

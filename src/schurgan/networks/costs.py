@@ -60,7 +60,10 @@ def step_costs(
 ) -> Costs:
     """Costs of a step of training the networks of `architecture`; a fraction of a second, whatever their size.
 
-    batch_size   images, real and generated each. Raises ValueError for sizes below 1.
+    `batch_size` counts images, real and generated each.
+
+    Raises:
+        ValueError: a size is below 1.
     """
     check_sizes(batch_size=batch_size)
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
@@ -102,7 +105,10 @@ def cost_table(
 ) -> Iterator[str]:
     """Lines of a table of `ARCHITECTURES`: pixels, width, parameters of both networks, memory and arithmetic of a step.
 
-    width   None: each architecture's own. Each line comes when it is known. Raises ValueError for sizes below 1.
+    Each line comes when it is known. A width of None is each architecture's own.
+
+    Raises:
+        ValueError: a size is below 1.
     """
     yield "architectures (--model.architecture): parameters of both networks, and of one step in float32,"
     yield f"batch {batch_size}, channels {channels}, classes {classes}, D spectrally normalised"
@@ -119,7 +125,7 @@ def cost_table(
 
 
 def add_spectral_norm(network: nn.Module, keep: Collection[nn.Module]) -> None:
-    """Spectral norms without their power iterations, which take most of the time here and change no size."""
+    """Apply spectral norms without their power iterations, which take most of the time here and change no size."""
     constrain_layers(network, keep, lambda weight: SpectralNorm(weight, warm_up=0))
     for module in network.modules():
         if isinstance(module, SpectralNorm):
@@ -151,16 +157,18 @@ def _kept(networks: Iterable[nn.Module]) -> Iterator[_Kept]:
 
 
 def storage_address(tensor: Tensor) -> int:
-    """The same for views of the same memory; tensors without memory have an address of it too."""
+    """Return an address that views of the same memory share; tensors without memory have one too."""
     address: int = tensor.untyped_storage()._cdata
     return address
 
 
 def tensors_of(networks: Iterable[nn.Module]) -> list[Tensor]:
+    """Return all parameters and buffers."""
     return [tensor for network in networks for tensor in (*network.parameters(), *network.buffers())]
 
 
 def bytes_of(tensors: Iterable[Tensor]) -> int:
+    """Return the memory of tensors, in bytes."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 

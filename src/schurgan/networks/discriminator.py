@@ -75,10 +75,10 @@ class Discriminator(nn.Module):
         projection: bool | None = None,
         attention: Collection[int] | None = None,
     ) -> Self:
-        """The discriminator of a row of `ARCHITECTURES`, with some of its fields changed as by `customise`.
+        """Return the discriminator of a row of `ARCHITECTURES`, with some of its fields changed as by `customise`.
 
-        attention   heights in pixels of the maps with self-attention
-        Raises ValueError for an unknown name, and for what does not fit the row.
+        Raises:
+            ValueError: the name is unknown, or something does not fit the row.
         """
         architecture = customise(
             find_architecture(name), base=base, resample=resample, projection=projection, attention_d=attention
@@ -86,6 +86,7 @@ class Discriminator(nn.Module):
         return cls(architecture, classes, width, channels, spectral_norm=spectral_norm, init=init)
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Return scores (B,) of images (B, channels, H, W) and labels (B,)."""
         h = F.relu(self.blocks(images)).sum((2, 3))
         score: Tensor = self.linear(h).squeeze(1)
         return score if self.embedding is None else score + (self.embedding(labels) * h).sum(1)

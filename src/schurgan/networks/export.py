@@ -32,8 +32,10 @@ def export_generator(generator: Generator, path: str | Path, format: Format = "p
     norms use their running statistics, and convolutions that enlarge have their kernels summed once. `generator` is not
     changed, and may be on any device: the file is for a CPU. It appears whole or not at all.
 
-    Raises ValueError for another format, UserError where "onnx" is asked for and not installed, and OSError as the
-    file system does.
+    Raises:
+        ValueError: the format is another.
+        UserError: "onnx" is not installed.
+        OSError: the file system refuses.
     """
     if format not in get_args(Format):
         near = did_you_mean(str(format), get_args(Format))
@@ -81,7 +83,7 @@ def _onnx(program: torch.export.ExportedProgram) -> bytes:
 
 @torch.no_grad()
 def frozen(generator: Generator) -> Generator:
-    """The same in eval mode, float32 on the CPU, its layers holding the weights and kernels that they compute with.
+    """Return a copy in eval mode, float32 on the CPU, whose layers hold the weights and kernels they compute with.
 
     Parameters and buffers are `generator`'s own memory where they can be.
     """

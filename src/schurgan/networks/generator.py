@@ -89,10 +89,10 @@ class Generator(nn.Module):
         embedding: int | None = None,
         attention: Collection[int] | None = None,
     ) -> Self:
-        """The generator of a row of `ARCHITECTURES`, with some of its fields changed as by `customise`.
+        """Return the generator of a row of `ARCHITECTURES`, with some of its fields changed as by `customise`.
 
-        attention   heights in pixels of the maps with self-attention
-        Raises ValueError for an unknown name, and for what does not fit the row.
+        Raises:
+            ValueError: the name is unknown, or something does not fit the row.
         """
         architecture = customise(
             find_architecture(name),
@@ -105,6 +105,7 @@ class Generator(nn.Module):
         return cls(architecture, classes, width, channels, spectral_norm=spectral_norm, init=init)
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
+        """Return images (B, channels, H, W) of z (B, latent_dim) and labels (B,)."""
         first, conditions = self.split(z, labels if self.shared is None else self.shared(labels))
         h = self.linear(first).unflatten(1, (-1, *self.architecture.base))
         for block, condition in zip(self.blocks, conditions, strict=True):
@@ -112,13 +113,18 @@ class Generator(nn.Module):
         return torch.tanh(self.output(F.relu(self.norm(h))))
 
     def embeddings(self) -> list[nn.Embedding]:
-        """The class embeddings: the shared one, or each norm's own. Normalising them can cripple G (Brock et al.)."""
+        """Return the class embeddings, shared or each norm's own. Normalising them can cripple G (Brock et al.)."""
         return [module for module in self.modules() if isinstance(module, nn.Embedding)]
 
     def split(self, z: Tensor, embedded: Tensor) -> tuple[Tensor, list[Condition]]:
-        """What the linear layer sees, and each block's condition. Raises ValueError for a z of another length.
+        """Return what the linear layer sees, and each block's condition.
 
-        z (B, latent_dim), embedded (B, architecture.embedding), or labels (B,) where no embedding is shared
+        Args:
+            z: (B, latent_dim).
+            embedded: (B, architecture.embedding), or labels (B,) where no embedding is shared.
+
+        Raises:
+            ValueError: z has another length.
         """
         if z.ndim != 2 or z.shape[1] != self.latent_dim:
             raise ValueError(f"z: shape {tuple(z.shape)} given, (batch, {self.latent_dim}) is needed")
@@ -142,7 +148,7 @@ def standing_statistics(
     batch_size: int = 64,
     generator: torch.Generator | None = None,
 ) -> None:
-    """Set the running statistics of every batch norm to those of images that `network` makes, in place.
+    """Set the running statistics of every batch norm, in place, to those of images that `network` generates.
 
     The mean over `batches` batches of each batch's own mean and (unbiased) variance, z from `latent` and classes at
     equal chance, both from `generator` (Brock et al. 2019, "standing statistics"). An average of weights needs this

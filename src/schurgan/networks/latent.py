@@ -43,16 +43,23 @@ class Latent:
         mode: Truncation = "scale",
         device: torch.device | str | None = None,
     ) -> Tensor:
-        """n draws: (n, dim) float32 on `device`, made by `generator` on its own device, so that a seed gives the same z
-        everywhere; without one, by the global random numbers of `device`.
+        """Draw n latents.
 
-        truncation α of a normal z, in four meanings that are in use:
-            "scale"     N(0, α), variance α (the seed paper; 0 < α, also above 1)
-            "std"       N(0, α²), standard deviation α (BigGAN-PyTorch, which calls α a variance)
-            "resample"  N(0, 1) given |z| ≤ α
-            "official"  α times N(0, 1) given |z| ≤ 2 (BigGAN's published models)
-        Each is of the z that the network was trained with: with a `variance` of v, all are √v as large.
-        Raises ValueError for an α that is not a finite number above 0, an unknown mode, or an α for a uniform z.
+        Args:
+            n: how many.
+            generator: draws on its own device, so that a seed gives the same z everywhere; by default the global random
+                numbers of `device` do.
+            truncation: α of a normal z. With a `variance` of v, z is √v as large as `mode` says.
+            mode: the meaning of α: "scale" N(0, α), variance α (the seed paper; also above 1); "std" N(0, α²), standard
+                deviation α (BigGAN-PyTorch, which calls α a variance); "resample" N(0, 1) given |z| ≤ α; "official" α
+                times N(0, 1) given |z| ≤ 2 (BigGAN's published models).
+            device: where z goes.
+
+        Returns:
+            z (n, dim), float32.
+
+        Raises:
+            ValueError: α is no finite number above 0 or given for a uniform z, or the mode is unknown.
         """
         if mode not in get_args(Truncation):
             raise ValueError(f'mode: "{mode}" given, "scale", "std", "resample" or "official" is needed')
