@@ -117,12 +117,12 @@ class Bed:
         )
         self.images, self.labels = self.all[chosen], labels[chosen]
         held_out = shards.select(folds=last) if last else None
-        self.floor = float("nan")
+        self.floor, unseen = float("nan"), None
         if held_out is not None:
-            unseen = held_out.images(np.arange(len(held_out)))
-            self.floor = frechet_distance(self.extractor(unseen).features, self.all_features)
+            unseen = held_out.images(np.arange(len(held_out))), torch.from_numpy(held_out.labels)
+            self.floor = frechet_distance(self.extractor(unseen[0]).features, self.all_features)
         self.scores = HealthScores(
-            (self.images, self.labels), held_out, extractor=self.extractor, images=WATCHED, seed=12345
+            (self.images, self.labels), unseen, extractor=self.extractor, images=WATCHED, seed=12345
         )
 
 

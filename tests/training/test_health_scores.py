@@ -10,7 +10,6 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
-from schurgan.data import Shards
 from schurgan.evaluation.features.extractor import Extracted
 from schurgan.evaluation.metrics.frechet import frechet_distance
 from schurgan.evaluation.metrics.variety import variety, vendi_score
@@ -208,18 +207,6 @@ def test_a_generator_with_noise_of_its_own_gives_the_same_scores_and_leaves_the_
     chance = torch.random.get_rng_state()
     assert scores(Noisy(0.1), None, None, LATENT) == scores(Noisy(0.1), None, None, LATENT)
     assert torch.equal(torch.random.get_rng_state(), chance)
-
-
-def test_shards_give_what_their_images_and_labels_give(shards):
-    data = Shards(shards)
-    generator = Generator.from_preset("small-16", width=4, classes=8, channels=1)
-    latent = Latent(generator.latent_dim)
-    given = data.images(list(range(len(data)))), torch.from_numpy(data.labels)
-    ours, theirs = (
-        HealthScores(source, source, extractor=Pooled(), images=64)(generator, None, None, latent)
-        for source in (data, given)
-    )
-    assert ours == theirs
 
 
 def test_a_large_set_is_judged_by_a_part_that_the_seed_draws():
