@@ -47,7 +47,7 @@ PARTS = {
     "logger adds": (Logger, "add"),
     "log line": (Logger, "log"),
     "evaluation": (Watcher, "evaluate"),
-    "classifier": (Watcher, "_quick_scores"),
+    "classifier": (Watcher, "_health_scores"),
     "checkpoint": (Checkpoints, "save"),
     "generator's file": (Artifacts, "save"),
     "samples": (Artifacts, "show"),

@@ -1,4 +1,4 @@
-"""What a run leaves for others while it trains: the generator's file, and pictures and sounds of fixed latents."""
+"""The files that a run leaves for its user while it trains: the generator, images and sounds of fixed latents."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _COLUMNS = 6
 
 
 class Artifacts:
-    """RUN/generator.safetensors, samples/step-*.png and samples/step-*/CLASS-000.wav, all made anew from a trainer."""
+    """Writes RUN/generator.safetensors, samples/step-*.png and samples/step-*/CLASS-000.wav from a trainer."""
 
     def __init__(self, run: Path, config: Config, shards: Shards, codec: Codec) -> None:
         self.folder, self.config, self.shards, self.codec = RunFolder(run), config, shards, codec
 
     def model(self, trainer: Trainer) -> Model:
-        """A copy of the averaged generator, its constraints taken into the weights, with its own batch statistics."""
+        """Copy the averaged generator: its constraints folded into the weights, with batch statistics of its own."""
         average = trainer.generator_ema
         shape = asdict(average.architecture) if isinstance(average, Generator) else None
         card = Card(
@@ -53,11 +53,11 @@ class Artifacts:
         return Model(generator, card)
 
     def save(self, trainer: Trainer) -> None:
-        """The generator's file."""
+        """Write the generator's file."""
         self.model(trainer).save(self.folder.generator)
 
     def show(self, trainer: Trainer, attempt: int = 0) -> None:
-        """The first sound of each class, then a grid of images with the same noise every time, a row a class."""
+        """Write the first sound of each class, and a grid of images, a row a class, with the same noise every time."""
         model, path = self.model(trainer), self.folder.grid(trainer.global_step, attempt)
         path.parent.mkdir(exist_ok=True)
         rows, seed = [], self.config.train.seed
@@ -67,5 +67,5 @@ class Artifacts:
         save_png(grid(rows, scale=max(1, 64 // model.codec.size), photo=model.pictures), path)
 
     def complete(self, step: int, attempt: int = 0) -> bool:
-        """Whether what the last step leaves is there."""
+        """Whether the files of the last step are there."""
         return self.folder.generator.exists() and self.folder.grid(step, attempt).exists()

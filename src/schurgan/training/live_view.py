@@ -1,4 +1,4 @@
-"""A run while it trains: a live picture on a terminal, lines now and then in a log, and never a reason to end."""
+"""A run while it trains: a live display on a terminal, a line now and then in a log, and never a reason to end."""
 
 from __future__ import annotations
 
@@ -28,16 +28,20 @@ from schurgan.runs.messages import (
 )
 from schurgan.runs.records import Event, HealthRecord, Row
 
-REFRESH = 4
-"""Pictures a second."""
+_REFRESH = 4  # displays a second
 _STYLES: dict[Tone, str] = {"bad": "bold red", "warn": "yellow", "good": "green", "plain": ""}
 
 
 class LiveView:
     """`with LiveView(total, start) as view: view.step(1); view.row(row); view.health(row); view.event(row)`.
 
-    A step costs a comparison or two: the picture is drawn by a thread of its own, a few times a second. On standard
-    error; one that is closed, full, or a broken pipe is given up without a word. `quiet`: nothing is said at all.
+    A step costs a comparison or two: a thread of its own draws the display, a few times a second, on standard error.
+    A stream that is closed, full, or a broken pipe is given up silently.
+
+    Args:
+        total: steps of the run.
+        start: step from which it goes on.
+        quiet: show nothing.
     """
 
     def __init__(self, total: int, start: int = 0, *, quiet: bool = False) -> None:
@@ -58,12 +62,12 @@ class LiveView:
             self._live = Live(
                 get_renderable=self._picture,
                 console=self._console,
-                refresh_per_second=REFRESH,
+                refresh_per_second=_REFRESH,
                 redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),  # a pipe gets what is meant for it
             )
 
     def step(self, step: int) -> None:
-        """Step `step` is done; a smaller one than before, after a rollback, is where the run goes on from."""
+        """Show that a step is done; after a rollback it is a smaller one than before."""
         self._done += max(0, step - self._step)
         self._step = step
         if self._live is None:
@@ -73,23 +77,23 @@ class LiveView:
                 self._log()
 
     def row(self, row: Row) -> None:
-        """Means since the row before."""
+        """Show means since the row before."""
         self._row = row
 
     def health(self, record: HealthRecord) -> None:
-        """An evaluation. A verdict that is not the one before is a line in a log."""
+        """Show an evaluation; in a log, where its verdict is not the one before."""
         before, self._health = self._health, record
         if self._live is None and (before is None or verdict_of(before) != verdict_of(record)):
-            self._say(health_sentence(record), verdict_of(record)[1])
+            self._print(health_sentence(record), verdict_of(record)[1])
 
     def event(self, event: Event) -> None:
-        """Something happened: a line that stays above the picture, or in the log."""
+        """Show an event: a line that stays above the display, or in the log."""
         self._events.append(event)
         if self._live is None:
             self._log()  # how far the run had come when it happened
-        self._say(event_sentence(event), tone_of(event))
+        self._print(event_sentence(event), tone_of(event))
 
-    def _say(self, text: str, tone: Tone) -> None:
+    def _print(self, text: str, tone: Tone) -> None:
         self._console.print(Text(text, _STYLES[tone]), soft_wrap=True)
 
     def _log(self) -> None:
@@ -102,10 +106,10 @@ class LiveView:
                 short_figures(self._row) if self._row else "",
                 f"{left} left",
             )
-            self._say("  ".join(text for text in texts if text), "plain")
+            self._print("  ".join(text for text in texts if text), "plain")
 
     def _speed(self) -> tuple[str, str]:
-        """Rate since the start, evaluations and checkpoints included, and the time left at that rate."""
+        """The rate since the start, evaluations and checkpoints included, and the time left at that rate."""
         speed = self._done / max(time.monotonic() - self._began, 1e-9)
         return rate(speed), duration((self.total - self._step) / speed) if speed > 0 else "?"
 
@@ -139,7 +143,7 @@ class LiveView:
 
 
 class _Guarded:
-    """A stream that a run outlives: once it fails it takes everything and writes nothing."""
+    """A stream that a run outlives: once a write fails it ignores all that follow."""
 
     def __init__(self, stream: IO[str] | None) -> None:
         self._stream = stream

@@ -1,4 +1,4 @@
-"""Where the first number that is not finite came from: a step is run again under watch, its causes in order."""
+"""Find where the first number that is not finite came from, by running a training step again under hooks."""
 
 from __future__ import annotations
 
@@ -16,25 +16,28 @@ def find_nan(
     step: Callable[[], Mapping[str, Tensor]],
     inputs: Mapping[str, Tensor] | None = None,
 ) -> str | None:
-    """The first tensor of a step that was not finite, as a sentence; None where all are.
-
-    step    runs the step's forward and backward passes again, without updating the networks, and returns its losses by
-            name in the order in which they were computed
-    inputs  what goes into it, by name: "real images"
+    """Name the first tensor of a step that was not finite.
 
         sentence = find_nan(generator, discriminator, rerun, {"real images": images})
         # "generator.blocks.2.norm1 gave NaN first (its input was finite, at most 41.5)"
 
-    Looked at in this order: the networks' parameters, their buffers, the inputs (where one of these is not finite, the
-    step is not run), what each module was given and gave in the order of the passes, the losses, and then the gradients
-    of the modules' outputs and of the parameters in the order of the backward pass.
+    The order: the networks' parameters, their buffers, the inputs (where one of these is not finite, the step is not
+    run), input and output of each module in the order of the passes, the losses, then the gradients at the modules'
+    outputs and of the parameters in the order of the backward pass. Slow: each check waits for the device.
 
-    The networks come back as they were: parameters, buffers, gradients, modes and what requires a gradient, and the
-    global random numbers too. What else `step` changes (random generators, optimisers, running means of its own) is its
-    to restore. Slow, for one step after something went wrong: each check waits for the device.
+    The networks are restored: parameters, buffers, gradients, modes and what requires a gradient, and so are the global
+    random numbers. What else `step` changes (random generators, optimisers, running means) it must restore itself.
 
-    What the step raises because of such a tensor (a solver that refuses NaN) is not raised here; a RuntimeError that
-    comes while all is finite is named in the sentence.
+    Args:
+        generator: network of the step.
+        discriminator: network of the step.
+        step: runs the step's forward and backward passes again, without updating the networks, and returns its losses
+            by name in the order in which they were computed.
+        inputs: tensors that go into it, by name: "real images".
+
+    Returns:
+        A sentence, None where all tensors are finite. An error that the step raises because of such a tensor (a solver
+        that refuses NaN) is swallowed; a RuntimeError that comes while all is finite is named in the sentence.
     """
     networks = {"generator": generator, "discriminator": discriminator}
     for kind in ("parameter", "buffer"):
@@ -46,27 +49,27 @@ def find_nan(
     for name, tensor in (inputs or {}).items():
         if wrong := _wrong(tensor):
             return f"{name} held {wrong} before the step{_rows(tensor)}"
-    watch = _Watch()
+    hooks = _Hooks()
     failed: RuntimeError | None = None
     losses: Mapping[str, Tensor] = {}
-    with _restored(networks.values()), watch.on(networks):
+    with _restored(networks.values()), hooks.on(networks):
         try:
             losses = step()
         except RuntimeError as error:
             failed = error
-    if watch.forward:
-        return watch.forward
+    if hooks.forward:
+        return hooks.forward
     for name, loss in losses.items():
         if wrong := _wrong(loss):
             return f"{name} was {wrong} first (what both networks gave was finite)"
-    if watch.backward:
-        return watch.backward
+    if hooks.backward:
+        return hooks.backward
     if failed is not None:
         return f"the step failed with {type(failed).__name__} while all was finite: {str(failed).partition(chr(10))[0]}"
     return None
 
 
-class _Watch:
+class _Hooks:
     """Hooks that note the first tensor that is not finite in the forward passes, and the first in the backward ones."""
 
     def __init__(self) -> None:
@@ -80,37 +83,37 @@ class _Watch:
             for root, network in networks.items():
                 for path, module in network.named_modules():
                     name = f"{root}.{path}" if path else f"the {root}"
-                    handles.append(module.register_forward_pre_hook(self._given(name), with_kwargs=True))
-                    handles.append(module.register_forward_hook(self._gave(name), with_kwargs=True))
+                    handles.append(module.register_forward_pre_hook(self._check_input(name), with_kwargs=True))
+                    handles.append(module.register_forward_hook(self._check_output(name), with_kwargs=True))
                 for path, parameter in network.named_parameters():
                     # A hook needs a parameter that learns; the pass of one network may hold the other's still.
                     learns = parameter.requires_grad
                     parameter.requires_grad_(True)
-                    handles.append(parameter.register_hook(self._gradient(f"of {root}.{path}")))
+                    handles.append(parameter.register_hook(self._check_gradient(f"of {root}.{path}")))
                     parameter.requires_grad_(learns)
             yield
         finally:
             for handle in handles:
                 handle.remove()
 
-    def _given(self, name: str) -> Callable[..., None]:
+    def _check_input(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
             if self.forward is None and (wrong := _worst([args, kwargs])):
                 self.forward = f"{name} was given {wrong[0]} first (all before it was finite){_rows(wrong[1])}"
 
         return hook
 
-    def _gave(self, name: str) -> Callable[..., None]:
+    def _check_output(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             if self.forward is None and (wrong := _worst(output)):
                 self.forward = f"{name} gave {wrong[0]} first ({_finite_input([args, kwargs])}){_rows(wrong[1])}"
             for tensor in _tensors(output):
                 if tensor.requires_grad:
-                    tensor.register_hook(self._gradient(f"at the output of {name}"))
+                    tensor.register_hook(self._check_gradient(f"at the output of {name}"))
 
         return hook
 
-    def _gradient(self, where: str) -> Callable[[Tensor], None]:
+    def _check_gradient(self, where: str) -> Callable[[Tensor], None]:
         def hook(gradient: Tensor) -> None:
             if self.backward is None and (wrong := _wrong(gradient)):
                 self.backward = f"the gradient {where} was {wrong} first (the losses were finite)"
@@ -125,9 +128,9 @@ def _restored(networks: Iterable[nn.Module]) -> Iterator[None]:
     modes = [module.training for module in modules]
     parameters = [parameter for module in modules for parameter in module.parameters(recurse=False)]
     gradients = [(parameter.grad, parameter.requires_grad) for parameter in parameters]
-    held = [*parameters, *(buffer for module in modules for buffer in module.buffers(recurse=False))]
-    values = [tensor.detach().clone() for tensor in held]
-    cuda = sorted({tensor.device.index or 0 for tensor in held if tensor.device.type == "cuda"})
+    tensors = [*parameters, *(buffer for module in modules for buffer in module.buffers(recurse=False))]
+    values = [tensor.detach().clone() for tensor in tensors]
+    cuda = sorted({tensor.device.index or 0 for tensor in tensors if tensor.device.type == "cuda"})
     with torch.random.fork_rng(devices=cuda):
         try:
             for parameter in parameters:
@@ -135,7 +138,7 @@ def _restored(networks: Iterable[nn.Module]) -> Iterator[None]:
             yield
         finally:
             with torch.no_grad():
-                for tensor, value in zip(held, values, strict=True):
+                for tensor, value in zip(tensors, values, strict=True):
                     tensor.copy_(value)
             for parameter, (gradient, learns) in zip(parameters, gradients, strict=True):
                 parameter.requires_grad_(learns)
@@ -157,7 +160,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def _wrong(tensor: Tensor) -> str | None:
-    """ "NaN", or "inf" where no NaN is in it; None for a finite tensor."""
+    """Return "NaN", "inf" where there is no NaN, None for a finite tensor."""
     if not tensor.is_floating_point() or bool(tensor.isfinite().all()):
         return None
     return "NaN" if bool(tensor.isnan().any()) else "inf"
@@ -176,7 +179,7 @@ def _finite_input(value: Any) -> str:
 
 
 def _rows(tensor: Tensor) -> str:
-    """Of a batch, how many rows are concerned: one bad recording or all of them."""
+    """How many rows of a batch are concerned: one bad recording, or all of them."""
     if tensor.ndim < 2:
         return ""
     bad = (~tensor.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()

@@ -1,4 +1,4 @@
-"""What a run does about its collapse: only say so, stop at its best step, or go back and on more gently."""
+"""React to a collapse: warn, stop at the best step, or go back and on with gentler options."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _STRIDE = 1_000_003  # to the seed of the next attempt, far from those that a st
 
 @dataclass(frozen=True)
 class Action:
-    """What to do now: go on, stop, or go back to the checkpoint of `to_step` and on from there, and why.
+    """What to do now, and why: go on, stop, or go back to the checkpoint of `to_step`.
 
-    For "stop", `to_step` is the checkpoint that the run ends with, None where none is any good.
+    A stop ends the run with the checkpoint of `to_step`, None where none is any good.
     """
 
     kind: Literal["continue", "stop", "rollback"]
@@ -30,23 +30,26 @@ class Action:
 def decide(
     verdict: Verdict, attempt: int, limit: int, healthy_steps: Collection[int], reaction: Reaction = "rollback"
 ) -> Action:
-    """The action on a verdict.
+    """Decide what to do about a verdict. Only a collapse leads to anything: warnings came in runs that went well.
 
-    attempt        how often the run has gone back already
-    limit          how often it may
-    healthy_steps  steps of the checkpoints that there are; 0 among them says that the run can begin anew
+    Checkpoints from the onset on are left out: they hold what has begun to collapse. A rollback goes to the newest step
+    up to the verdict's healthy one, where there is none to the oldest that is saved, and to the start where the run
+    never was healthy. A stop ends with the step nearest to the best one.
 
-    Whatever is not before the onset is left out: the run would end or go on with what has begun to collapse. A rollback
-    goes to the newest step up to the verdict's healthy one; where there is none, to the oldest that is saved; and to
-    the start where the run never was healthy. A stop ends with the step nearest to the best one. Only a collapse leads
-    to anything: warnings came in runs that went well. Raises ValueError for a reaction that is not one and numbers
-    below 0.
+    Args:
+        verdict: the monitor's.
+        attempt: rollbacks so far.
+        limit: rollbacks allowed.
+        healthy_steps: steps of the healthy checkpoints; 0 among them says that the run can begin anew.
+        reaction: "warn", "stop" or "rollback".
+
+    Raises:
+        ValueError: an argument is out of range.
     """
     if reaction not in ("warn", "stop", "rollback"):
         raise ValueError(f'reaction: "{reaction}" given, "warn", "stop" or "rollback" is needed')
-    for name, given in (("attempt", attempt), ("limit", limit)):
-        if given < 0:
-            raise ValueError(f"{name}: {given} given, a whole number of 0 or more is needed")
+    if attempt < 0:
+        raise ValueError(f"attempt: {attempt} given, a whole number of 0 or more is needed")
     if verdict.state != "collapsed" or reaction == "warn":
         return Action("continue", None, " ".join(verdict.reasons))
     onset = verdict.step if verdict.onset is None else verdict.onset
@@ -67,7 +70,7 @@ def decide(
 
 
 def gentler(config: Config, attempt: int) -> Config:
-    """The options of the attempt after the `attempt`-th rollback, from those that the run began with; 0: these.
+    """Return the options after so many rollbacks, from those that the run began with.
 
     | attempt | changes, each on top of the ones before |
     |---|---|
@@ -76,16 +79,17 @@ def gentler(config: Config, attempt: int) -> Config:
     | 3 | rates halved again; DDFN twice as strong; one step of D for each of G |
     | more | rates halved each time, ten times at most |
 
-    The seed moves noise and the order of the data, so that the run does not walk into the same place. Rates come first
-    because they change what is learned least: no new term, only smaller steps. DiffAugment comes next: where few data
-    were learned by heart, smaller steps led to the same collapse in a real run of 320 clips, a stronger DDFN too, and
-    DiffAugment ended it; in the test-bed of small data it was the strongest cure without spectral normalisation, and on
-    top of it as good as DDFN. A stronger DDFN cost quality where data was plenty, so it waits for a third collapse. Two
-    steps of D were part of the recipe that made the runs of the test-bed collapse.
+    Another seed moves noise and the order of the data, so that the run does not repeat its path. Rates come first
+    because they change least what is learned. DiffAugment comes next: in a run of 320 clips that D had memorised,
+    smaller steps and a stronger DDFN led to the same collapse and DiffAugment ended it; on the test-bed of small data
+    it was the strongest cure without spectral normalisation. A stronger DDFN cost quality where data was plenty, so it
+    waits for the third attempt. Two steps of D were part of the recipe that made the test-bed collapse.
 
-    Networks, optimisers' states and checkpoints fit every attempt. Spectral normalisation therefore is no rung: it
-    makes another function of the same weights, and can be had in a new run only. A DDFN of weight 0 stays off, since
-    nobody chose its ε. Raises ValueError for an attempt below 0.
+    Networks, optimisers' states and checkpoints fit every attempt. Spectral normalisation is therefore not among the
+    changes: it makes another function of the same weights. A DDFN of weight 0 stays off, as nobody chose its ε.
+
+    Raises:
+        ValueError: the attempt is below 0.
     """
     if attempt < 0:
         raise ValueError(f"attempt: {attempt} given, a whole number of 0 or more is needed")

@@ -1,4 +1,4 @@
-"""What a run measures of its own health, when, and what the monitor makes of it."""
+"""Evaluate the health of a run while it trains: how often, what is measured, and the monitor's verdict."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from schurgan.training.precision import first_not_finite
 from schurgan.training.trainer import Metrics, Trainer
 
 _MOST_REAL = 2000  # real images that generated ones are compared with
-_EXACT = 32  # images whose departure is taken exactly
-_SINCE = ("gradient_g", "loss_d", "loss_g")  # means since the evaluation before
+_EXACT = 32  # images whose departure is computed exactly
+_MEANS = ("gradient_g", "loss_d", "loss_g")  # means since the evaluation before
 _STEPS_TIMED = 10
 _GRACE = 3000  # steps at most after which a generator that was never varied has failed
 
@@ -36,8 +36,8 @@ _GRACE = 3000  # steps at most after which a generator that was never varied has
 class Watcher:
     """Evaluates a run every `config.health.every` steps, or less often where that would take too much of its time.
 
-    How often is settled by the first evaluation, and part of the state: a run that is taken up again is evaluated at
-    the steps at which it would have been.
+    The first evaluation settles how often. That is part of the state, so that a resumed run is evaluated at the same
+    steps as one that never stopped.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Watcher:
         world: World,
     ) -> None:
         self.options, self.world = config.health, world
-        self.stretch = 0  # not known yet
+        self.stretch = 0  # evaluations come so many times less often; 0: not settled yet
         self._config, self._training, self._held_out, self._codec = config, training, held_out, codec
         self.reset()
         self._scores: HealthScores | None = None
@@ -57,43 +57,42 @@ class Watcher:
         self._timed: list[float] = []
 
     def reset(self) -> None:
-        """As before the first step."""
-        # A short run must hear in time that it has never been varied.
+        """Go back to the state before the first step."""
+        # A short run must learn in time that it has never been varied.
         grace = max(self.options.warm_up, min(_GRACE, self._config.train.steps // 2))
         self.monitor = Monitor(patience=self.options.patience, warm_up=self.options.warm_up, grace=grace)
         self.means = Means()
         self._state = self.monitor.verdict().state
 
     def add(self, metrics: Metrics) -> None:
-        """What a step gave."""
+        """Add the metrics of a step."""
         self.means.add(metrics)
         if not self.stretch and len(self._timed) <= _STEPS_TIMED:
             self._timed.append(time.monotonic())
 
     def due(self, step: int) -> bool:
+        """Whether an evaluation follows this step."""
         every = self.options.every
         return bool(every) and step % (every * max(1, self.stretch)) == 0
 
     def evaluate(self, trainer: Trainer) -> tuple[dict[str, Any], Verdict]:
-        """What is known of the networks now, for the metrics, and the verdict on it."""
-        scores = self._quick_scores(trainer)
-        began = time.monotonic()
-        measured: dict[str, Any] = scores(
-            trainer.generator, trainer.generator_ema, trainer.discriminator, trainer.latent
-        )
+        """Measure the networks; return the line for the metrics and the verdict."""
+        health_scores = self._health_scores(trainer)
+        start = time.monotonic()
+        networks = (trainer.generator, trainer.generator_ema, trainer.discriminator)
+        measured: dict[str, Any] = health_scores(*networks, trainer.latent)
         means = self.means.take()
-        measured |= {name: value for name in _SINCE if (value := means.get(name)) is not None}
+        measured |= {name: value for name in _MEANS if (value := means.get(name)) is not None}
         if (real := means.get("score_real")) is not None and (fake := means.get("score_fake")) is not None:
             measured["margin"] = real - fake
         if isinstance(ddfn := trainer.conditions.get("ddfn"), DDFN):
             measured |= self._gap(trainer, ddfn)
         measured["singular_values"] = trainer.singular_values()
-        if (sentence := self._not_finite(trainer)) is not None:
-            measured["not_finite"] = sentence
+        measured |= self._not_finite(trainer)
         measured = self.world.broadcast_object(measured)
         verdict = self.monitor.update(trainer.global_step, **measured)
         if not self.stretch:
-            self.stretch = self.world.broadcast_object(self._stretched(time.monotonic() - began))
+            self.stretch = self.world.broadcast_object(self._stretched(time.monotonic() - start))
         self._score = measured.get("frechet_ema")
         if "gap" in measured:
             error = 2 * measured["gap_standard_error"]
@@ -101,12 +100,12 @@ class Watcher:
         return measured | {"verdict": verdict.state, "reasons": list(verdict.reasons)}, verdict
 
     def fault(self, step: int, what: str) -> Verdict:
-        """The verdict on a loss or a gradient that was not finite."""
+        """Judge a loss or a gradient that was not finite."""
         self._score = None
         return self.monitor.update(step, not_finite=what)
 
     def changes(self, verdict: Verdict) -> list[dict[str, Any]]:
-        """What is news in a verdict, as an event."""
+        """Return an event where the verdict is not the one before, else none."""
         before, self._state = self._state, verdict.state
         if verdict.state == before:
             return []
@@ -121,29 +120,31 @@ class Watcher:
         return [event]
 
     def score(self) -> float | None:
-        """Of the newest evaluation: the Fréchet distance of the averaged generator; None where none was taken."""
+        """Return the averaged generator's Fréchet distance at the newest evaluation, None where there is none."""
         return self._score if self._score is not None and math.isfinite(self._score) else None
 
     def sound(self) -> bool:
-        """Whether nothing spoke against the run at its last evaluation."""
+        """Whether the newest evaluation had nothing against the run."""
         return self.monitor.verdict().unsuspected
 
     def trusted(self) -> int | None:
-        """The last step that is known to be healthy by what came after it, 0 for none yet; None if nobody looks."""
+        """Return the last step that later evaluations found healthy, 0 for none yet, None without evaluations."""
         return (self.monitor.verdict().healthy_step or 0) if self.options.every else None
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the state of the monitor and the means."""
         return {"monitor": self.monitor.state_dict(), "means": self.means.state_dict(), "stretch": self.stretch}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
         self.monitor.load_state_dict(state["monitor"])
         self.means.load_state_dict(state["means"])
         self.stretch = int(state["stretch"])
         self._score = None
         self._state = self.monitor.verdict().state
 
-    def _quick_scores(self, trainer: Trainer) -> HealthScores:
-        """Made when first needed: a run that ends before has no use for a classifier."""
+    def _health_scores(self, trainer: Trainer) -> HealthScores:
+        """Created when first needed: a run that ends before has no use for a classifier."""
         if self._scores is None:
             extractor: Extractor | None = None
             if self.options.classifier and len(self._training.classes) > 1:
@@ -152,11 +153,11 @@ class Watcher:
                     lambda: open_extractor("classifier", self._training, quick=True, device=self.world.device)
                 )
                 if self._codec.colormap:
-                    extractor = _OfLevels(extractor, self._codec)
+                    extractor = _GreyExtractor(extractor, self._codec)
             classes = len(self._training.classes)
             self._scores = HealthScores(
-                self._as_seen(self._training.select(augmented=False)),
-                None if self._held_out is None else self._as_seen(self._held_out),
+                self._sample(self._training.select(augmented=False)),
+                None if self._held_out is None else self._sample(self._held_out),
                 extractor=extractor,
                 images=max(self.options.images, 2 * classes),
                 boundary=trainer.loss.boundary,
@@ -164,14 +165,14 @@ class Watcher:
             )
         return self._scores
 
-    def _as_seen(self, shards: Shards) -> tuple[Tensor, Tensor]:
-        """Images as D sees them, and labels; of many, some that the seed draws."""
+    def _sample(self, shards: Shards) -> tuple[Tensor, Tensor]:
+        """Images as D sees them, and labels; at most 2,000, drawn by the seed."""
         order = np.random.default_rng(self._config.train.seed).permutation(len(shards))[:_MOST_REAL]
         return self._codec.apply_colormap(shards.images(order)), torch.from_numpy(shards.labels[order])
 
     @torch.no_grad()
     def _gap(self, trainer: Trainer, ddfn: DDFN) -> dict[str, float]:
-        """The DDFN gap of fixed latents, exact on some of them, and the standard error that a real batch would have."""
+        """The DDFN gap of fixed latents, exact on some of them, and the standard error of as many real images."""
         noise = torch.Generator().manual_seed(self._config.train.seed)
         count = min(self.options.images, 256)
         labels = torch.arange(count, device=self.world.device) % len(self._training.classes)
@@ -182,20 +183,19 @@ class Watcher:
         gap = ddfn.gap(images.float(), labels, subset=min(_EXACT, count)).item()
         return {"gap": gap, "gap_standard_error": ddfn.standard_error(count).item()}
 
-    def _not_finite(self, trainer: Trainer) -> str | None:
-        """What a step may not notice: running statistics are not used while training, nor is the average."""
-        networks = ("generator", "discriminator", "generator_ema")
-        parts = {name: getattr(trainer, name) for name in networks}
-        held = (
+    def _not_finite(self, trainer: Trainer) -> dict[str, str]:
+        """A tensor that a step may not notice: training uses neither running statistics nor the averaged generator."""
+        networks = {name: getattr(trainer, name) for name in ("generator", "discriminator", "generator_ema")}
+        tensors = (
             (f"{name}.{path}", value)
-            for name, part in parts.items()
-            for path, value in chain(part.named_parameters(), part.named_buffers())
+            for name, network in networks.items()
+            for path, value in chain(network.named_parameters(), network.named_buffers())
         )
-        wrong = first_not_finite(held)
-        return None if wrong is None else f"{wrong} held a NaN or an infinity"
+        name = first_not_finite(tensors)
+        return {} if name is None else {"not_finite": f"{name} held a NaN or an infinity"}
 
     def _stretched(self, seconds: float) -> int:
-        """How many times rarer evaluations must come to stay within their share of the time."""
+        """How many times less often evaluations must come to stay within their share of the time."""
         if not self.options.budget or len(self._timed) < 2:
             return 1
         step = float(np.median(np.diff(self._timed)))
@@ -203,7 +203,7 @@ class Watcher:
         return max(1, math.ceil(share / self.options.budget))
 
 
-class _OfLevels:
+class _GreyExtractor:
     """An extractor of grey images, for coloured ones."""
 
     def __init__(self, extractor: Extractor, codec: Codec) -> None:
