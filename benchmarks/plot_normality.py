@@ -89,7 +89,7 @@ def main() -> None:
     print()
     print("## Section 3.1 as printed\n")
     for name, x in scalings.items():
-        print_printed(name, x, *exact[name])
+        print_section_31(name, x, *exact[name])
     draw(args.out, shards.classes, scalings, {name: values for name, (values, _) in exact.items()}, labels, changes)
     print(f"{args.out}: {args.out.stat().st_size // 1024} kB")
 
@@ -230,7 +230,7 @@ def print_sensitivity(changes: dict[str, dict[str, Change]]) -> None:
     print()
 
 
-def print_printed(name: str, x: Tensor, exact: Tensor, slope: Tensor) -> None:
+def print_section_31(name: str, x: Tensor, exact: Tensor, slope: Tensor) -> None:
     """ln Ŝ against what it is to stand for, ln Σ|λ|², and ‖x‖² − Ŝ against Δ²."""
     norms = x.double().square().sum((1, 2))
     spectral = norms - exact

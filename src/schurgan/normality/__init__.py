@@ -1,4 +1,4 @@
-"""The departure from normality of square images, and DDFN, the constraint on a generator made of it.
+"""The departure from normality of square images, DDFN, which constrains a generator by it, and moment matching.
 
 Needs torch alone: this folder may be copied into another project as it stands.
 """

@@ -46,21 +46,21 @@ def begin_departure(x: Tensor, factor: int = 1) -> Callable[[], Tensor]:
     if not x.is_cuda:
 
         def evaluate(x: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor]:
-            return _Begun(x, factor).finish(with_gradient, _spectral_part)
+            return _Pending(x, factor).finish(with_gradient, _spectral_part)
 
         return lambda: apply(evaluate, x)
     with torch.no_grad(), torch.autocast("cuda", enabled=False):
-        begun = _Begun(as_matrices(x.detach()), factor)
+        pending = _Pending(as_matrices(x.detach()), factor)
 
     def finish(x: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor]:
-        value, gradient = begun.finish(with_gradient, partial(in_parallel, _spectral_part))
+        value, gradient = pending.finish(with_gradient, partial(in_parallel, _spectral_part))
         return value, gradient.to(x.dtype) if with_gradient else gradient
 
     return lambda: apply(finish, x, double=False)
 
 
-class _Begun:
-    """What precedes the eigenproblem, with the small matrices on their way to the CPU, and what follows it."""
+class _Pending:
+    """A departure whose pooled matrices are on their way to the CPU; `finish` solves them."""
 
     def __init__(self, x: Tensor, factor: int) -> None:
         self.factor = factor

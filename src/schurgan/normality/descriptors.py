@@ -1,4 +1,4 @@
-"""What a moment condition holds generated images to: statistics of single images, differentiable.
+"""Descriptors for moment matching: differentiable statistics of single images.
 
 Each maps images (B, C, H, W) in [0, 1] to (B, m). A new one is a function here and a row of DESCRIPTORS.
 """
@@ -35,10 +35,11 @@ def dfn(images: Tensor, estimator: str = "perron") -> Tensor:
 
 
 def gram(images: Tensor) -> Tensor:
-    """[triu(xxᵀ)/W, triu(xᵀx)/H] of each channel: which rows sound together, and which columns  ->  (B, C·m).
+    """Gram matrices [triu(xxᵀ)/W, triu(xᵀx)/H] of each channel  ->  (B, C·m).
 
-    m = H(H + 1)/2 + W(W + 1)/2. The commutator xᵀx − xxᵀ, whose norm bounds the departure from normality on both sides,
-    and ‖x‖²_F are linear in it. Sides above 32 are pooled to 32 by means.
+    They tell which rows sound together, and which columns. m = H(H + 1)/2 + W(W + 1)/2. The commutator xᵀx − xxᵀ, whose
+    norm bounds the departure from normality on both sides, and ‖x‖²_F are linear in it. Sides above 32 are pooled to 32
+    by means.
     """
     height, width = (min(side, GRAM_SIDE) for side in images.shape[2:])
     x = F.adaptive_avg_pool2d(images, (height, width))
@@ -55,7 +56,7 @@ def profile(images: Tensor) -> Tensor:
 
 
 def pixels(images: Tensor) -> Tensor:
-    """The pixels, pooled 2×2 by means  ->  (B, C·⌈H/2⌉·⌈W/2⌉)."""
+    """Pixels, pooled 2×2 by means  ->  (B, C·⌈H/2⌉·⌈W/2⌉)."""
     return F.avg_pool2d(images, 2, ceil_mode=True).flatten(1)
 
 
@@ -63,9 +64,14 @@ DESCRIPTORS: dict[str, Descriptor] = {each.__name__: each for each in (variance,
 
 
 def find_descriptor(name: str, estimator: str | None = None) -> Descriptor:
-    """The descriptor of that name; `estimator` is a method of `departure_from_normality`, for "dfn" alone.
+    """Look up a descriptor.
 
-    ValueError for an unknown name or method, and for an estimator where nothing is estimated.
+    Args:
+        name: a key of DESCRIPTORS.
+        estimator: a method of `departure_from_normality`, for "dfn" alone.
+
+    Raises:
+        ValueError: for an unknown name or method, or an estimator with another descriptor.
     """
     if name not in DESCRIPTORS:
         raise ValueError(f'descriptor is "{name}": one of {", ".join(DESCRIPTORS)} is needed')
@@ -80,7 +86,7 @@ def find_descriptor(name: str, estimator: str | None = None) -> Descriptor:
 
 
 def _upper(x: Tensor) -> Tensor:
-    """The entries on and above the diagonal of symmetric matrices (B, C, n, n)  ->  (B, C·n(n + 1)/2)."""
+    """Entries on and above the diagonal of symmetric matrices (B, C, n, n)  ->  (B, C·n(n + 1)/2)."""
     n = x.shape[-1]
     row, column = torch.triu_indices(n, n, device=x.device)
     return x.flatten(2).index_select(2, row * n + column).flatten(1)

@@ -35,9 +35,9 @@ class MomentMatching(FittedCondition[MomentStats]):
         z = clamp((s(x) − μ_c)/σ, ±6)       φ(x, c) = [z, z²/2] − E_real[z, z²/2 | c]       A_c = EMA of φ(G(z), c)
         penalty = E_i mean_k a_{c(i), k} φ_k(G(z_i), c(i)),     a = sign(A) max(min(|A|, 2) − ε, 0), without gradient
 
-    A is of the images of `observe`, which are not those of the penalty. So the penalty is linear in
-    φ and its gradient an unbiased one, where a hinge or a square of a small batch's own mean is smallest for images
-    that are all alike. Its value is no distance: log `severity`, the rms v of a.
+    A is of the images of `observe`, which are not those of the penalty. So the penalty is linear in φ and its gradient
+    unbiased, where a hinge or a square of a small batch's own mean is smallest for images that are all alike. Its value
+    is no distance: log `severity`, the rms v of a.
 
     "hinge": weight · max(‖A_c − μ_c‖ − ε‖μ_c‖, 0) / E‖μ_c‖ of the EMA A_c of s itself, whose gradient goes straight
     through the EMA. With descriptor "dfn" and without spread and balance this is the paper's DDFN (`DDFN` with
@@ -119,7 +119,7 @@ class MomentMatching(FittedCondition[MomentStats]):
             self._update(*self._sums(self._features(images, classes), classes))
 
     def begin(self, fake: Tensor, labels: Tensor | None = None) -> Callable[[], tuple[Tensor, MomentStats]]:
-        """Check the images; everything else is done in the function returned."""
+        """Check the images; the function returned does everything else."""
         images, classes = self._check(fake, labels)
         return lambda: self._penalty(images, classes)
 
