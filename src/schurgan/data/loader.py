@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from schurgan.core.errors import UserError
-from schurgan.data.shards import Shards
+from schurgan.data.dataset import LabelledImages
 
 Indices = NDArray[np.int64]
 Batch = tuple[Tensor, Tensor]
@@ -32,19 +32,31 @@ class Batches:
     batch k is clips k·B to (k + 1)·B − 1 of that row. So each epoch shows every clip once, a batch may reach into the
     next epoch, a set smaller than a batch is repeated, and the same seed, step and set give the same batch anywhere.
 
-    balanced: every class equally often instead, and each class's clips in turn: of K classes, each K clips of the row
-    hold one of every class in a drawn order, and a class shows each of its clips once before it shows one again.
+    Args:
+        data: prepared shards, a selection of them, or `DatasetImages`.
+        batch_size: B.
+        seed: 0 or more.
+        balanced: show every class equally often, and each class's clips in turn: of K classes, each K clips of the row
+            hold one of every class in a drawn order, and a class shows each of its clips once before it repeats one.
+        rank: of `world` processes this one, which shows clips ⌊rank·B/world⌋ to ⌊(rank + 1)·B/world⌋ − 1 of every
+            batch. The shares, one after another, are the batch that a single process shows; where B is no multiple of
+            `world` they differ in length by one clip, and a mean over a batch is not the mean of the shares' means.
+        world: number of processes.
 
-    rank, world: of `world` processes the one that shows clips ⌊rank·B/world⌋ to ⌊(rank + 1)·B/world⌋ − 1 of every
-    batch. The shares, one after another, are the batch that a single process shows; where B is no multiple of `world`
-    they differ in length by one clip, and a mean over a batch is then not the mean of the shares' means.
-
-    Raises ValueError for an empty batch, a negative seed, a rank that is not there or more processes than clips in a
-    batch; UserError when there is a class without clips to balance.
+    Raises:
+        ValueError: an empty batch, a negative seed, a rank that is not there, or more processes than clips in a batch.
+        UserError: a class without clips is to be balanced.
     """
 
     def __init__(
-        self, shards: Shards, batch_size: int, seed: int = 0, *, balanced: bool = False, rank: int = 0, world: int = 1
+        self,
+        data: LabelledImages,
+        batch_size: int,
+        seed: int = 0,
+        *,
+        balanced: bool = False,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         if batch_size < 1 or seed < 0:
             raise ValueError(f"batch_size {batch_size}, seed {seed}: 1 or more and 0 or more are needed")
@@ -52,14 +64,13 @@ class Batches:
             raise ValueError(f"rank {rank}, world {world}: a rank from 0 to world − 1 is needed")
         if world > batch_size:
             raise ValueError(f"batch_size {batch_size}: one clip or more for each of {world} processes is needed")
-        self.shards, self.batch_size, self.seed, self.balanced = shards, batch_size, seed, balanced
-        self.rank, self.world = rank, world
-        self._row = _Balanced(shards, seed) if balanced else Shuffled(len(shards), seed)
+        self.data, self.batch_size, self.rank, self.world = data, batch_size, rank, world
+        self._row = _Balanced(data, seed) if balanced else Shuffled(len(data), seed)
 
     def batch(self, step: int) -> Batch:
         """This process's share of batch `step`: (images (B, C, R, R) float32 in [-1, 1], labels (B,) int64)."""
         indices = self.indices(step)
-        return self.shards.images(indices), torch.from_numpy(self.shards.labels[indices])
+        return self.data.images(indices), torch.from_numpy(self.data.labels[indices])
 
     def indices(self, step: int) -> Indices:
         """Which clips this process's share of batch `step` shows, (B,), or about (B / world,) of several processes."""
@@ -95,15 +106,15 @@ class Shuffled:
 class _Balanced:
     """Rounds of one clip of each class: round r shows the r-th clip of each class's own shuffled row."""
 
-    def __init__(self, shards: Shards, seed: int) -> None:
-        counts = np.bincount(shards.labels, minlength=len(shards.classes))
+    def __init__(self, data: LabelledImages, seed: int) -> None:
+        counts = np.bincount(data.labels, minlength=len(data.classes))
         if not counts.all():
-            name = shards.classes[int(counts.argmin())]
+            name = data.classes[int(counts.argmin())]
             raise UserError(
-                f'class "{name}": none of its clips is among those chosen from {shards.folder}, so classes cannot be'
+                f'class "{name}": none of its clips is among those chosen from {data.folder}, so classes cannot be'
                 " balanced; leave the class out, choose other folds, or do not balance"
             )
-        self._members = np.split(np.argsort(shards.labels, kind="stable"), np.cumsum(counts)[:-1])
+        self._members = np.split(np.argsort(data.labels, kind="stable"), np.cumsum(counts)[:-1])
         self._classes = Shuffled(len(counts), seed, 0)
         self._clips = [Shuffled(int(count), seed, 1 + label) for label, count in enumerate(counts)]
 
@@ -119,14 +130,18 @@ class _Balanced:
 class Prefetch:
     """`batches.batch(step)` for one step after another, assembled by a thread while the steps before are computed.
 
-    It gives what `batches` gives, whatever step is asked for; asked for another than the next, it begins anew there.
+    Any step may be asked for; asked for another than the next, it begins anew there.
 
-    ahead: batches assembled in advance and held in memory; 0 assembles each when it is asked for, without a thread.
-    pin: put batches where an accelerator copies them from by itself (`to(device, non_blocking=True)`); by default
-    where there is CUDA. then: what else to do to the images, in the thread, such as to colour them.
+    Args:
+        batches: what to assemble.
+        ahead: batches assembled in advance and held in memory; 0 assembles each when it is asked for, without a thread.
+        pin: put batches where an accelerator copies them from by itself (`to(device, non_blocking=True)`); by default
+            where there is CUDA.
+        then: what else to do to the images, in the thread, such as to colour them.
 
-    What goes wrong in assembling batch `step` is raised when that batch is asked for. Raises ValueError for a negative
-    `ahead`, and for a batch that is asked for after `close`, which the end of a `with` block calls.
+    Raises:
+        ValueError: `ahead` is negative, or a batch is asked for after `close`, which the end of a `with` block calls.
+            What goes wrong in assembling batch `step` is raised when that batch is asked for.
     """
 
     def __init__(

@@ -10,23 +10,25 @@ were tried, and needs no cache of its own: the operating system keeps what is us
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from schurgan.core.errors import UserError, did_you_mean
+from schurgan.core.errors import UserError
+from schurgan.data.codec import Codec, open_codec
+from schurgan.data.dataset import Indices, LabelledImages
 from schurgan.data.manifest import Clip, DType, Manifest, ShardFile, wrong_size
 
 Rows = NDArray[Any]
+Images = TypeVar("Images", bound="LabelledImages")
 
 
 def quantise(image: Tensor, dtype: DType) -> Rows:
@@ -76,32 +78,50 @@ class _Files:
         return _Files, (self.folder,)  # maps do not travel to other processes: they are opened again there
 
 
-class Shards:
+class Shards(LabelledImages):
     """A prepared set, or a selection of one: random access to images, labels and recordings.
 
-    Raises UserError naming the file when the manifest or a shard is missing, truncated or damaged. Contents are checked
-    by `schurgan data verify` alone: sizes tell of interrupted copies, and hashing a large set takes minutes.
+    Sizes of files are checked, which tells of interrupted copies; contents by `schurgan data verify` alone, for hashing
+    a large set takes minutes.
+
+    Args:
+        folder: where `prepare` put the set.
+
+    Raises:
+        UserError: the manifest or a shard is missing, truncated or damaged.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.manifest = Manifest.load(self.folder)
-        self.classes: tuple[str, ...] = self.manifest.classes
+        self.classes = self.manifest.classes
         self._files = _Files(self.folder)
         self._starts = np.cumsum([0, *(shard.count for shard in self.manifest.shards)])
-        self._clips = np.arange(len(self.manifest))  # this selection's clips, as numbers in the whole set
-        self.labels: NDArray[np.int64] = np.asarray(self.manifest.clips.label, dtype=np.int64)
+        self._clips = np.arange(len(self.manifest))
+        self.labels = np.asarray(self.manifest.clips.label, dtype=np.int64)
         for file in self.manifest.files():
             if problem := wrong_size(self.folder, file):
                 raise UserError(f"{problem}; copy the folder again or prepare the data again with overwrite")
 
-    def __len__(self) -> int:
-        return len(self._clips)
+    @property
+    def codec(self) -> Codec:
+        """What made the images, and decodes them."""
+        return open_codec(self.manifest.transform)
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, R, R) of one image."""
         return self.manifest.shape
+
+    @property
+    def planes(self) -> int:
+        """How many of the C channels are stored: 1 when all are equal."""
+        return self.manifest.planes
+
+    @property
+    def references(self) -> tuple[float, ...]:
+        """Median level of the images of each class of the whole set."""
+        return self.manifest.references
 
     @property
     def folds(self) -> tuple[int | None, ...]:
@@ -120,17 +140,6 @@ class Shards:
         return tuple(there[clip] if there else None for clip in self._clips)
 
     @property
-    def augmented(self) -> NDArray[np.bool_]:
-        """Which clips are altered copies of others, (N,): evaluation leaves them out, `select(augmented=False)`."""
-        return np.fromiter((parent is not None for parent in self.parents), bool, len(self))
-
-    def record(self, index: int) -> Clip:
-        """All that the manifest knows of clip `index`; its label is this selection's."""
-        columns, clip = self.manifest.clips, int(self._clips[index])
-        known = {name: getattr(columns, name)[clip] for name in Clip._fields if getattr(columns, name)}
-        return Clip(**known)._replace(label=int(self.labels[index]))
-
-    @property
     def fingerprint(self) -> str:
         """Hex SHA-256 that identifies these samples: checksums of the shards, the transform, and the clips selected."""
         known = [[file.sha256 for file in self.manifest.files()], self.manifest.transform, self.classes]
@@ -138,11 +147,17 @@ class Shards:
         digest.update(self._clips.astype("<i8").tobytes() + self.labels.astype("<i8").tobytes())
         return digest.hexdigest()
 
-    def images(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> Tensor:
+    def record(self, index: int) -> Clip:
+        """All that the manifest knows of clip `index`; its label is this selection's."""
+        columns, clip = self.manifest.clips, int(self._clips[index])
+        known = {name: getattr(columns, name)[clip] for name in Clip._fields if getattr(columns, name)}
+        return Clip(**known)._replace(label=int(self.labels[index]))
+
+    def images(self, indices: Indices) -> Tensor:
         """Images of the clips `indices` (B,), in that order  ->  (B, C, R, R) float32 in [-1, 1]."""
         return dequantise(self.stored(indices)).expand(-1, self.shape[0], -1, -1)
 
-    def stored(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> Rows:
+    def stored(self, indices: Indices) -> Rows:
         """Images of the clips `indices` (B,) as they lie in the shards: (B, planes, R, R) of `manifest.dtype`."""
         clips = self._clips[np.asarray(indices, dtype=np.int64)]
         shape = (self.manifest.planes, *self.shape[1:])
@@ -166,88 +181,38 @@ class Shards:
         array = self._files(record.audio, (record.count, self.manifest.n_samples), "int16")
         return torch.from_numpy(array[clip - self._starts[shard]].astype(np.float32)).div_(32767)
 
-    def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every clip once, in order, for statistics: (images, labels) of `batch_size`, at the end what is left."""
-        for start in range(0, len(self), batch_size):
-            indices = np.arange(start, min(start + batch_size, len(self)))
-            yield self.images(indices), torch.from_numpy(self.labels[indices])
 
-    def select(
-        self,
-        classes: Sequence[str] | None = None,
-        folds: Collection[int] | None = None,
-        exclude_folds: Collection[int] | None = None,
-        augmented: bool | None = None,
-    ) -> Self:
-        """A view of some classes, numbered anew in the order given, and of some folds. Nothing is copied.
+def split(images: Images, val_folds: Collection[int] = (), val_fraction: float = 0.0) -> tuple[Images, Images | None]:
+    """What is trained on, and what is held out to judge by: one rule for training and evaluation.
 
-        augmented: False leaves altered copies of recordings out, True leaves nothing but them.
+    Which recordings are held out depends on their names alone, so that runs of all seeds leave out the same; altered
+    copies go with the recording that they were made of, and the held-out part has none. Of a class with two recordings
+    or more at least one is on either side.
 
-        Raises UserError for a class or fold that is not there, and when nothing is left.
-        """
-        keep = np.ones(len(self), dtype=bool)
-        labels = self.labels
-        if classes is not None:
-            if len(set(classes)) < len(classes):
-                raise UserError(f"classes {', '.join(classes)}: each can be chosen once")
-            for name in classes:
-                if name not in self.classes:
-                    near = did_you_mean(name, self.classes) or f"; there are {', '.join(self.classes)}"
-                    raise UserError(f'class "{name}": not in {self.folder}{near}')
-            number = {name: new for new, name in enumerate(classes)}
-            new = np.asarray([number.get(name, -1) for name in self.classes], dtype=np.int64)
-            labels = new[self.labels]
-            keep &= labels >= 0
-        there = self.folds
-        for wanted, include in ((folds, True), (exclude_folds, False)):
-            if wanted is not None:
-                self._check_folds(wanted, there)
-                keep &= np.fromiter(((fold in wanted) == include for fold in there), bool, len(self))
-        if augmented is not None:
-            keep &= self.augmented == augmented
-        if not keep.any():
-            raise UserError(f"{self.folder}: no clip is left by this choice of classes and folds; choose more of them")
-        view = self.take(np.flatnonzero(keep))
-        if classes is not None:
-            view.classes, view.labels = tuple(classes), labels[keep]
-        return view
+    Args:
+        images: the whole set.
+        val_folds: folds to hold out.
+        val_fraction: about which part of each class's recordings to hold out instead.
 
-    def take(self, indices: NDArray[np.integer[Any]]) -> Self:
-        """A view of the clips `indices` (N,), in that order. Nothing is copied."""
-        view = copy.copy(self)
-        view._clips, view.labels = self._clips[indices], self.labels[indices]
-        return view
+    Returns:
+        (training, held out); the second is None where neither is asked for.
 
-    def _check_folds(self, wanted: Collection[int], there: Collection[int | None]) -> None:
-        known = sorted({fold for fold in there if fold is not None})
-        for fold in wanted:
-            if fold not in known:
-                listed = f"; there are {', '.join(map(str, known))}" if known else "; these clips have no folds"
-                raise UserError(f"fold {fold}: not in {self.folder}{listed}")
-
-
-def split(shards: Shards, val_folds: Collection[int] = (), val_fraction: float = 0.0) -> tuple[Shards, Shards | None]:
-    """(training, held out): by folds where some are named, else about `val_fraction` of each class's recordings.
-
-    The second is None where neither is asked for. Which recordings are held out depends on their names alone, so that
-    runs of all seeds leave out the same; altered copies go with the recording that they were made of, and the held-out
-    part has none. Of a class with two recordings or more at least one is on either side.
-
-    Raises UserError for folds that are not there, folds and a share at once, and where no class has two recordings.
+    Raises:
+        UserError: folds that are not there, folds and a fraction at once, or no class has two recordings.
     """
     if val_folds and val_fraction:
         raise UserError(
             f"--train.val-fraction: {val_fraction} given beside --train.val-folds, which says already what is held out"
         )
     if val_folds:
-        return shards.select(exclude_folds=val_folds), shards.select(folds=val_folds, augmented=False)
+        return images.select(exclude_folds=val_folds), images.select(folds=val_folds, augmented=False)
     if not val_fraction:
-        return shards, None
+        return images, None
     recordings: dict[int, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    sources = (parent or origin for parent, origin in zip(shards.parents, shards.origins, strict=True))
-    for clip, (label, source) in enumerate(zip(shards.labels.tolist(), sources, strict=True)):
+    sources = (parent or origin for parent, origin in zip(images.parents, images.origins, strict=True))
+    for clip, (label, source) in enumerate(zip(images.labels.tolist(), sources, strict=True)):
         recordings[label][source].append(clip)
-    chosen = np.zeros(len(shards), bool)
+    chosen = np.zeros(len(images), bool)
     for of_class in recordings.values():
         drawn = sorted(of_class, key=lambda name: hashlib.sha256(name.encode()).digest())
         count = min(max(1, round(val_fraction * len(drawn))), len(drawn) - 1)
@@ -255,7 +220,7 @@ def split(shards: Shards, val_folds: Collection[int] = (), val_fraction: float =
             chosen[of_class[name]] = True
     if not chosen.any():
         raise UserError(
-            f"--train.val-fraction: {val_fraction} given, and no class in {shards.folder} has two recordings;"
+            f"--train.val-fraction: {val_fraction} given, and no class in {images.folder} has two recordings;"
             " leave it out"
         )
-    return shards.take(np.flatnonzero(~chosen)), shards.take(np.flatnonzero(chosen & ~shards.augmented))
+    return images.take(np.flatnonzero(~chosen)), images.take(np.flatnonzero(chosen & ~images.augmented))

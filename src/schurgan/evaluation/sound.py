@@ -22,7 +22,7 @@ from torch import Tensor
 from schurgan.audio import Aux, Spectrogram, power_ratio_db, snr_db, snr_paper_db
 from schurgan.audio.files import SILENCE
 from schurgan.core.errors import UserError
-from schurgan.data.codec import open_codec, same_levels
+from schurgan.data.codec import same_levels
 from schurgan.data.shards import Shards
 from schurgan.evaluation.features.extractor import Extractor
 from schurgan.evaluation.metrics.frechet import frechet_distance
@@ -310,7 +310,7 @@ def check_apart(model: Model, training: Shards, held_out: Shards) -> None:
     A run chooses its own channels and colour map, which the images of shards need not have.
     """
     for shards in (training, held_out):
-        codec = open_codec(shards.manifest.transform)
+        codec = shards.codec
         if shards.classes != model.classes or not same_levels(codec, model.codec):
             raise UserError(f"{shards.folder}: holds other classes or images than the model was trained on")
     sources = [

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from schurgan.core.errors import UserError
-from schurgan.data.codec import Codec, open_codec, same_levels
+from schurgan.data.codec import Codec, same_levels
 from schurgan.data.shards import Shards, split
 from schurgan.model import Model, load
 from schurgan.runs.config import Config
@@ -104,7 +104,7 @@ def open_subject(run: str | Path, data: str | Path | None = None, device: str | 
     if folder is None or not folder.is_dir():
         raise UserError(f"{run}: its data folder {folder} is gone, which scores compare with; --data says where it is")
     shards = Shards(folder)
-    codec = open_codec(shards.manifest.transform)
+    codec = shards.codec
     if shards.classes != model.classes or not same_levels(codec, model.codec):
         raise UserError(f"{folder}: holds other classes or images than {run} was trained on")
     training, held_out = split(shards, config.train.val_folds, config.train.val_fraction)

@@ -212,7 +212,7 @@ def train_classifier(
             f"classifier: {len(train)} clips to train on and {len(held)} to test on; it needs both, so give more "
             "clips or exclude fewer folds"
         )
-    channels, classes = shards.manifest.planes, len(shards.classes)
+    channels, classes = shards.planes, len(shards.classes)
     labels = torch.from_numpy(shards.labels)
 
     def images(clips: Tensor) -> Tensor:
@@ -226,7 +226,7 @@ def train_classifier(
         size=shards.shape[-1],
         channels=channels,
         steps=min(most_steps, max(least_steps, epochs * -(-len(train) // _BATCH))),
-        photo=shards.manifest.kind == "images",
+        photo=shards.codec.kind == "images",
         seed=seed,
         device=device,
         progress=progress,
@@ -251,13 +251,13 @@ def cached_classifier(
         "architecture": ARCHITECTURE,
         "data": shards.fingerprint,
         "classes": len(shards.classes),
-        "shape": [shards.manifest.planes, shards.shape[-1]],
+        "shape": [shards.planes, shards.shape[-1]],
         "val_folds": sorted({int(fold) for fold in val_folds}),
         "seed": seed,
         **amount,
     }
     with torch.random.fork_rng(devices=[]):
-        network = Classifier(len(shards.classes), shards.shape[-1], shards.manifest.planes)
+        network = Classifier(len(shards.classes), shards.shape[-1], shards.planes)
     if known := cache.load("classifier", key, network):
         return Trained(network.to(device).eval(), **(known | {"per_class": tuple(known["per_class"])}))
     trained = train_classifier(shards, val_folds=val_folds, seed=seed, device=device, progress=progress, **amount)

@@ -1,0 +1,227 @@
+"""What can be trained on: labelled images by their index, of prepared shards or of any dataset of torch."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from schurgan.core.errors import UserError, did_you_mean
+from schurgan.data.codec import Codec, ImageCodec
+
+Indices = Sequence[int] | NDArray[np.integer[Any]]
+
+
+class LabelledImages(ABC):
+    """What a model is trained on and judged by: images of numbered classes, by their index.
+
+    `Shards` is one, so is `DatasetImages`; a class of one's own fills in what is abstract.
+
+    Attributes:
+        classes: names of the classes; a class's position is its number.
+        labels: class number of each image (N,).
+        folder: where the images are from, for messages.
+    """
+
+    classes: tuple[str, ...]
+    labels: NDArray[np.int64]
+    folder: Path
+    _clips: NDArray[np.int64]  # this selection's images, as numbers in the whole set
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    @property
+    @abstractmethod
+    def codec(self) -> Codec:
+        """What made the images."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, R, R) of one image."""
+        return self.codec.channels, self.codec.size, self.codec.size
+
+    @property
+    def planes(self) -> int:
+        """How many of the C channels differ: 1 when all are equal."""
+        return self.shape[0]
+
+    @property
+    def references(self) -> tuple[float, ...]:
+        """Median level of each class's images, at which a generated one becomes sound."""
+        return (1.0,) * len(self.classes)
+
+    @property
+    def folds(self) -> tuple[int | None, ...]:
+        """The cross-validation fold of each image, None where there is none."""
+        return (None,) * len(self)
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """Where each image came from."""
+        return tuple(map(str, self._clips))
+
+    @property
+    def parents(self) -> tuple[str | None, ...]:
+        """The origin of the recording that each is an altered copy of, None for recordings themselves."""
+        return (None,) * len(self)
+
+    @property
+    def augmented(self) -> NDArray[np.bool_]:
+        """Which are altered copies of others, (N,): evaluation leaves them out, `select(augmented=False)`."""
+        return np.fromiter((parent is not None for parent in self.parents), bool, len(self))
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Hex SHA-256 that identifies these images and labels: a run goes on with the same ones alone."""
+
+    @abstractmethod
+    def images(self, indices: Indices) -> Tensor:
+        """Images `indices` (B,), in that order  ->  (B, C, R, R) float32 in [-1, 1]."""
+
+    def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every image once, in order, for statistics: (images, labels) of `batch_size`, at the end what is left."""
+        for start in range(0, len(self), batch_size):
+            indices = np.arange(start, min(start + batch_size, len(self)))
+            yield self.images(indices), torch.from_numpy(self.labels[indices])
+
+    def select(
+        self,
+        classes: Sequence[str] | None = None,
+        folds: Collection[int] | None = None,
+        exclude_folds: Collection[int] | None = None,
+        augmented: bool | None = None,
+    ) -> Self:
+        """A view of some classes and of some folds. Nothing is copied.
+
+        Args:
+            classes: their names; they are numbered anew in this order.
+            folds: the folds to take.
+            exclude_folds: the folds to leave out.
+            augmented: False leaves altered copies of recordings out, True leaves nothing but them.
+
+        Raises:
+            UserError: a class or fold is not there, or nothing is left.
+        """
+        keep = np.ones(len(self), dtype=bool)
+        labels = self.labels
+        if classes is not None:
+            if len(set(classes)) < len(classes):
+                raise UserError(f"classes {', '.join(classes)}: each can be chosen once")
+            for name in classes:
+                if name not in self.classes:
+                    near = did_you_mean(name, self.classes) or f"; there are {', '.join(self.classes)}"
+                    raise UserError(f'class "{name}": not in {self.folder}{near}')
+            number = {name: new for new, name in enumerate(classes)}
+            new = np.asarray([number.get(name, -1) for name in self.classes], dtype=np.int64)
+            labels = new[self.labels]
+            keep &= labels >= 0
+        there = self.folds
+        for wanted, include in ((folds, True), (exclude_folds, False)):
+            if wanted is not None:
+                self._check_folds(wanted, there)
+                keep &= np.fromiter(((fold in wanted) == include for fold in there), bool, len(self))
+        if augmented is not None:
+            keep &= self.augmented == augmented
+        if not keep.any():
+            raise UserError(f"{self.folder}: no clip is left by this choice of classes and folds; choose more of them")
+        view = self.take(np.flatnonzero(keep))
+        if classes is not None:
+            view.classes, view.labels = tuple(classes), labels[keep]
+        return view
+
+    def take(self, indices: NDArray[np.integer[Any]]) -> Self:
+        """A view of the images `indices` (N,), in that order. Nothing is copied."""
+        view = copy.copy(self)
+        view._clips, view.labels = self._clips[indices], self.labels[indices]
+        return view
+
+    def _check_folds(self, wanted: Collection[int], there: Collection[int | None]) -> None:
+        known = sorted({fold for fold in there if fold is not None})
+        for fold in wanted:
+            if fold not in known:
+                listed = f"; there are {', '.join(map(str, known))}" if known else "; these clips have no folds"
+                raise UserError(f"fold {fold}: not in {self.folder}{listed}")
+
+
+class Pairs(Protocol):
+    """A map-style dataset of torch: (image, label) by index."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> tuple[Any, Any]: ...
+
+
+class DatasetImages(LabelledImages):
+    """Any map-style torch dataset of (image, label) pairs as what can be trained on.
+
+        images = DatasetImages(torchvision.datasets.CIFAR10("data", transform=PILToTensor()))
+        batches = Batches(images, 64, seed=0)
+
+    Each pair is read once here, for the labels and the fingerprint, and again whenever it is shown, in the order that
+    the seed draws. An index has to give the same pair every time: random changes are the trainer's (DiffAugment).
+
+    Args:
+        dataset: its images are tensors (C, H, W), of uint8 and any size, which are cropped to the square in their
+            middle and resized; or of floats in [-1, 1], all of one size (C, R, R). Its labels are whole numbers.
+        classes: names of the classes, by default `dataset.classes`, or the numbers.
+        size: rows and columns of uint8 images, by default those of the first.
+
+    Raises:
+        ValueError: a pair is none, an image has another shape or leaves [-1, 1], or a label has no class.
+    """
+
+    def __init__(self, dataset: Pairs, classes: Sequence[str] | None = None, size: int | None = None) -> None:
+        if not len(dataset):
+            raise ValueError("dataset: it is empty")
+        self.dataset, self.folder = dataset, Path(type(dataset).__name__)
+        first = dataset[0][0]
+        if not isinstance(first, Tensor) or first.ndim != 3 or first.shape[0] not in (1, 3):
+            kind = tuple(first.shape) if isinstance(first, Tensor) else type(first).__name__
+            raise ValueError(f"dataset: an image of {kind} given, a tensor (C, H, W) of 1 or 3 channels is needed")
+        self._codec = ImageCodec(size or min(first.shape[1:]), first.shape[0])
+        self._clips = np.arange(len(dataset))
+        labels, digest = [], hashlib.sha256()
+        for index in range(len(dataset)):
+            labels.append(int(dataset[index][1]))
+            digest.update(self._image(index).numpy().tobytes())
+        self.labels = np.asarray(labels, dtype=np.int64)
+        names = classes if classes is not None else getattr(dataset, "classes", None)
+        self.classes = tuple(map(str, range(max(labels) + 1) if names is None else names))
+        if min(labels) < 0 or max(labels) >= len(self.classes):
+            raise ValueError(f"classes: {len(self.classes)} given, labels reach from {min(labels)} to {max(labels)}")
+        self._digest = digest.hexdigest()
+
+    @property
+    def codec(self) -> Codec:
+        """An ImageCodec of the images' size and channels."""
+        return self._codec
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex SHA-256 of all images, and of the labels and numbers of those selected."""
+        digest = hashlib.sha256(self._digest.encode() + repr(self.classes).encode())
+        digest.update(self._clips.astype("<i8").tobytes() + self.labels.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+    def images(self, indices: Indices) -> Tensor:
+        """Images `indices` (B,), in that order  ->  (B, C, R, R) float32 in [-1, 1]."""
+        return torch.stack([self._image(int(self._clips[index])) for index in indices])
+
+    def _image(self, index: int) -> Tensor:
+        image = self.dataset[index][0]
+        if image.dtype == torch.uint8:
+            return self._codec.encode(image[None])[0][0]
+        if image.shape != self.shape or not bool((image.abs() <= 1).all()):
+            limits = f"{tuple(image.shape)} from {image.min():g} to {image.max():g}"
+            raise ValueError(f"dataset: image {index} is {limits}, {self.shape} in [-1, 1] is needed")
+        return torch.as_tensor(image, dtype=torch.float32)
