@@ -27,13 +27,13 @@ class Bands:
     planes: int = 1
     size: int = 16
     classes: tuple[str, ...] = ("low", "middle", "high")
-    manifest: SimpleNamespace = field(init=False)
+    codec: SimpleNamespace = field(init=False)
     seen: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         chance = np.random.default_rng(0)
         self.folds = self.folds or (None,) * self.count
-        self.manifest = SimpleNamespace(planes=self.planes, kind=self.kind)
+        self.codec = SimpleNamespace(kind=self.kind)
         self.shape = (self.planes, self.size, self.size)
         self.labels = np.arange(self.count) % 3
         self._images = torch.from_numpy(chance.uniform(-1, -0.6, (self.count, *self.shape)).astype(np.float32))
