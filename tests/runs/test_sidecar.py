@@ -6,7 +6,7 @@ import pytest
 
 from schurgan.core.errors import UserError
 from schurgan.runs.config import Config
-from schurgan.runs.sidecar import Absent, Change, Identity, changed_options, check_changes
+from schurgan.runs.sidecar import ABSENT, Change, Identity, changed_options, check_changes
 
 FREE = {"preset", "train.steps", "train.log_every"}
 
@@ -100,7 +100,7 @@ def test_an_option_that_is_no_more_must_be_allowed_by_its_old_name():
     old, now = identity(), identity()
     old.options["train"]["warmup"] = 100
     changes = changed_options(old, now)
-    assert changes == [Change("train.warmup", 100, Absent.ABSENT)]
+    assert changes == [Change("train.warmup", 100, ABSENT)]
     said = refusal(changes)
     assert "train.warmup was 100 and is no option any more" in said
     assert check_changes(changes, FREE, ["train.warmup"], "run") == changes

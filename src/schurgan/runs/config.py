@@ -134,6 +134,16 @@ def merge_options(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str,
     return merged
 
 
+def flatten(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options by dotted names: {"train": {"steps": 5}} is {"train.steps": 5}."""
+    flat: dict[str, Any] = {}
+    for group, value in options.items():
+        flat |= (
+            {f"{group}.{key}": each for key, each in value.items()} if isinstance(value, Mapping) else {group: value}
+        )
+    return flat
+
+
 def explain(error: ValidationError) -> str:
     """The first problem of a validation as a sentence: which key, what was given, what would do."""
     first = error.errors(include_url=False)[0]

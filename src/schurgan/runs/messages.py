@@ -53,7 +53,7 @@ def rate(steps_per_second: float) -> str:
 
 
 def tone_of(event: Event) -> Tone:
-    """How loud an event is."""
+    """The tone in which an event is shown."""
     return _EVENTS.get(event.kind, ("", "plain"))[1]
 
 
@@ -73,7 +73,7 @@ def event_sentence(event: Event) -> str:
 
 
 def event_counts(events: Iterable[Event]) -> str:
-    """How often what deserves attention happened: "2 × warning, 1 × rolled back"."""
+    """Counts of the events that deserve attention: "2 × warning, 1 × rolled back"."""
     counts = Counter(event_name(event.kind) for event in events if tone_of(event) in ("bad", "warn"))
     return ", ".join(f"{count} × {name}" for name, count in counts.items())
 
@@ -97,7 +97,7 @@ def health_sentence(record: HealthRecord) -> str:
 
 
 def figures(row: Row) -> dict[str, str]:
-    """What of a row is worth a look, by name; what the row does not hold is left out."""
+    """The figures of a row that are worth a look, by name; those that it does not hold are left out."""
     values, shown = row.values, dict[str, str]()
     losses = [f"{name} {loss:.3f}" for name in ("D", "G") if (loss := values.get(f"loss_{name.lower()}")) is not None]
     if losses:
@@ -116,7 +116,7 @@ def figures(row: Row) -> dict[str, str]:
 
 
 def short_figures(row: Row) -> str:
-    """The same on one line of a log: "D 0.812  G 0.220  DDFN gap +3.1"."""
+    """The figures of a row on one line of a log: "D 0.812  G 0.220  DDFN gap +3.1"."""
     shown = figures(row)
     texts = [shown["loss"]] if "loss" in shown else []
     if "DDFN gap" in shown:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping
-from enum import Enum
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -18,9 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from schurgan.core.errors import UserError, did_you_mean
 from schurgan.core.files import write_json
-from schurgan.runs.config import Config
+from schurgan.runs.config import Config, flatten
 
 FORMAT = "schurgan-checkpoint/4"
+ABSENT = object()
 _DATA = "data"
 _LONGEST = 60
 _Whole = Annotated[int, Field(ge=0)]
@@ -117,23 +117,17 @@ def _checksum(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
-class Absent(Enum):
-    """The value of an option in a version of the program that does not have it."""
-
-    ABSENT = "no such option"
-
-
 class Change(NamedTuple):
-    """An option that differs, by its dotted name ("train.lr_g"), or "data"."""
+    """An option that differs, by its dotted name ("train.lr_g"), or "data"; ABSENT stands for no such option."""
 
     path: str
     before: object
     now: object
 
     def __str__(self) -> str:
-        if self.now is Absent.ABSENT:
+        if self.now is ABSENT:
             return f"{_kebab(self.path)} was {_short(self.before)} and is no option any more"
-        before = "no option yet" if self.before is Absent.ABSENT else _short(self.before)
+        before = "no option yet" if self.before is ABSENT else _short(self.before)
         return f"{_kebab(self.path)} was {before} and is {_short(self.now)}"
 
 
@@ -143,12 +137,14 @@ def changed_options(before: Identity, now: Identity) -> list[Change]:
     An option that is new since `before` counts there as its default, which must therefore do what the program did
     before. An option that no longer exists is a change, because nobody knows what it did. The option "data" may name
     another folder: the fingerprint counts.
-
-    Returns:
-        The changes; none where both identities mean the same.
     """
-    old, new = ({**identity.options, _DATA: identity.data} for identity in (before, now))
-    return list(_differences(old, new, Config().model_dump(mode="json"), ""))
+    old, new = ({**flatten(identity.options), _DATA: identity.data} for identity in (before, now))
+    old = flatten(Config().model_dump(mode="json")) | old
+    return [
+        Change(name, old.get(name, ABSENT), new.get(name, ABSENT))
+        for name in {**new, **old}
+        if old.get(name, ABSENT) != new.get(name, ABSENT)
+    ]
 
 
 def check_changes(
@@ -170,7 +166,8 @@ def check_changes(
         UserError: a change is not allowed, or an allowed name is no option.
     """
     names = [name.replace("-", "_") for name in allowed]
-    known = {*_names(Config().model_dump()), *(change.path for change in changes)}
+    options = {*flatten(Config().model_dump()), *(change.path for change in changes)}
+    known = {*options, *(option.partition(".")[0] for option in options)}
     for name in names:
         if name not in known:
             near = did_you_mean(_kebab(name), sorted(map(_kebab, known)))
@@ -186,27 +183,8 @@ def check_changes(
     return weighty
 
 
-def _differences(
-    before: Mapping[str, Any], now: Mapping[str, Any], defaults: Mapping[str, Any], prefix: str
-) -> Iterator[Change]:
-    for name in {**now, **before}:
-        default = defaults.get(name, Absent.ABSENT)
-        old, new = before.get(name, default), now.get(name, Absent.ABSENT)
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            yield from _differences(old, new, default if isinstance(default, Mapping) else {}, f"{prefix}{name}.")
-        elif old != new:
-            yield Change(prefix + name, old, new)
-
-
-def _names(options: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    for name, value in options.items():
-        yield prefix + name
-        if isinstance(value, Mapping):
-            yield from _names(value, f"{prefix}{name}.")
-
-
 def _covers(names: Collection[str], path: str) -> bool:
-    return any(path == name or path.startswith(f"{name}.") for name in names)
+    return path in names or path.partition(".")[0] in names
 
 
 def _kebab(path: str) -> str:

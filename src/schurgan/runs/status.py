@@ -1,4 +1,4 @@
-"""How a run is doing, asked from another terminal: its files are read, no torch is loaded, nothing is touched."""
+"""The status of a run, read from its folder by another process: no torch is loaded and nothing is touched."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ _SILENT_ROWS = 10
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file of RUN/checkpoints."""
+    """A checkpoint as its sidecar describes it."""
 
     name: str
     step: int
     attempt: int
     bytes: int
     score: float | None
-    """Of its samples, lower is better; None where that is not known."""
+    """Score of its samples, lower is better; None where it is not known."""
     healthy: bool
-    """Whether it is known that nothing spoke for a collapse."""
+    """Whether it was saved without a sign of a collapse."""
     roles: tuple[str, ...] = ()
     """Why it is kept: "newest", "best", "last healthy"."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """What the files of a run say."""
+    """How far a run is, and how it does."""
 
     run: str
     state: State
@@ -54,20 +54,20 @@ class Status:
     attempt: int
     steps_per_second: float | None
     seconds_left: float | None
-    """At that rate; None where it is not running."""
+    """Time left at that rate; None where it is not running."""
     seconds_silent: float
-    """Since the last line of metrics.jsonl, or since the run began."""
+    """Time since the last line of metrics.jsonl, or since the run began."""
     row: Row | None
     """The last means."""
     health: HealthRecord | None
     """The last evaluation."""
     events: tuple[Event, ...]
-    """All of them."""
+    """All events, oldest first."""
     checkpoints: tuple[Checkpoint, ...]
-    """By attempt, then by step."""
+    """All checkpoints, by attempt, then by step."""
 
     def as_json(self) -> str:
-        """One JSON object; records are as in metrics.jsonl, the row without singular values."""
+        """The status as one JSON object; records as in metrics.jsonl, the row without singular values."""
         content = asdict(self) | {
             "row": replace(self.row, singular_values={}).as_line() if self.row else None,
             "health": self.health.as_line() if self.health else None,
@@ -77,7 +77,15 @@ class Status:
 
 
 def read_status(run: str | Path, now: float | None = None) -> Status:
-    """Of the run in folder `run`; `now` is in seconds since 1970. Raises UserError when it is no run."""
+    """Read the status of a run.
+
+    Args:
+        run: folder of the run.
+        now: seconds since 1970, to which silence is measured; by default those of the clock.
+
+    Raises:
+        UserError: the folder is no run.
+    """
     folder = RunFolder(run)
     folder.require()
     steps, every = _options(folder.config)
@@ -106,7 +114,7 @@ def read_status(run: str | Path, now: float | None = None) -> Status:
 
 
 def status_lines(run: str | Path, now: float | None = None) -> list[str]:
-    """The same for people, some ten lines. Raises UserError when it is no run."""
+    """The status of `read_status` as some ten lines of text."""
     status = read_status(run, now)
     ago = duration(status.seconds_silent)
     says = {

@@ -12,7 +12,7 @@ from schurgan.core.distributed import World, find_placement, join
 from schurgan.core.errors import Interrupted, UserError, writing
 from schurgan.data.shards import Shards, split
 from schurgan.evaluation.evaluate import evaluate
-from schurgan.runs.config import Config
+from schurgan.runs.config import Config, flatten
 from schurgan.runs.folder import RunFolder
 from schurgan.runs.sidecar import CheckpointRecord
 from schurgan.studies.outcome import Outcome, judge, read_outcome
@@ -22,8 +22,7 @@ from schurgan.training.artifacts import Artifacts
 from schurgan.training.build import build_trainer, choose_codec
 from schurgan.training.checkpoint import Checkpoints, read
 
-_FREE = {"data", "preset"}
-_FREE_TRAIN = {"threads", "device", "prefetch", "tensorboard", "compile"}
+_FREE = {"data", "preset", *(f"train.{name}" for name in ("threads", "device", "prefetch", "tensorboard", "compile"))}
 """Options that a run may have been made with otherwise: its numbers are the same up to rounding."""
 _LONGEST = 4 * 3600.0  # seconds that processes wait for the one that trains a classifier
 
@@ -145,16 +144,7 @@ def _rank(record: CheckpointRecord) -> tuple[float, int]:
 
 
 def _flat(config: Config) -> dict[str, object]:
-    found: dict[str, object] = {}
-    for name, value in config.model_dump(mode="json").items():
-        if name in _FREE:
-            continue
-        if not isinstance(value, dict):
-            found[name] = value
-            continue
-        free = _FREE_TRAIN if name == "train" else set()
-        found |= {f"{name}.{key}": inner for key, inner in value.items() if key not in free}
-    return found
+    return {name: value for name, value in flatten(config.model_dump(mode="json")).items() if name not in _FREE}
 
 
 def _is_main() -> bool:

@@ -267,7 +267,7 @@ class _Hashed:
         return len(data)
 
     def flush(self) -> None:
-        """torch asks for it after every archive; atomic_write will do it."""
+        """Do nothing: torch asks for it after every archive, and atomic_write will do it."""
 
 
 def _storages(value: object, where: str) -> dict[tuple[torch.device, int], int]:
