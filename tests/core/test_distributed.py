@@ -22,16 +22,9 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 import schurgan
-from schurgan.core.distributed import (
-    Placement,
-    World,
-    accumulating,
-    find_placement,
-    first_host,
-    join,
-    replicate,
-)
+from schurgan.core.distributed import World, accumulating, join, replicate
 from schurgan.core.errors import UserError
+from schurgan.core.launch import Placement, find_placement, first_host
 from schurgan.networks import Discriminator, Generator, Latent, apply_spectral_norm
 from schurgan.networks.batch_norm import convert_batch_norm
 from schurgan.training.losses import Hinge

@@ -5,17 +5,12 @@ with join("auto") as world:                       # alone, or one of what torchr
     ...
     if world.is_main: save()
 
-What the loop owes to the others:
-
-- Every process calls the same collectives in the same order. So whatever decides about one (a stop that was asked for,
-  a rollback, the end) is decided by one process and told by `broadcast_object`, or by a sum over all.
-- What only the main process does (files, pictures, scores) must take less than the timeout, and must run no collective,
-  nor a batch norm over processes: see `networks.cross_replica.local_statistics`.
+- Every process calls the same collectives in the same order. So one process decides about a stop, a rollback or the end
+  and tells the others by `broadcast_object`, or all decide by a sum.
+- What only the main process does (files, pictures, scores) must take less than the timeout and run no collective, nor a
+  batch norm over processes: see `networks.batch_norm.local_statistics`.
 - `torchrun --max-restarts N` answers a failed process by ending the others with SIGTERM and starting all of them anew,
-  same command, up to N times. So a run goes on where its folder holds a state of its own: the main process looks for
-  the newest whole checkpoint, tells the others its step, and all of them load it. SIGTERM asks for a checkpoint after
-  the step in hand; with a process gone that step cannot end, and the error that `join` makes of it must end the process
-  with a status other than 0.
+  up to N times. The main process then looks for the newest whole checkpoint, and all of them load it.
 """
 
 from __future__ import annotations
@@ -24,13 +19,12 @@ import gc
 import itertools
 import json
 import os
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from inspect import signature
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -38,6 +32,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from schurgan.core.errors import UserError
+from schurgan.core.launch import Placement, choose_device, find_placement
 
 Result = TypeVar("Result")
 _FAILED = "schurgan/failed"
@@ -48,7 +43,7 @@ _MEETINGS = itertools.count()
 class World:
     """This process among all: its number `rank` of `size`, its number on this machine, and its device.
 
-    The methods are collectives: every process calls them, in the same order. Alone, they give back what they are given.
+    The methods are collectives: every process calls them, in the same order. Alone, they return what they get.
     """
 
     rank: int = 0
@@ -62,7 +57,7 @@ class World:
         return self.rank == 0
 
     def barrier(self) -> None:
-        """Wait until every process is here. What they gave to a GPU may still be under way."""
+        """Wait until every process is here; work on a GPU may still be under way."""
         self.sum_over(torch.zeros(()))
 
     def sum_over(self, values: Tensor) -> Tensor:
@@ -91,9 +86,10 @@ class World:
         return torch.stack([part.view(own.dtype).view(own.shape) for part in parts])
 
     def broadcast_object(self, value: Any = None) -> Any:
-        """The main process's value, on all of them: what JSON holds (so a tuple comes back as a list), never pickled.
+        """Return the main process's value, which JSON must be able to hold; a tuple comes back as a list.
 
-        Raises TypeError on the main process for anything else.
+        Raises:
+            TypeError: JSON cannot hold the value (on the main process).
         """
         if self.size == 1:
             return value
@@ -105,31 +101,31 @@ class World:
         return json.loads(bytes(text.tolist()))
 
     def any(self, flag: bool) -> bool:
-        """Whether it is true on any process."""
+        """Return whether the flag is set on any process."""
         return bool(self.sum_over(torch.tensor(float(flag))) > 0)
 
     def check(self, task: Callable[[], object]) -> None:
-        """Let the main process do something; its UserError is then raised on all of them."""
-        said = None
+        """Let the main process do something; raise its UserError on all of them."""
+        message = None
         if self.is_main:
             try:
                 task()
             except UserError as error:
-                said = str(error)
-        if (said := self.broadcast_object(said)) is not None:
-            raise UserError(said)
+                message = str(error)
+        if (message := self.broadcast_object(message)) is not None:
+            raise UserError(message)
 
     def in_turn(self, task: Callable[[], Result]) -> Result:
-        """`task()` of each process, the main one's first: what it leaves in a cache, the others find there."""
+        """Return `task()`, which the main process does first: what it leaves in a cache, the others find there."""
         if self.is_main:
             result = task()
         self.barrier()
         return result if self.is_main else task()
 
     def gather_rows(self, rows: Tensor) -> Tensor:
-        """The rows of all processes, in the order of their ranks, on all of them: (n, ...) each  ->  (Σ n, ...).
+        """Return the rows of all processes, in the order of their ranks: (n, ...) each -> (Σ n, ...).
 
-        n may differ and may be 0, the rest of the shape and the type may not. Not differentiable.
+        n may differ and may be 0; the rest of the shape and the type may not. Not differentiable.
         """
         if self.size == 1:
             return rows.detach()
@@ -177,85 +173,19 @@ def current_world() -> World:
     return World(dist.get_rank(), dist.get_world_size())
 
 
-class Placement(NamedTuple):
-    """Where a launcher put this process, and the address at which all of them meet."""
-
-    rank: int
-    size: int
-    local_rank: int
-    meeting: str
-
-
-def find_placement(environment: Mapping[str, str]) -> Placement | None:
-    """What torchrun (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT) or srun set; None where neither did.
-
-    Of SLURM only the variables of a step count: in a batch script, which is one process, those of the job speak of
-    tasks that nobody started. The meeting place is the step's first machine, and a port made from the job's number,
-    unless MASTER_ADDR and MASTER_PORT say otherwise. Raises UserError for variables that are no numbers or missing.
-    """
-    if "RANK" in environment or "WORLD_SIZE" in environment:
-        rank, size, local = (_number(environment, name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-        for name in ("MASTER_ADDR", "MASTER_PORT") if size > 1 else ():
-            _text(environment, name)
-        meeting = "env://"
-    elif "SLURM_STEP_NUM_TASKS" in environment:
-        names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_JOB_ID")
-        rank, size, local, job = (_number(environment, name) for name in names)
-        host = environment.get("MASTER_ADDR") or first_host(_text(environment, "SLURM_STEP_NODELIST"))
-        meeting = f"tcp://{host}:{environment.get('MASTER_PORT') or 15000 + job % 15000}"
-    else:
-        return None
-    if not 0 <= rank < size:
-        raise UserError(f"process {rank} of {size}: the launcher's variables name a process that cannot be")
-    return Placement(rank, size, local, meeting)
-
-
-def first_host(nodes: str) -> str:
-    """The first of SLURM's list of machines: "gpu[03-05,9],fat1"  ->  "gpu03". UserError for what is no such list."""
-    found = re.match(r"([^,\[\]]+)(?:\[(\w+)[^\]]*\]([^,\[\]]*))?(?:,|$)", nodes)
-    if found is None:
-        raise UserError(f'SLURM_STEP_NODELIST: "{nodes}" given, a list of machines is needed; set MASTER_ADDR')
-    return "".join(part or "" for part in found.groups())
-
-
-def choose_device(name: str, placement: Placement | None = None) -> torch.device:
-    """The device called so; "auto" takes a GPU where there is one, and each of several processes its own.
-
-    Raises UserError for a device that is not there, and where there are more processes than GPUs on a machine.
-    """
-    try:
-        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError):
-        needed = '"cpu", "cuda" or "auto" is needed'
-        raise UserError(f'--train.device: "{name}" given, no such device here; {needed}') from None
-    if placement is None or placement.size == 1 or device.type != "cuda":
-        return device
-    if device.index is not None:
-        raise UserError(f'--train.device: "{name}" given to {placement.size} processes, "cuda" gives each its own')
-    gpus = torch.cuda.device_count()
-    if gpus == 1 and placement.meeting != "env://":
-        return torch.device("cuda", 0)  # srun showed each of its processes one GPU alone
-    if placement.local_rank >= gpus:
-        raise UserError(
-            f"process {placement.local_rank + 1} on this machine, which has {gpus} GPUs: one process a GPU is needed"
-        )
-    return torch.device("cuda", placement.local_rank)
-
-
-def restarted() -> bool:
-    """Whether torchrun started this process anew, because one of those before it was lost."""
-    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
-
-
 @contextmanager
 def join(device: str = "auto", *, timeout: float = 600.0) -> Iterator[World]:
-    """Inside, this process works together with those that the same launcher started; alone where there was none.
+    """Work together with the processes that the same launcher started; alone where there was none.
 
-    NCCL carries what lies on GPUs and gloo what lies on a CPU. timeout: seconds after which a process that others wait
-    for counts as lost. A process that leaves by an error tells the others why, and closes its connections; their next
-    collective then ends in a UserError that repeats it, instead of waiting for the timeout. Raises UserError when the
-    processes do not meet in that time, or a device is missing.
+    NCCL carries what lies on GPUs and gloo what lies on a CPU. A process that leaves by an error tells the others why,
+    and closes its connections; their next collective then ends in a UserError that repeats it.
+
+    Args:
+        device: see `choose_device`.
+        timeout: seconds after which a process that others wait for counts as lost.
+
+    Raises:
+        UserError: the processes do not meet in that time, or a device is missing.
     """
     placement = find_placement(os.environ)
     world = World(device=choose_device(device, placement))
@@ -277,12 +207,12 @@ def join(device: str = "auto", *, timeout: float = 600.0) -> Iterator[World]:
 
 
 def replicate(network: nn.Module, world: World) -> nn.Module:
-    """`network` such that its gradients are the means over the processes'; itself where there is one.
+    """Wrap `network` so that its gradients are the means over the processes; return it as it is where there is one.
 
     It starts with the main process's parameters and buffers. Later each process has its own buffers: batch norm over
     all processes and spectral norm reach the same ones everywhere, and overwriting them between two forward passes of
-    one backward pass would be an error. Run the plain network where no gradient of its own is wanted: what is
-    generated for D, D in the step of G, gradient penalties.
+    one backward pass would be an error. Run the plain network where its weights need no gradient: images for D, D in
+    the step of G, gradient penalties.
     """
     if world.size == 1:
         return network
@@ -298,9 +228,9 @@ def replicate(network: nn.Module, world: World) -> nn.Module:
 
 
 def accumulating(network: nn.Module) -> AbstractContextManager[None]:
-    """Inside, gradients of a replicated network add up on this process; the first backward pass outside shares them.
+    """Add up gradients of a replicated network on this process; the first backward pass outside shares them.
 
-    Forward and backward pass both belong inside. Nothing for a plain network.
+    Forward and backward pass both belong inside. Does nothing for a plain network.
     """
     return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
 
@@ -364,20 +294,3 @@ def _leave(failed: bool) -> None:
 def _one_line(error: BaseException) -> str:
     said = " ".join(str(error).split())
     return said if isinstance(error, UserError) else f"{type(error).__name__}: {said}"
-
-
-def _number(environment: Mapping[str, str], name: str) -> int:
-    if name == "LOCAL_RANK":  # some launchers give each process a machine of its own, and leave it out
-        environment = {name: "0"} | dict(environment)
-    text = _text(environment, name)
-    if not text.isdecimal():
-        raise UserError(f'{name}: "{text}" given by the launcher, a whole number is needed')
-    return int(text)
-
-
-def _text(environment: Mapping[str, str], name: str) -> str:
-    if not environment.get(name):
-        raise UserError(
-            f"{name}: not set by the launcher, and needed by several processes; start them by torchrun or srun"
-        )
-    return environment[name]

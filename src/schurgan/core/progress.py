@@ -78,6 +78,7 @@ class Meter:
         self._bar: Bar | None = None
 
     def __call__(self, done: int, total: int) -> None:
+        """Show that `done` of `total` are done."""
         if self._quiet:
             return
         if self._bar is None:

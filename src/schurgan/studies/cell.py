@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from schurgan.core.distributed import World, find_placement, join
+from schurgan.core.distributed import World, join
 from schurgan.core.errors import Interrupted, UserError, writing
+from schurgan.core.launch import find_placement
 from schurgan.data.shards import Shards, split
 from schurgan.evaluation.evaluate import evaluate
 from schurgan.runs.config import Config, flatten

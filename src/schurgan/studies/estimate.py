@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from schurgan.core.distributed import World, choose_device
+from schurgan.core.distributed import World
 from schurgan.core.errors import UserError
+from schurgan.core.launch import choose_device
 from schurgan.networks import Generator
 from schurgan.networks.costs import Costs, step_costs
 from schurgan.runs.config import Config

@@ -13,8 +13,8 @@ from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.process import BaseProcess
 
-from schurgan.core.distributed import find_placement
 from schurgan.core.errors import Interrupted, UserError, say
+from schurgan.core.launch import find_placement
 from schurgan.runs.folder import RunFolder
 from schurgan.studies.cell import check_same, run_cell
 from schurgan.studies.outcome import Outcome, read_outcome

@@ -6,8 +6,9 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
-from schurgan.core.distributed import World, join, restarted
+from schurgan.core.distributed import World, join
 from schurgan.core.errors import UserError, writing
+from schurgan.core.launch import restarted
 from schurgan.runs.config import Config
 from schurgan.runs.folder import RunFolder
 from schurgan.training.run import Run

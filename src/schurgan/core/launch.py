@@ -1,0 +1,104 @@
+"""Where a launcher (torchrun or srun) put this process, and on which device it works."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+
+from schurgan.core.errors import UserError
+
+
+class Placement(NamedTuple):
+    """Where a launcher put this process, and the address at which all of them meet."""
+
+    rank: int
+    size: int
+    local_rank: int
+    meeting: str
+
+
+def find_placement(environment: Mapping[str, str]) -> Placement | None:
+    """Return what torchrun (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT) or srun set, None without either.
+
+    Of SLURM only the variables of a step count: in a batch script, which is one process, those of the job count tasks
+    that nobody started. The processes meet on the step's first machine, at a port made from the job's number, unless
+    MASTER_ADDR and MASTER_PORT say otherwise.
+
+    Raises:
+        UserError: a variable is missing or no number.
+    """
+    if "RANK" in environment or "WORLD_SIZE" in environment:
+        rank, size, local = (_number(environment, name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+        for name in ("MASTER_ADDR", "MASTER_PORT") if size > 1 else ():
+            _text(environment, name)
+        meeting = "env://"
+    elif "SLURM_STEP_NUM_TASKS" in environment:
+        names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_JOB_ID")
+        rank, size, local, job = (_number(environment, name) for name in names)
+        host = environment.get("MASTER_ADDR") or first_host(_text(environment, "SLURM_STEP_NODELIST"))
+        meeting = f"tcp://{host}:{environment.get('MASTER_PORT') or 15000 + job % 15000}"
+    else:
+        return None
+    if not 0 <= rank < size:
+        raise UserError(f"process {rank} of {size}: the launcher's variables name a process that cannot be")
+    return Placement(rank, size, local, meeting)
+
+
+def first_host(nodes: str) -> str:
+    """Return the first of SLURM's list of machines: "gpu[03-05,9],fat1" -> "gpu03"."""
+    found = re.match(r"([^,\[\]]+)(?:\[(\w+)[^\]]*\]([^,\[\]]*))?(?:,|$)", nodes)
+    if found is None:
+        raise UserError(f'SLURM_STEP_NODELIST: "{nodes}" given, a list of machines is needed; set MASTER_ADDR')
+    return "".join(part or "" for part in found.groups())
+
+
+def choose_device(name: str, placement: Placement | None = None) -> torch.device:
+    """Return the device of that name; "auto" takes a GPU where there is one, each of several processes its own.
+
+    Raises:
+        UserError: there is no such device, or a machine has fewer GPUs than processes.
+    """
+    try:
+        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError):
+        needed = '"cpu", "cuda" or "auto" is needed'
+        raise UserError(f'--train.device: "{name}" given, no such device here; {needed}') from None
+    if placement is None or placement.size == 1 or device.type != "cuda":
+        return device
+    if device.index is not None:
+        raise UserError(f'--train.device: "{name}" given to {placement.size} processes, "cuda" gives each its own')
+    gpus = torch.cuda.device_count()
+    if gpus == 1 and placement.meeting != "env://":
+        return torch.device("cuda", 0)  # srun showed each of its processes one GPU alone
+    if placement.local_rank >= gpus:
+        raise UserError(
+            f"process {placement.local_rank + 1} on this machine, which has {gpus} GPUs: one process a GPU is needed"
+        )
+    return torch.device("cuda", placement.local_rank)
+
+
+def restarted() -> bool:
+    """Return whether torchrun started this process anew because one before it was lost."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+
+
+def _number(environment: Mapping[str, str], name: str) -> int:
+    if name == "LOCAL_RANK":  # some launchers give each process a machine of its own, and leave it out
+        environment = {name: "0"} | dict(environment)
+    text = _text(environment, name)
+    if not text.isdecimal():
+        raise UserError(f'{name}: "{text}" given by the launcher, a whole number is needed')
+    return int(text)
+
+
+def _text(environment: Mapping[str, str], name: str) -> str:
+    if not environment.get(name):
+        raise UserError(
+            f"{name}: not set by the launcher, and needed by several processes; start them by torchrun or srun"
+        )
+    return environment[name]
