@@ -149,7 +149,7 @@ def test_state_fitted_on_other_data_is_refused_unless_nothing_was_fitted_here(co
 def test_state_of_another_version_is_refused_in_one_sentence(condition, build):
     state = condition.state_dict()
     del state["real_share"]
-    with pytest.raises(ValueError, match=r"^this state has no real_share: .*run fit_real again$"):
+    with pytest.raises(ValueError, match=r"another version, without real_share: run fit_real again$"):
         build().load_state_dict(state)
 
 

@@ -148,7 +148,7 @@ class FittedCondition(nn.Module, Generic[Stats]):
         """Refuse, before anything is overwritten, what was fitted in another way, or on other data than this was."""
         own = [name for name, _ in self.named_buffers(recurse=False)]
         if missing := [name for name in own if prefix + name not in state_dict]:
-            raise ValueError(f"this state has no {', '.join(missing)}: it is of another version, run fit_real again")
+            raise ValueError(f"this state is of another version, without {', '.join(missing)}: run fit_real again")
         measure, _, data = state_dict[f"{prefix}_extra_state"]["fingerprint"].partition("; ")
         if measure and measure != self._measure():
             raise ValueError(
