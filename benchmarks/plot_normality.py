@@ -3,7 +3,7 @@
     python benchmarks/plot_normality.py DATA OUT.png [--limit N]
 
 DATA is a prepared set of spectrograms, e.g. `schurgan prepare esc50 ESC-50-master --out build/esc10-128 --size 128`.
-Prints the tables of docs/normality.md and draws its figure. Needs the extra `plot`. Everything is compared with the
+Prints the tables of docs/normality.md and draws its figure. Everything is compared with the
 exact Δ² and its gradient, of images in [-1, 1] (signed) and mapped to [0, 1] (unit), their first channel. Costs are CPU
 time on one thread, medians of interleaved rounds over 32 images, relative to `torch.linalg.eigvals` of the same images
 in float64. About a minute and a half for the 400 clips of ESC-10 at 128².

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import json
 
 import pytest
@@ -60,7 +59,7 @@ def test_the_paper_s_range_is_the_default():
         ("0.5,", '--truncations: "" given, numbers with commas between are needed'),
         ("0.5,0", "truncation: 0.0 given, a finite number above 0 is needed"),
         ("nan", "truncation: nan given, a finite number above 0 is needed"),
-        ("1,1.0", "truncations: 1, 1 given, each once is needed"),
+        ("1,1.0", "--truncations: 1, 1 given, each once is needed"),
     ],
 )
 def test_truncations_that_cannot_be_are_one_sentence(refused, run, truncations, said):
@@ -70,12 +69,6 @@ def test_truncations_that_cannot_be_are_one_sentence(refused, run, truncations, 
 def test_none_at_all_is_refused(run):
     with pytest.raises(UserError, match="truncations: none given"):
         sweep(run, ())
-
-
-def test_without_matplotlib_it_says_what_to_install_before_any_work(refused, run, monkeypatch):
-    real = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "matplotlib" else real(name, *a))
-    assert "pip install schurgan[plot]" in refused("sweep", run)
 
 
 def test_a_figure_leaves_out_what_is_not_known_and_is_the_same_every_time(tmp_path):

@@ -24,8 +24,6 @@ from schurgan.studies.outcome import Outcome
 from schurgan.studies.runner import run_cells
 from schurgan.studies.study import Cell, Study, read_study
 
-pytest.importorskip("matplotlib")
-
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:

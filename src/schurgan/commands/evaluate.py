@@ -135,7 +135,7 @@ def sweep(
         batch_norm: as in `schurgan evaluate`
         seed: of the noise, which is the same for all but for its scale
         quick: a classifier trained a quarter as long
-        figures: draw PNG and SVG, which needs matplotlib
+        figures: draw PNG and SVG
         data: where the shards are now, if they were moved
         device: cpu, cuda, ...; auto takes a GPU where there is one
     """

@@ -51,10 +51,6 @@ def study(
     if missing:
         raise UserError(f"--data {missing[0]}=DIR: missing, {chosen.about_data(scale, missing[0])} makes it")
     _check_sizes(chosen, scale, folders)
-    if chosen.kind != "table":
-        from schurgan.studies.style import need_matplotlib
-
-        need_matplotlib()
     from schurgan.studies.runner import run_cells
 
     run_cells(cells, jobs)

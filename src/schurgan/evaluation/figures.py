@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from schurgan.core.errors import UserError
 from schurgan.core.files import atomic_write
 from schurgan.evaluation.table import title
 
@@ -31,12 +29,6 @@ _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "schurgan",  # the same sweep gives the same file
 }
-
-
-def need_matplotlib() -> None:
-    """Raises UserError, saying what to install, where there is none."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UserError("the figure needs matplotlib: `pip install schurgan[plot]`, or --no-figures")
 
 
 def save_figure(truncations: Sequence[float], points: Sequence[Mapping[str, Any]], path: Path) -> None:

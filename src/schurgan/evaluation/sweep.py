@@ -12,7 +12,7 @@ from schurgan.core.distributed import World
 from schurgan.core.errors import UserError, writing
 from schurgan.core.files import atomic_write, write_json
 from schurgan.evaluation.evaluate import check_numbers, describe, known_accuracy, open_judge
-from schurgan.evaluation.figures import need_matplotlib, save_figure
+from schurgan.evaluation.figures import save_figure
 from schurgan.evaluation.pixels import score_departure, score_variety
 from schurgan.evaluation.score_images import Measure
 from schurgan.evaluation.scores import Evaluation, Protocol, Score
@@ -68,14 +68,11 @@ def sweep(
 ) -> Sweep:
     """Score `images` generated images at each truncation, and write RUN/evaluation/sweep.json, .md, .png and .svg.
 
-    All are of the same noise, scaled: what differs between the rows is the truncation. figures: whether to draw, which
-    needs matplotlib. The other arguments are those of `evaluate`. Raises UserError as that does, for a model of uniform
-    noise, and where matplotlib is missing.
+    All are of the same noise, scaled: what differs between the rows is the truncation. figures: whether to draw.
+    The other arguments are those of `evaluate`. Raises UserError as that does, and for a model of uniform noise.
     """
     check_numbers(images, 1, batch_norm, seed)
     check_truncations(truncations)
-    if figures:
-        need_matplotlib()
     world = world or World()
     subject = open_subject(run, data, world.device)
     for truncation in truncations:

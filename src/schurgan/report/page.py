@@ -1,10 +1,12 @@
-"""A run as one page that needs nothing else: sounds to play, spectrograms, a classifier's verdict, curves, events."""
+"""A run as one HTML page without other files: sounds to play, spectrograms, a classifier's verdict, curves, events."""
 
 from __future__ import annotations
 
 import base64
 import io
-from dataclasses import dataclass
+import json
+import time
+from dataclasses import asdict, dataclass
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -21,11 +23,14 @@ from schurgan.data.codec import open_codec
 from schurgan.data.shards import Shards, split
 from schurgan.evaluation.features.classifier import Trained, cached_classifier, judge
 from schurgan.model import Model, Sounds, load
-from schurgan.report import curves
+from schurgan.report.charts import charts
 from schurgan.runs.config import Config
 from schurgan.runs.folder import RunFolder
-from schurgan.runs.messages import duration
+from schurgan.runs.messages import duration, event_sentence, health_sentence, tone_of, verdict_of
+from schurgan.runs.records import Event, Records, number
 from schurgan.runs.status import read_status
+
+_MOST_EVENTS = 200
 
 
 @dataclass(frozen=True)
@@ -46,99 +51,99 @@ class Verdict:
 
 
 def write_report(run: str | Path, *, shown: int = 3, judged: int = 12, truncation: float = 1.0, seed: int = 1) -> Path:
-    """RUN/report.html and, where the run has a generator, RUN/classifier.json.
+    """Write RUN/report.html and, where the run has a generator, RUN/classifier.json.
 
-    Per class, `shown` real and generated sounds can be played and `judged` generated ones are classified. A run that
-    has not saved a generator yet, or died before, has a page of curves and events. Raises UserError when the folder
-    is no run or its data is gone.
+    A run without a generator, because it has not saved one yet or died before, gets a page of curves and events.
+
+    Args:
+        run: folder of the run.
+        shown: real and generated sounds of each class that the page plays.
+        judged: generated sounds of each class that the classifier judges.
+        truncation: variance of the noise.
+        seed: the same seed gives the same sounds.
+
+    Returns:
+        The page's file.
+
+    Raises:
+        UserError: where the folder is no run, or its data is gone.
     """
     run = Path(run)
     if not run.is_dir():
         raise UserError(f"{run}: no such run folder")
     folder = RunFolder(run)
-    bare = not folder.generator.exists() and (folder.config.exists() or folder.metrics.exists())
-    verdict, parts = (None, _bare()) if bare else _heard(run, shown, judged, truncation, seed)
+    verdict = None
+    subtitle, sounds = "The run has not saved a generator yet: there is nothing to hear.", ""
+    if folder.generator.exists() or not (folder.config.exists() or folder.metrics.exists()):
+        verdict, subtitle, sounds = _compare_sounds(run, shown, judged, truncation, seed)
     records = folder.read_records()
-    page = Template((resources.files("schurgan.report") / "templates" / "page.html").read_text("utf-8")).substitute(
-        parts,
+    template = Template((resources.files("schurgan.report") / "templates" / "page.html").read_text("utf-8"))
+    page = template.substitute(
         title=f"Schurgan: {escape(run.resolve().name)}",
+        subtitle=subtitle,
         state=_state(run),
-        health=curves.verdict(records),
-        scores=curves.scores(run),
-        charts=curves.charts(records),
-        events=curves.events(records),
+        health=_health(records),
+        sounds=sounds,
+        scores=score_table(run),
+        charts=charts(records),
+        events=_events(records),
         options=escape(folder.config.read_text("utf-8", "replace")) if folder.config.exists() else "",
     )
     with writing(folder.report):
         if verdict is not None:
-            write_json(folder.classifier, verdict.__dict__)
+            write_json(folder.classifier, asdict(verdict))
         with atomic_write(folder.report, "w") as file:
             file.write(page)
     return folder.report
 
 
-def _bare() -> dict[str, str]:
-    """The parts of the page that need a generator, without one."""
-    return {"subtitle": "The run has not saved a generator yet: there is nothing to hear.", "heard": ""}
-
-
-def _state(run: Path) -> str:
-    """How far the run was when the page was written."""
-    try:
-        status = read_status(run)
-    except UserError:  # options of another version; the page has them as they are
-        return ""
-    silent = f"no line for {duration(status.seconds_silent)} when this page was written"
-    said = silent if status.state == "silent" else status.state
-    return f'<p class="faint">Step {status.step} of {status.steps}, {said}.</p>'
-
-
-def _heard(run: Path, shown: int, judged: int, truncation: float, seed: int) -> tuple[Verdict, dict[str, str]]:
-    """The classifier's verdict, and the parts of the page that show what the generator makes."""
+def _compare_sounds(run: Path, shown: int, judged: int, truncation: float, seed: int) -> tuple[Verdict, str, str]:
+    """(the classifier's verdict, subtitle, HTML of real and generated sounds side by side)."""
     model = load(run)
     if model.card.data is None or not Path(model.card.data).is_dir():
         raise UserError(f"{run}: its data folder {model.card.data} is gone, which the report compares with")
-    shards = Shards(model.card.data)
-    if shards.classes != model.classes:
+    everything = Shards(model.card.data)
+    if everything.classes != model.classes:
         raise UserError(f"{model.card.data}: holds other classes than {run} was trained on; the report compares them")
     config = RunFolder(run).read_config() if RunFolder(run).config.exists() else Config()
     folds = config.train.val_folds
-    learned, _ = split(shards, folds, config.train.val_fraction)
-    # The one that watched the run, where it is the same: a page should not take longer than to be read.
-    trained = cached_classifier(shards if folds else learned, val_folds=folds, quick=True)
-    shards = learned
+    shards, _ = split(everything, folds, config.train.val_fraction)
+    # The classifier that watched the run, where it is the same, or the page would take minutes to write.
+    classifier = cached_classifier(everything if folds else shards, val_folds=folds, quick=True)
     generated = [model.sample(name, judged, truncation, seed) for name in model.classes]
-    real, made = ("pictures", "pictures") if model.pictures else ("recordings", "sounds")
-    verdict = _judge(model, shards, trained, generated, truncation, seed)
-    subtitle = (
-        f"{len(shards)} {real} of {len(model.classes)} classes, {model.card.step} steps of training, "
-        f"{model.codec.size}x{model.codec.size}"
-        + ("" if model.pictures else f" {model.codec.config['transform']} spectrograms")
-    )
-    legend = f"Left: {real} that the model learned from. Right: {made} that it made." + (
-        "" if model.pictures else " The pictures are the spectrograms, low notes at the bottom."
-    )
-    classes = "\n".join(
-        _class(name, sounds, shards, shown, verdict) for name, sounds in zip(model.classes, generated, strict=True)
-    )
-    heading = "Look" if model.pictures else "Listen"
-    heard = f"{_verdict(verdict, real, made)}\n<h2>{heading}</h2>\n<p>{legend}</p>\n{classes}"
-    return verdict, {"subtitle": subtitle, "heard": heard}
+    verdict = _judge(model, shards, classifier, generated, truncation, seed)
+    real, fake, heading = ("pictures", "pictures", "Look") if model.pictures else ("recordings", "sounds", "Listen")
+    size, kind = model.codec.size, "" if model.pictures else f" {model.codec.config['transform']} spectrograms"
+    subtitle = f"{len(shards)} {real} of {len(model.classes)} classes, {model.card.step} steps of training, "
+    subtitle += f"{size}x{size}{kind}"
+    legend = f"Left: {real} that the model learned from. Right: {fake} that it made."
+    if not model.pictures:
+        legend += " The pictures are the spectrograms, low notes at the bottom."
+    variety = sum(verdict.variety.values()) / len(verdict.variety)
+    parts = [
+        f'<p class="verdict">A classifier trained on {verdict.n_train} of the {real} knows the class of '
+        f"<b>{verdict.real_accuracy:.1%}</b> of the {verdict.n_test} others, and of "
+        f"<b>{verdict.generated_accuracy:.1%}</b> of {verdict.n_generated} generated {fake}. Two generated "
+        f"ones of a class differ {variety:.2f} times as much as two real ones.</p>",
+        f"<h2>{heading}</h2>\n<p>{legend}</p>",
+        *(_class_section(sounds, shards, shown, verdict) for sounds in generated),
+    ]
+    return verdict, subtitle, "\n".join(parts)
 
 
 def _judge(
-    model: Model, shards: Shards, trained: Trained, generated: list[Sounds], truncation: float, seed: int
+    model: Model, shards: Shards, classifier: Trained, generated: list[Sounds], truncation: float, seed: int
 ) -> Verdict:
-    heard = torch.cat([_analysed(model, sounds) for sounds in generated])
+    images = torch.cat([_analyse_again(model, sounds) for sounds in generated])
     labels = torch.repeat_interleave(torch.arange(len(generated)), len(generated[0]))
-    accuracy, per_class = judge(trained.network, heard, labels)
+    accuracy, per_class = judge(classifier.network, images, labels)
     return Verdict(
-        trained.accuracy,
+        classifier.accuracy,
         accuracy,
         dict(zip(model.classes, per_class, strict=True)),
         {sounds.label: _variety(model, shards, sounds) for sounds in generated},
-        trained.n_train,
-        trained.n_test,
+        classifier.n_train,
+        classifier.n_test,
         len(labels),
         truncation,
         model.card.step,
@@ -146,22 +151,8 @@ def _judge(
     )
 
 
-def _variety(model: Model, shards: Shards, sounds: Sounds) -> float:
-    clips = (shards.labels == shards.classes.index(sounds.label)).nonzero()[0][:100]
-    made = model.codec.invert_colormap(sounds.images)
-    if len(made) < 2 or len(clips) < 2:
-        return 0.0
-    real = open_codec(shards.manifest.transform).invert_colormap(shards.images(clips))
-    return (_spread(made) / _spread(real)).item()
-
-
-def _spread(images: Tensor) -> Tensor:
-    """Mean Euclidean distance between two different images."""
-    return torch.pdist(images.flatten(1)).mean()
-
-
-def _analysed(model: Model, sounds: Sounds) -> Tensor:
-    """Images, as `prepare` would make them of the sounds, at peak 1; pictures as they are."""
+def _analyse_again(model: Model, sounds: Sounds) -> Tensor:
+    """Images as `prepare` would make them of the sounds, at peak 1; pictures as they are."""
     audio = sounds.audio
     if audio is None:
         return sounds.images
@@ -169,42 +160,116 @@ def _analysed(model: Model, sounds: Sounds) -> Tensor:
     return model.codec.invert_colormap(model.spectrogram.encode(audio / peak)[0])
 
 
-def _verdict(verdict: Verdict, real: str, made: str) -> str:
-    variety = sum(verdict.variety.values()) / len(verdict.variety)
-    return (
-        f'<p class="verdict">A classifier trained on {verdict.n_train} of the {real} knows the class of '
-        f"<b>{verdict.real_accuracy:.1%}</b> of the {verdict.n_test} others, and of "
-        f"<b>{verdict.generated_accuracy:.1%}</b> of {verdict.n_generated} generated {made}. Two generated "
-        f"ones of a class differ {variety:.2f} times as much as two real ones.</p>"
-    )
+def _variety(model: Model, shards: Shards, sounds: Sounds) -> float:
+    clips = (shards.labels == shards.classes.index(sounds.label)).nonzero()[0][:100]
+    generated = model.codec.invert_colormap(sounds.images)
+    if len(generated) < 2 or len(clips) < 2:
+        return 0.0
+    real = open_codec(shards.manifest.transform).invert_colormap(shards.images(clips))
+    return (torch.pdist(generated.flatten(1)).mean() / torch.pdist(real.flatten(1)).mean()).item()
 
 
-def _class(name: str, sounds: Sounds, shards: Shards, shown: int, verdict: Verdict) -> str:
+def _class_section(sounds: Sounds, shards: Shards, shown: int, verdict: Verdict) -> str:
+    name, rate = sounds.label, sounds.sample_rate
     clips = (shards.labels == shards.classes.index(name)).nonzero()[0]
     chosen = clips[:: max(1, len(clips) // shown)][:shown]
-    rate = sounds.sample_rate
-    real = [_sound(shards.recording(int(i)) if rate else None, shards.images([int(i)])[0], rate) for i in chosen]
+    real = [_figure(shards.recording(int(i)) if rate else None, shards.images([int(i)])[0], rate) for i in chosen]
     audio = sounds.audio if sounds.audio is not None else [None] * len(sounds)
-    made = [_sound(audio[i], sounds.images[i], rate) for i in range(min(shown, len(sounds)))]
+    fake = [_figure(audio[i], sounds.images[i], rate) for i in range(min(shown, len(sounds)))]
     return (
         f'<section class="class"><header><h3>{escape(name)}</h3>'
         f'<span class="faint">{verdict.per_class[name]:.0%} of what was generated is recognised, '
         f"variety {verdict.variety[name]:.2f} of the real</span></header>"
         f'<div class="sides"><div class="side"><p>real</p><div class="sounds">{"".join(real)}</div></div>'
-        f'<div class="side"><p>generated</p><div class="sounds">{"".join(made)}</div></div></div></section>'
+        f'<div class="side"><p>generated</p><div class="sounds">{"".join(fake)}</div></div></div></section>'
     )
 
 
-def _sound(audio: Tensor | None, image: Tensor, sample_rate: int | None) -> str:
+def _figure(audio: Tensor | None, image: Tensor, sample_rate: int | None) -> str:
     if audio is None or sample_rate is None:
-        return f'<figure><img alt="picture" src="{_data(png(picture(image, photo=True)), "image/png")}"></figure>'
+        return f'<figure><img alt="picture" src="{_data_url(png(picture(image, photo=True)), "image/png")}"></figure>'
     wav = io.BytesIO()
     soundfile.write(wav, audio.numpy(), sample_rate, subtype="PCM_16", format="WAV")
     return (
-        f'<figure><img alt="spectrogram" src="{_data(png(picture(image)), "image/png")}">'
-        f'<audio controls preload="none" src="{_data(wav.getvalue(), "audio/wav")}"></audio></figure>'
+        f'<figure><img alt="spectrogram" src="{_data_url(png(picture(image)), "image/png")}">'
+        f'<audio controls preload="none" src="{_data_url(wav.getvalue(), "audio/wav")}"></audio></figure>'
     )
 
 
-def _data(content: bytes, kind: str) -> str:
+def _data_url(content: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _state(run: Path) -> str:
+    """How far the run was when the page was written."""
+    try:
+        status = read_status(run)
+    except UserError:  # options of another version; the page shows them as they are
+        return ""
+    silent = f"no line for {duration(status.seconds_silent)} when this page was written"
+    state = silent if status.state == "silent" else status.state
+    return f'<p class="faint">Step {status.step} of {status.steps}, {state}.</p>'
+
+
+def _health(records: Records) -> str:
+    """The last evaluation of health as a paragraph, "" where there is none."""
+    if not records.health:
+        return ""
+    last = records.health[-1]
+    return f'<p class="verdict {verdict_of(last)[1]}">{escape(_capitalised(health_sentence(last)))}</p>'
+
+
+def _events(records: Records) -> str:
+    """The newest events with their times, oldest first."""
+    if not records.events:
+        return "<p>Nothing to tell.</p>"
+    left_out = max(0, len(records.events) - _MOST_EVENTS)
+    first = [f'<li class="plain">{left_out} events before these</li>'] if left_out else []
+    lines = [
+        f'<li class="{tone_of(event)}">{escape(_capitalised(event_sentence(event)))}{_time(event)}</li>'
+        for event in records.events[left_out:]
+    ]
+    return f'<ul class="events">{"".join(first + lines)}</ul>'
+
+
+def _time(event: Event) -> str:
+    try:
+        text = "" if event.time is None else time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(event.time))
+    except (OverflowError, ValueError, OSError):
+        text = ""
+    return f" <small>{text}</small>" if text else ""
+
+
+def score_table(run: Path) -> str:
+    """RUN/scores.json as a table with its protocol; "" where there is none or it is something else."""
+    try:
+        content = json.loads(RunFolder(run).scores.read_text("utf-8"), parse_constant=lambda _: None)
+    except (OSError, ValueError, RecursionError):
+        return ""
+    scores = content.get("scores") if isinstance(content, dict) else None
+    if not isinstance(scores, dict) or not scores:
+        return ""
+    rows = "".join(_score_row(str(name), score) for name, score in scores.items())
+    head = "<tr><th>score</th><th>generated</th><th>real against real</th></tr>"
+    protocol = content.get("protocol")
+    facts = protocol.items() if isinstance(protocol, dict) else ()
+    text = ", ".join(f"{escape(str(key))} {escape(_short(value))}" for key, value in facts)
+    return f"<h2>Scores</h2><table>{head}{rows}</table>" + (f'<p class="legend">{text}</p>' if text else "")
+
+
+def _score_row(name: str, score: object) -> str:
+    values = score if isinstance(score, dict) else {"value": score}
+    texts = [_short(values[key]) if values.get(key) is not None else "" for key in ("value", "floor")]
+    cells = "".join(f'<td class="number">{escape(text)}</td>' for text in texts)
+    return f"<tr><td>{escape(name)}</td>{cells}</tr>"
+
+
+def _short(value: object) -> str:
+    plain = number(value)
+    if plain is not None:
+        return f"{plain:.5g}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _capitalised(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from schurgan.core.errors import UserError, writing
+from schurgan.core.errors import writing
 from schurgan.core.files import atomic_write
 
 if TYPE_CHECKING:
@@ -35,12 +34,6 @@ _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "schurgan",
 }
-
-
-def need_matplotlib() -> None:
-    """Raises UserError, saying what to install, where there is none."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UserError("figures need matplotlib: `pip install schurgan[plot]`")
 
 
 @contextmanager
