@@ -6,13 +6,16 @@ import errno
 import json
 import math
 import os
+import sys
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
+_NUMERIC = (float, int, type(None))
+_LARGEST = sys.float_info.max
 _MOST = 2**53
 """Beyond it a step could not be told from the next as a float, which charts need."""
 
@@ -31,7 +34,9 @@ class Row:
     @classmethod
     def parse(cls, line: Mapping[str, Any]) -> Row:
         """The row of a line."""
-        values = {name: value for name, value in _numbers(line).items() if name not in ("step", "attempt")}
+        values = _numbers(line)
+        for name in ("step", "attempt"):
+            values.pop(name, None)
         return cls(line["step"], line.get("attempt", 0), values, _numbers(line.get("singular_values")))
 
     def as_line(self) -> dict[str, Any]:
@@ -135,14 +140,14 @@ def read_records(path: str | Path) -> Records:
     Raises:
         OSError: the file cannot be read.
     """
-    records = Records([], [], [])
+    records, decoder = Records([], [], []), json.JSONDecoder(parse_constant=lambda _: None)
     try:
         content = Path(path).read_bytes()
     except FileNotFoundError:
         return records
     for line in content.split(b"\n"):  # not splitlines(): a reason may hold other characters that end lines
         with suppress(ValueError, RecursionError):
-            parsed = json.loads(line.decode("utf-8", "replace"), parse_constant=lambda _: None)
+            parsed = decoder.decode(line.decode("utf-8", "replace"))
             if not isinstance(parsed, dict) or None in (_count(parsed.get("step")), _count(parsed.get("attempt", 0))):
                 continue
             if isinstance(parsed.get("event"), str):
@@ -230,8 +235,11 @@ def _numbers(values: object) -> dict[str, float | None]:
     """The numbers and nulls of a mapping, None for what is not finite."""
     if not isinstance(values, Mapping):
         return {}
-    plain = {str(name): value for name, value in values.items() if value is None or type(value) in (int, float)}
-    return {name: cast(float, value) if number(value) is not None else None for name, value in plain.items()}
+    return {
+        name: value if value is None or -_LARGEST <= value <= _LARGEST else None
+        for name, value in values.items()
+        if type(value) in _NUMERIC
+    }
 
 
 def _count(value: object) -> int | None:
