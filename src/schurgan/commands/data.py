@@ -87,6 +87,9 @@ def prepare_folder(
 
     Args:
         root: folder with one folder of recordings (any audio) or images for each class
+        shards: where the shards go, and how they are made
+        sounds: how recordings become images
+        pictures: how pictures are kept
         kind: images where both are there, or audio
         table: a CSV file with the columns path, label and, where wanted, fold, instead of a folder a class
     """
@@ -98,6 +101,8 @@ def prepare_esc50(root: Root, /, shards: _Shards, sounds: _Sounds, *, subset: st
 
     Args:
         root: the unpacked data set, with meta/esc50.csv and audio/
+        shards: where the shards go, and how they are made
+        sounds: how recordings become images
         subset: all, or esc10, its 400 recordings in 10 classes
     """
     _prepare("esc50", root, {"subset": subset}, shards, sounds)
@@ -108,6 +113,8 @@ def prepare_urbansound8k(root: Root, /, shards: _Shards, sounds: _Sounds) -> Non
 
     Args:
         root: the unpacked data set, with metadata/ and audio/fold*/
+        shards: where the shards go, and how they are made
+        sounds: how recordings become images
     """
     _prepare("urbansound8k", root, {}, shards, sounds)
 
@@ -129,6 +136,8 @@ def prepare_common_voice(
 
     Args:
         root: the release, with validated.tsv and clips/ for each language, or the folder of one language
+        shards: where the shards go, and how they are made
+        sounds: how recordings become images
         by: classes by locale, sentence, gender, age or accents
         locales: languages with commas between them, as en,de; all that are there by default
         split: its tables; of train,dev,test they are folds 1, 2 and 3
@@ -145,6 +154,8 @@ def prepare_cifar10(root: Root, /, shards: _Shards, pictures: _Pictures, *, per_
 
     Args:
         root: the unpacked data set, cifar-10-batches-py or cifar-10-batches-bin
+        shards: where the shards go, and how they are made
+        pictures: how pictures are kept
         per_class: the first so many images a class of each batch
     """
     _prepare("cifar10", root, {"per_class": per_class}, shards, SoundOptions(), pictures)
@@ -154,6 +165,8 @@ def prepare_soundscape(shards: _Shards, sounds: _Sounds, *, per_class: int = 150
     """Eight classes of sounds that the program makes itself, to shards.
 
     Args:
+        shards: where the shards go, and how they are made
+        sounds: how recordings become images
         per_class: clips a class
         seed: other seeds make other clips
     """

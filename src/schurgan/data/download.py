@@ -90,17 +90,11 @@ _HOW = (
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to wait for a server.
+    """How long to wait for a server."""
 
-    Attributes:
-        stall: seconds without a byte.
-        tries: tries in a row that bring less than 1 MB.
-        pause: seconds before the second try, doubled before each later one.
-    """
-
-    stall: float = 60.0
-    tries: int = 5
-    pause: float = 1.0
+    stall: float = 60.0  # seconds without a byte
+    tries: int = 5  # in a row that bring less than 1 MB
+    pause: float = 1.0  # seconds before the second try, doubled before each later one
 
 
 def download(
@@ -167,8 +161,7 @@ def _client(release: str, out: Path) -> Path:
 @contextlib.contextmanager
 def _lock(final: Path) -> Iterator[None]:
     """Only one process at a time works on `final`; the system frees the lock of one that was killed."""
-    path = final.with_name(f".{final.name}.lock")
-    with open(path, "ab") as lock:
+    with open(path := final.with_name(f".{final.name}.lock"), "ab") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -210,6 +203,10 @@ def _is_right(remote: Remote, path: Path) -> bool:
     return remote.md5 in (None, digest)
 
 
+class _Broken(Exception):
+    """A transfer ended early; another try may bring the rest."""
+
+
 def _one_line(text: object) -> str:
     return " ".join(str(text).split())[:200]
 
@@ -217,10 +214,6 @@ def _one_line(text: object) -> str:
 def _empty(file: IO[bytes]) -> None:
     file.seek(0)
     file.truncate()
-
-
-class _Broken(Exception):
-    """A transfer ended early; another try may bring the rest."""
 
 
 def _transfer(remote: Remote, file: IO[bytes], patience: Patience) -> None:

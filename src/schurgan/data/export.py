@@ -34,8 +34,21 @@ def export_webdataset(
     also .audio.npy, its recording (n_samples,) int16. `dataset.json` has the classes, the transform and the tar files'
     names. The same clips give the same bytes, and the folder appears when it is whole.
 
-    progress: called with (clips done, clips in all). Raises UserError for a folder that is there already and not empty,
-    and for one that cannot be written.
+    The standard library writes the archives: webdataset's TarWriter is the same few lines over it, with a time and an
+    owner of its own in every member, and would make an export need that package.
+
+    Args:
+        shards: what to write.
+        folder: a new or empty one.
+        clips_per_tar: clips a file.
+        keep_audio: the recordings too.
+        progress: called with (clips done, clips in all).
+
+    Returns:
+        Paths of the tar files.
+
+    Raises:
+        UserError: the folder is there already and not empty, or cannot be written.
     """
     if clips_per_tar < 1:
         raise ValueError(f"clips_per_tar {clips_per_tar}: 1 or more are needed")

@@ -49,11 +49,12 @@ class Skipped(_Record):
 
     @classmethod
     def of(cls, origin: str, reason: str) -> Self:
+        """With names and reasons that UTF-8 can hold."""
         return cls(origin=printable(origin), reason=printable(" ".join(reason.split())))
 
 
 def printable(name: str) -> str:
-    """A name that UTF-8 can hold: bytes of a file's name that are none are written \\xff."""
+    r"""A name that UTF-8 can hold: bytes of a file's name that are none are written \xff."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
@@ -74,14 +75,17 @@ class Shard(_Record):
 
     @property
     def files(self) -> tuple[ShardFile, ...]:
+        """Its files."""
         return (self.images,) if self.audio is None else (self.images, self.audio)
 
 
 class Clip(NamedTuple):
     """One prepared recording, or picture of a set of images (of 0 seconds, gain and reference 1).
 
-    gain: its peak before it was brought to 1. reference: level of its image. parent: origin of the recording that it
-    is an altered copy of, None for the recording itself.
+    Attributes:
+        gain: its peak before it was brought to 1.
+        reference: level of its image.
+        parent: origin of the recording that it is an altered copy of, None for the recording itself.
     """
 
     origin: str
@@ -110,12 +114,14 @@ class Clips(_Record):
 
     @classmethod
     def of(cls, rows: Iterable[Clip]) -> Self:
+        """The columns of some clips."""
         columns = dict(zip(Clip._fields, zip(*rows, strict=True), strict=False))
         if not any(columns.get("parent", ())):
             columns.pop("parent", None)
         return cls(**columns)
 
     def rows(self) -> Iterator[Clip]:
+        """Undo `of`."""
         columns = [getattr(self, name) for name in Clip._fields if name != "parent"]
         return map(Clip._make, zip(*columns, self.parent or (None,) * len(self), strict=True))
 
@@ -149,15 +155,16 @@ class Part(_Record):
 class Manifest(_Record):
     """Everything about a prepared set but its samples.
 
-    shape       (C, R, R) of one image
-    planes      how many of its C channels are stored: 1 when all are equal
-    dtype       how pixels are stored (`shards.dequantise` undoes it)
-    plan        hash of all that determines the files
-    histogram   clips of each class
-    references  median level of each class's images: what turns a generated image of that class back into sound
-    warnings    what is odd about the set as a whole
-    transform   `open_transform(transform)` made the images
-    source      what determines the data
+    Attributes:
+        shape: (C, R, R) of one image.
+        planes: how many of its C channels are stored: 1 when all are equal.
+        dtype: how pixels are stored (`shards.dequantise` undoes it).
+        plan: hash of all that determines the files.
+        histogram: clips of each class.
+        references: median level of each class's images: what turns a generated image of that class back into sound.
+        warnings: what is odd about the set as a whole.
+        transform: `open_codec(transform)` made the images.
+        source: what determines the data.
     """
 
     format: Literal["schurgan-shards"] = FORMAT
@@ -199,6 +206,7 @@ class Manifest(_Record):
         return cast(int, self.transform["n_samples"])
 
     def files(self) -> Iterator[ShardFile]:
+        """The files of all shards."""
         for shard in self.shards:
             yield from shard.files
 

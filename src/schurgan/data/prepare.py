@@ -66,8 +66,7 @@ def prepare_data(
     `schurgan.data.prepare` has more options, and takes a codec.
 
     Args:
-        data: a folder that holds one folder of recordings or images for each class; or the name of a source, such as
-            "esc50" or "soundscape"; or a source of one's own.
+        data: a folder that holds one of recordings or images for each class; or a source, or the name of one.
         root: where the recordings of a named source are.
         out: folder for the shards and manifest.json.
         size: rows and columns of an image; 0 is 64, but for square pictures up to 128 x 128 their own.

@@ -27,8 +27,12 @@ def verify(folder: str | Path, progress: Callable[[int, int], None] | None = Non
     whole), and shards that the manifest does not name. In a changed file the clips are named that no longer have the
     digests that the manifest keeps, of recordings and of pictures; of images made of recordings, all those of the file.
 
-    progress: called with the bytes that are done and the bytes in all. Raises UserError when there is no manifest, or
-    it is damaged.
+    Args:
+        folder: the prepared set.
+        progress: called with the bytes that are done and the bytes in all.
+
+    Raises:
+        UserError: there is no manifest, or it is damaged.
     """
     folder = Path(folder)
     manifest = Manifest.load(folder)

@@ -28,8 +28,11 @@ Skipped = tuple[str, str]
 class Item:
     """One recording or image of a source.
 
-    origin: where it comes from, a path relative to the source's root with '/' separators, or an id such as
-    "bell/00012"; unique within its source. label: its class. fold: its cross-validation fold, when the set has folds.
+    Attributes:
+        origin: where it comes from, a path relative to the source's root with '/' separators, or an id such as
+            "bell/00012"; unique within its source.
+        label: its class.
+        fold: its cross-validation fold, when the set has folds.
     """
 
     origin: str
@@ -46,7 +49,7 @@ class Source(Protocol):
 
     @property
     def kind(self) -> str:
-        """ "audio": items are loaded by `load`; or "images": by `load_image`. The other of the two may be absent."""
+        """What it holds: "audio", loaded by `load`, or "images", by `load_image`; the other may be absent."""
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
@@ -72,10 +75,11 @@ class Source(Protocol):
 class FileSource:
     """A data set of one file an item: what most sources are, once their tables or folders are read.
 
-    root        what the origins of its items are relative to
-    categories  its classes, in the order of their numbers
-    options     what else determines the data, and goes into its description
-    tables      files that determine the data beside those of the items
+    Attributes:
+        root: what the origins of its items are relative to.
+        categories: its classes, in the order of their numbers.
+        options: what else determines the data, and goes into its description.
+        tables: files that determine the data beside those of the items.
     """
 
     name: str
@@ -88,18 +92,23 @@ class FileSource:
     kind: str = "audio"
 
     def classes(self) -> tuple[str, ...]:
+        """Class names, in the order of their numbers."""
         return self.categories
 
     def items(self) -> list[Item]:
+        """Every item, in the order of the listing."""
         return list(self.listing)
 
     def load(self, item: Item, sample_rate: int) -> Tensor:
+        """The recording as mono samples (L,) at `sample_rate`. Raises AudioError."""
         return read_audio(self.root / item.origin, sample_rate)
 
     def load_image(self, item: Item) -> Tensor:
+        """The image as pixels (C, H, W) uint8. Raises ImageError."""
         return read_image(self.root / item.origin)
 
     def describe(self) -> dict[str, object]:
+        """What determines the data: goes into manifests and plan hashes."""
         origins = [item.origin for item in self.listing]
         files = fingerprint(self.root, [*self.tables, *origins])
         return {"source": self.name, **dict(self.options), "items": len(origins), "files": files}

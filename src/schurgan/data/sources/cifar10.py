@@ -44,9 +44,11 @@ class CIFAR10:
     kind: str = "images"
 
     def classes(self) -> tuple[str, ...]:
+        """Class names, in the order of their numbers."""
         return CLASSES
 
     def items(self) -> list[Item]:
+        """Every item, in the order of the listing."""
         listing = []
         for batch, labels in self.labels:
             seen = Counter[int]()
@@ -66,6 +68,7 @@ class CIFAR10:
             raise UserError(f"{self.root / batch}{self.suffix}: changed since it was listed ({error})") from None
 
     def describe(self) -> dict[str, object]:
+        """What determines the data: goes into manifests and plan hashes."""
         drawn = {} if self.per_class is None else {"per_class": self.per_class}
         return {"source": self.name, "items": len(self.items()), "images": self.digest, **drawn}
 

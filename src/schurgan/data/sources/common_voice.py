@@ -34,14 +34,17 @@ def open_common_voice(
 ) -> FileSource:
     """Clips of a Common Voice release at `root`: one language's folder, or the folder of several of them.
 
-    by           what the classes are: a column of the tables; rows where it is empty are left out
-    locales      which languages, all that are there by default; a sequence, or one text with commas
-    split        which tables are read; of several, the first is fold 1, the second fold 2, and so on
-    max_seconds  longer clips are left out
-    clips        how many are drawn at random, fewer if there are not as many: the paper's 100,000 by default
-    seed         of the draw, which depends on it and on the clips' names alone, not on the order of rows
+    Args:
+        root: the release, or one language of it.
+        by: what the classes are: a column of the tables; rows where it is empty are left out.
+        locales: which languages, all that are there by default; a sequence, or one text with commas.
+        split: which tables are read; of several, the first is fold 1, the second fold 2, and so on.
+        max_seconds: longer clips are left out.
+        clips: how many are drawn at random, fewer if there are not as many: the paper's 100,000 by default.
+        seed: of the draw, which depends on it and on the clips' names alone, not on the order of rows.
 
-    Raises UserError for options and folders of another kind, broken tables, and more than 1,000 classes.
+    Raises:
+        UserError: options or folders of another kind, broken tables, or more than 1,000 classes.
     """
     choices("common_voice", "by", [by], BY)
     splits = choices("common_voice", "split", split, SPLITS)

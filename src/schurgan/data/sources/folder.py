@@ -20,12 +20,17 @@ KINDS = {
 def open_folder(root: Path, kind: str | None = None, table: str | Path | None = None) -> FileSource:
     """List the recordings or images under `root` by their names; whether they decode is found when they are loaded.
 
-    kind   "audio" or "images"; by default audio, or images where images are all there is
-    table  a CSV file with the columns `path` (relative to `root`), `label`, and where wanted `fold` (1 or more): its
-           rows are the items, in their order. A relative path of it is looked for here, then in `root`
-
     Without a table, files inside a class folder belong to that class however deep they lie; links are followed, loops
-    are not. Classes are in alphabetical order. Raises UserError when nothing can be used, and for a broken table.
+    are not. Classes are in alphabetical order.
+
+    Args:
+        root: the folder.
+        kind: "audio" or "images"; by default audio, or images where images are all there is.
+        table: a CSV file with the columns `path` (relative to `root`), `label`, and where wanted `fold` (1 or more):
+            its rows are the items, in their order. A relative path of it is looked for here, then in `root`.
+
+    Raises:
+        UserError: nothing can be used, or the table is broken.
     """
     if kind is not None:
         choices("folder", "kind", [kind], tuple(KINDS))

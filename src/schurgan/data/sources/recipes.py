@@ -20,6 +20,7 @@ Random = np.random.Generator
 
 
 def times(n: int) -> Signal:
+    """Seconds of n samples."""
     return np.arange(n) / RATE
 
 
@@ -72,7 +73,7 @@ def modes(n: int, frequencies: ArrayLike, decays: ArrayLike, amplitudes: ArrayLi
 
 
 def place(n: int, sounds: Sequence[Signal], starts: Signal) -> Signal:
-    """n samples with each of `sounds` added at its start (seconds), cut at both ends."""
+    """Make n samples with each of `sounds` added at its start (seconds), cut at both ends."""
     out = np.zeros(n)
     for sound, start in zip(sounds, starts, strict=True):
         first = round(start * RATE)
@@ -82,7 +83,7 @@ def place(n: int, sounds: Sequence[Signal], starts: Signal) -> Signal:
 
 
 def pulses(n: int, positions: ArrayLike, heights: ArrayLike) -> Signal:
-    """n samples of impulses at fractional `positions` (samples), each shared by its two neighbours."""
+    """Make n samples of impulses at fractional `positions` (samples), each shared by its two neighbours."""
     positions, heights = np.asarray(positions, float), np.asarray(heights, float)
     whole = np.floor(positions).astype(int)
     part = positions - whole
@@ -92,7 +93,7 @@ def pulses(n: int, positions: ArrayLike, heights: ArrayLike) -> Signal:
 
 
 def through(x: Signal, response: Signal) -> Signal:
-    """x filtered by a response on the bins of `bins(len(x))`."""
+    """Filter x by a response on the bins of `bins(len(x))`."""
     return np.fft.irfft(np.fft.rfft(x, fast_size(len(x))) * response, fast_size(len(x)))[: len(x)]
 
 

@@ -29,9 +29,11 @@ class Soundscape:
     kind: str = "audio"
 
     def classes(self) -> tuple[str, ...]:
+        """Class names, in the order of their numbers."""
         return tuple(RECIPES)
 
     def items(self) -> list[Item]:
+        """Every item, in the order of the listing."""
         return [Item(f"{label}/{number:05d}", label) for label in RECIPES for number in range(self.per_class)]
 
     def load(self, item: Item, sample_rate: int) -> Tensor:
@@ -45,6 +47,7 @@ class Soundscape:
         return torch.from_numpy(clip.astype(np.float32))
 
     def describe(self) -> dict[str, object]:
+        """What determines the data: goes into manifests and plan hashes."""
         options = {"per_class": self.per_class, "seconds": self.seconds, "seed": self.seed}
         return {"source": self.name, "version": VERSION, "classes": list(self.classes()), **options}
 
