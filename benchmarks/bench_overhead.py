@@ -26,23 +26,23 @@ from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
+from schurgan.data.loader import Prefetch
 from schurgan.normality import DDFN, MomentMatching
 from schurgan.runs.config import Config
 from schurgan.training import train
 from schurgan.training.artifacts import Artifacts
 from schurgan.training.checkpoint import Checkpoints
 from schurgan.training.logger import Logger
-from schurgan.training.run import Run
 from schurgan.training.trainer import Trainer
 from schurgan.training.watcher import Watcher
 
 PARTS = {
     "step": (Trainer, "training_step"),
     "ddfn forward": (DDFN, "_penalty"),
-    "ddfn and condition backward": (Trainer, "_pull"),
+    "ddfn and condition backward": (Trainer, "_gradient_at"),
     "condition forward": (MomentMatching, "_penalty"),
     "condition observes": (MomentMatching, "observe"),
-    "loading": (Run, "_load"),
+    "loading": (Prefetch, "batch"),
     "adding up": (Watcher, "add"),
     "logger adds": (Logger, "add"),
     "log line": (Logger, "log"),
@@ -76,15 +76,15 @@ def watch_calls(taken: dict[str, list[float]]) -> None:
 
 def per_step(taken: dict[str, list[float]], steps: int, log_every: int, every: int) -> dict[str, float]:
     """Median CPU seconds that a part takes of a step."""
-    found: dict[str, float] = {}
+    result: dict[str, float] = {}
     for name in ("step", *IN_STEP, *BESIDE):
         calls = taken[name]
         often = round(len(calls) / steps)
         sums = [sum(calls[i : i + often]) for i in range(0, len(calls), often)] if often else [0.0]
-        found[name] = statistics.median(sums)
-    found["log line"] = statistics.median(taken["log line"]) / log_every
-    found["evaluation"] = statistics.median(taken["evaluation"][1:]) / every
-    return found
+        result[name] = statistics.median(sums)
+    result["log line"] = statistics.median(taken["log line"]) / log_every
+    result["evaluation"] = statistics.median(taken["evaluation"][1:]) / every
+    return result
 
 
 def main() -> None:
@@ -93,14 +93,19 @@ def main() -> None:
     parser.add_argument("--preset", default="small-64")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--evaluations", type=int, default=4, help="how many in that time, to know what one takes")
-    given = parser.parse_args()
-    config = Config.from_preset(given.preset)
+    arguments = parser.parse_args()
+    config = Config.from_preset(arguments.preset)
     own_every, budget = config.health.every, config.health.budget
-    often = max(1, given.steps // given.evaluations)
-    update: dict[str, Any] = {"steps": given.steps, "threads": 1, "device": "cpu", "checkpoint_every": given.steps}
+    often = max(1, arguments.steps // arguments.evaluations)
+    update: dict[str, Any] = {
+        "steps": arguments.steps,
+        "threads": 1,
+        "device": "cpu",
+        "checkpoint_every": arguments.steps,
+    }
     config = config.model_copy(
         update={
-            "data": given.data,
+            "data": arguments.data,
             "train": config.train.model_copy(update=update),
             "health": config.health.model_copy(update={"every": often, "budget": 0.0, "reaction": "warn"}),
         }
@@ -110,13 +115,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         train(config, Path(folder) / "run")
     first = taken["classifier"][0]
-    parts = per_step(taken, given.steps, config.train.log_every, own_every)
+    parts = per_step(taken, arguments.steps, config.train.log_every, own_every)
     inside = sum(parts[name] for name in IN_STEP)
     networks = parts["step"] - inside
     # An evaluation that would take more than its budget comes less often.
     parts["evaluation"] = min(parts["evaluation"], budget * parts["step"]) if budget else parts["evaluation"]
     outside = inside + sum(parts[name] for name in (*BESIDE, "log line", "evaluation"))
-    print(f"{given.preset}, {given.steps} steps, CPU milliseconds a step")
+    print(f"{arguments.preset}, {arguments.steps} steps, CPU milliseconds a step")
     for name, seconds in sorted(parts.items(), key=lambda pair: -pair[1]):
         print(f"{name:28} {1e3 * seconds:9.3f}  {seconds / (networks + outside):7.2%}")
     for name in ("checkpoint", "generator's file", "samples"):

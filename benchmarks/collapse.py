@@ -180,24 +180,24 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1400)
     parser.add_argument("--share", default="1/1", help="K/N: the K-th of N processes that share the runs")
     parser.add_argument("--out", type=Path, required=True)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
-    bed = Bed(given.data, given.images)
+    bed = Bed(arguments.data, arguments.images)
     print(f"{len(bed.images)} images, floor {bed.floor:.2f}", flush=True)
-    given.out.mkdir(parents=True, exist_ok=True)
-    names = list(VARIANTS) if given.variants == "all" else given.variants.split(",")
-    runs = [(name, seed) for seed in range(given.seeds) for name in names]
-    number, of = map(int, given.share.split("/"))
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    names = list(VARIANTS) if arguments.variants == "all" else arguments.variants.split(",")
+    runs = [(name, seed) for seed in range(arguments.seeds) for name in names]
+    number, of = map(int, arguments.share.split("/"))
     for name, seed in runs[number - 1 :: of]:
-        path = given.out / f"{name.replace(' ', '_')}-{seed}.jsonl"
+        path = arguments.out / f"{name.replace(' ', '_')}-{seed}.jsonl"
         if path.exists():
             continue
-        rows = run(bed, options(name, seed, given.steps, given.plain))
+        rows = run(bed, options(name, seed, arguments.steps, arguments.plain))
         with atomic_write(path, "w") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
         end, last = rows[-1]["end"], rows[-2]["signals"]
-        said = f"{end['all']:.2f}, variety {last['variety']:.2f}, D right {last['accuracy_d']:.0%}"
-        print(f"{name} {seed}: Fréchet {said}, {end['seconds']:.0f} CPU s", flush=True)
+        summary = f"{end['all']:.2f}, variety {last['variety']:.2f}, D right {last['accuracy_d']:.0%}"
+        print(f"{name} {seed}: Fréchet {summary}, {end['seconds']:.0f} CPU s", flush=True)
 
 
 if __name__ == "__main__":

@@ -84,15 +84,15 @@ def watchers() -> dict[str, list[Rule]]:
     """By name, the rules that a monitor looks for: one of ours, several, or one of the gap."""
     alone = ("frechet", "variety", "frechet_extreme", "variety_extreme", "accuracy_d", "gradient_g", "held_out")
     alone += ("variety_batch",)
-    found = {name: [RULES[name]] for name in alone}
-    found["gradient over 5 x early"] = [replace(RULES["gradient_g"], factor=5.0)]
-    found["all that call a collapse"] = [rule for rule in RULES.values() if rule.level != "warning"]
-    found["all"] = list(RULES.values())
-    found["all but held_out"] = [rule for rule in RULES.values() if rule.name != "held_out"]
-    found["DDFN gap over 1.4 x early"] = [GapGrowth("gap", "warning", ("gap",), "", factor=1.4)]
-    found["DDFN gap over half of the real mean"] = [Gap("gap", "warning", ("gap",), "", line=0.5)]
-    found["DDFN gap out of 3 standard errors"] = [GapBand("gap", "warning", ("gap",), "", line=3.0)]
-    return found
+    result = {name: [RULES[name]] for name in alone}
+    result["gradient over 5 x early"] = [replace(RULES["gradient_g"], factor=5.0)]
+    result["all that call a collapse"] = [rule for rule in RULES.values() if rule.level != "warning"]
+    result["all"] = list(RULES.values())
+    result["all but held_out"] = [rule for rule in RULES.values() if rule.name != "held_out"]
+    result["DDFN gap over 1.4 x early"] = [GapGrowth("gap", "warning", ("gap",), "", factor=1.4)]
+    result["DDFN gap over half of the real mean"] = [Gap("gap", "warning", ("gap",), "", line=0.5)]
+    result["DDFN gap out of 3 standard errors"] = [GapBand("gap", "warning", ("gap",), "", line=3.0)]
+    return result
 
 
 def read(folder: Path) -> list[Run]:
@@ -130,8 +130,8 @@ def show_variants(runs: list[Run]) -> None:
 def interval(values: list[float]) -> str:
     if len(values) < 4:  # an interval of so few says nothing
         return " / ".join(f"{value:.2f}" for value in values)
-    found = Interval.of(torch.tensor(values))
-    return f"{found.mean:.2f} ± {found.high - found.mean:.2f}"
+    result = Interval.of(torch.tensor(values))
+    return f"{result.mean:.2f} ± {result.high - result.mean:.2f}"
 
 
 def show_detection(runs: list[Run], patience: int) -> dict[str, tuple[float, float, list[int]]]:
@@ -141,7 +141,7 @@ def show_detection(runs: list[Run], patience: int) -> dict[str, tuple[float, flo
     print(f"\n{len(bad)} runs collapsed, {len(good)} did not\n")
     print("| what is watched | collapses seen | before the onset | median steps ahead | false alarms |")
     print("|---|---|---|---|---|")
-    found = {}
+    result = {}
     for name, rules in watchers().items():
         fired = {id(run): run.fired(Monitor(rules, patience=patience, warm_up=EARLIEST)) for run in runs}
         seen = [run for run in bad if fired[id(run)] is not None]
@@ -152,8 +152,8 @@ def show_detection(runs: list[Run], patience: int) -> dict[str, tuple[float, flo
         print(
             f"| {name} | {share(len(seen), len(bad))} | {share(early, len(bad))} | {lead} | {share(false, len(good))} |"
         )
-        found[name] = (len(seen) / max(1, len(bad)), false / max(1, len(good)), ahead)
-    return found
+        result[name] = (len(seen) / max(1, len(bad)), false / max(1, len(good)), ahead)
+    return result
 
 
 def share(count: int, of: int) -> str:
@@ -163,23 +163,23 @@ def share(count: int, of: int) -> str:
     return f"{count} of {of} ({low:.0%} to {high:.0%})"
 
 
-def draw(found: dict[str, tuple[float, float, list[int]]], path: Path) -> None:
+def draw(result: dict[str, tuple[float, float, list[int]]], path: Path) -> None:
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    names = list(found)[::-1]
+    names = list(result)[::-1]
     figure, (left, right) = plt.subplots(
         1, 2, figsize=(10, 0.34 * len(names) + 1.2), sharey=True, width_ratios=(1, 1.3)
     )
     places = range(len(names))
-    left.barh([y + 0.2 for y in places], [found[n][0] for n in names], 0.38, color="0.25", label="collapses seen")
-    left.barh([y - 0.2 for y in places], [found[n][1] for n in names], 0.38, color="0.75", label="false alarms")
+    left.barh([y + 0.2 for y in places], [result[n][0] for n in names], 0.38, color="0.25", label="collapses seen")
+    left.barh([y - 0.2 for y in places], [result[n][1] for n in names], 0.38, color="0.75", label="false alarms")
     left.set(xlim=(0, 1.02), xlabel="share of runs", yticks=list(places), yticklabels=names)
     left.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
     for y, name in zip(places, names, strict=True):
-        ahead = found[name][2]
+        ahead = result[name][2]
         right.scatter(ahead, [y] * len(ahead), s=9, color="0.55")
         if ahead:
             right.plot([statistics.median(ahead)] * 2, [y - 0.35, y + 0.35], color="black", lw=2)
@@ -196,16 +196,16 @@ def main() -> None:
     parser.add_argument("folders", type=Path, nargs="+", help="what `collapse.py --out` made")
     parser.add_argument("--patience", type=int, default=3)
     parser.add_argument("--figure", type=Path)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     everything = []
-    for folder in given.folders:
+    for folder in arguments.folders:
         runs = [run for run in read(folder) if math.isfinite(run.end["all"])]
         print(f"\n{folder.name}\n")
         show_variants(runs)
         everything += runs
-    found = show_detection(everything, given.patience)
-    if given.figure:
-        draw(found, given.figure)
+    result = show_detection(everything, arguments.patience)
+    if arguments.figure:
+        draw(result, arguments.figure)
 
 
 if __name__ == "__main__":

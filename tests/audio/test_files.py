@@ -186,38 +186,38 @@ def refused(path) -> str:
 
 
 # fmt: off
-BROKEN = {  # name: (bytes, what the sentence says)
-    "empty.wav": (b"", "empty file (0 bytes)"),
-    "text.wav": ("Größe: it is only a text\n".encode() * 50, "not an audio file (text)"),
-    "page.mp3": (b"<!DOCTYPE html><html>404</html>", "not an audio file (text)"),
-    "noise.ogg": (bytes(range(256)) * 9, "not an audio file (unknown binary data)"),
-    "zeros.wav": (bytes(5000), "not an audio file (unknown binary data)"),
-    "song.wav": (b"\0\0\0\x20ftypM4A " + bytes(99), "MP4 or M4A, which cannot be read; convert it"),
-    "header.wav": (wav(pcm(tone()))[:30], "damaged ("),
-    "cut.wav": (wav(b"", declared=160_000), "cut off after its header (0 of 80000 frames)"),
-    "none.wav": (wav(b""), "holds no sound (0 frames)"),
-    "lie.wav": (wav(pcm(tone()), declared=0), "its header says 0 bytes of sound, yet 32000 follow"),
-    "chunk.wav": (wav(struct.pack("<4sI4s", b"LIST", 4, b"INFO"), declared=0), "holds no sound (0 frames)"),
-    "flac.flac": (b"fLaC" + bytes(60), "damaged ("),
-    "silent.wav": (wav(bytes(32_000)), "silent (peak 0)"),
-    "quiet.wav": (wav(b"\1\0\xff\xff" * 8_000), "silent (peak 3.1e-05)"),
-    "constant.wav": (wav(pcm(np.full(9, 0.5))), "silent (peak 0, 9 frames of a constant 0.5)"),
-    "one.wav": (wav(pcm(np.full(1, 0.5))), "silent (peak 0, 1 frames of a constant 0.5)"),
-    "slow.wav": (wav(pcm(tone()), rate=1), "a sample rate of 1 Hz; 1000 to 768000 Hz can be read"),
+BROKEN = {  # name: (bytes, what the sentence holds)
+    "empty.wav": (b"", "empty"),
+    "text.wav": ("Größe: it is only a text\n".encode() * 50, "text"),
+    "page.mp3": (b"<!DOCTYPE html><html>404</html>", "text"),
+    "noise.ogg": (bytes(range(256)) * 9, "binary"),
+    "zeros.wav": (bytes(5000), "binary"),
+    "song.wav": (b"\0\0\0\x20ftypM4A " + bytes(99), "MP4 or M4A"),
+    "header.wav": (wav(pcm(tone()))[:30], "damaged"),
+    "cut.wav": (wav(b"", declared=160_000), "0 of 80000 frames"),
+    "none.wav": (wav(b""), "0 frames"),
+    "lie.wav": (wav(pcm(tone()), declared=0), "32000 follow"),
+    "chunk.wav": (wav(struct.pack("<4sI4s", b"LIST", 4, b"INFO"), declared=0), "0 frames"),
+    "flac.flac": (b"fLaC" + bytes(60), "damaged"),
+    "silent.wav": (wav(bytes(32_000)), "silent"),
+    "quiet.wav": (wav(b"\1\0\xff\xff" * 8_000), "3.1e-05"),
+    "constant.wav": (wav(pcm(np.full(9, 0.5))), "9 frames of a constant 0.5"),
+    "one.wav": (wav(pcm(np.full(1, 0.5))), "1 frames of a constant 0.5"),
+    "slow.wav": (wav(pcm(tone()), rate=1), "1 Hz"),
     "two.wav": (wav(pcm(np.array([0.5, -0.5])), rate=192_000), "too short"),
-    "stereo.wav": (wav(b"", declared=160_000, channels=2), "cut off after its header (0 of 40000 frames)"),
-    "both.wav": (wav(bytes(32_000), channels=2), "silent (peak 0)"),
-    "crowd.wav": (wav(bytes(200_000), channels=1_000), "1000 channels; at most 64 can be read"),
-    "x.raw": (pcm(tone()), "raw samples without a header"),
+    "stereo.wav": (wav(b"", declared=160_000, channels=2), "0 of 40000 frames"),
+    "both.wav": (wav(bytes(32_000), channels=2), "silent"),
+    "crowd.wav": (wav(bytes(200_000), channels=1_000), "1000 channels"),
+    "x.raw": (pcm(tone()), "raw"),
 }
 # fmt: on
 
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_file_is_one_sentence_that_starts_with_its_path(tmp_path, name):
-    data, sentence = BROKEN[name]
+    data, reason = BROKEN[name]
     (tmp_path / name).write_bytes(data)
-    assert refused(tmp_path / name).startswith(sentence)
+    assert reason in refused(tmp_path / name)
 
 
 def test_a_rate_of_4_ghz_is_refused_in_a_sentence(tmp_path):

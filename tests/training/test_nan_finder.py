@@ -37,6 +37,11 @@ class Step:
         self.discriminator.requires_grad_(True)
         return {"loss_d": loss_d, "loss_g": loss_g}
 
+    def sentence(self) -> str:
+        found = self.diagnose()
+        assert found is not None
+        return found
+
     def diagnose(self) -> str | None:
         return find_nan(self.generator, self.discriminator, self.run, {"real images": self.images})
 
@@ -54,17 +59,19 @@ def test_a_step_in_which_all_is_finite_has_no_such_tensor(step):
 def test_a_weight_is_named(step, value, kind):
     with torch.no_grad():
         step.generator.output.weight[0, 1, 2, 0] = value
-    assert step.diagnose() == f"the parameter generator.output.weight held {kind} before the step"
+    assert f"generator.output.weight held {kind}" in step.sentence()
 
 
 def test_a_buffer_is_named(step):
     step.generator.norm.running_var[1] = math.nan
-    assert step.diagnose() == "the buffer generator.norm.running_var held NaN before the step"
+    assert "generator.norm.running_var held NaN" in step.sentence()
 
 
 def test_a_batch_is_named_with_its_row(step):
     step.images[4, 0, 3, 3] = math.nan
-    assert step.diagnose() == "real images held NaN before the step, in 1 of 6 rows, first in row 4"
+    sentence = step.sentence()
+    assert sentence.startswith("real images held NaN")
+    assert sentence.endswith("row 4")
 
 
 def overflow(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
@@ -73,8 +80,7 @@ def overflow(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Ten
 
 def test_an_activation_that_overflows_is_named_by_its_layer_and_not_by_those_it_spoils(step):
     step.generator.blocks[0].register_forward_hook(overflow)
-    sentence = step.diagnose()
-    assert sentence is not None
+    sentence = step.sentence()
     assert sentence.startswith("generator.blocks.0 gave ")
     assert "(its input was finite, at most " in sentence
 
@@ -84,8 +90,7 @@ def test_a_layer_inside_the_discriminator_is_named_with_the_rows_that_it_spoils(
         return torch.cat([output[:-1], output[-1:] / 0])
 
     step.discriminator.blocks[0].register_forward_hook(spoil)
-    sentence = step.diagnose()
-    assert sentence is not None
+    sentence = step.sentence()
     assert sentence.startswith("discriminator.blocks.0 gave ")
     assert sentence.endswith("in 1 of 12 rows, first in row 11")
 
@@ -115,7 +120,7 @@ def test_what_a_module_makes_between_its_parts_is_told_from_what_its_parts_give(
 @pytest.mark.parametrize("name", ["loss_d", "loss_g"])
 def test_a_loss_is_named(step, name):
     setattr(step, f"spoil_{name[-1]}", lambda loss: loss + (loss.detach() * 0).log())
-    assert step.diagnose() == f"{name} was inf first (what both networks gave was finite)"
+    assert step.sentence().startswith(f"{name} was inf")
 
 
 def root_of_zero(loss: Tensor) -> Tensor:
@@ -125,8 +130,7 @@ def root_of_zero(loss: Tensor) -> Tensor:
 
 def test_a_gradient_that_is_not_finite_though_all_values_are_is_named_where_it_first_shows(step):
     step.spoil_d = root_of_zero
-    sentence = step.diagnose()
-    assert sentence == "the gradient at the output of the discriminator was NaN first (the losses were finite)"
+    assert "gradient at the output of the discriminator was NaN" in step.sentence()
 
 
 class _SpoilsGradient(torch.autograd.Function):
@@ -141,8 +145,7 @@ class _SpoilsGradient(torch.autograd.Function):
 
 def test_a_gradient_that_one_layer_spoils_is_named_before_that_layer(step):
     step.generator.norm.register_forward_hook(lambda module, args, output: _SpoilsGradient.apply(output))
-    sentence = step.diagnose()
-    assert sentence is not None
+    sentence = step.sentence()
     assert sentence.startswith("the gradient ")
     assert "generator.norm" in sentence
     assert "discriminator" not in sentence
@@ -150,7 +153,7 @@ def test_a_gradient_that_one_layer_spoils_is_named_before_that_layer(step):
 
 def test_a_gradient_of_one_weight_alone_is_named(step):
     step.discriminator.linear.bias.register_hook(lambda gradient: gradient * math.nan)
-    assert step.diagnose() == "the gradient of discriminator.linear.bias was NaN first (the losses were finite)"
+    assert "gradient of discriminator.linear.bias was NaN" in step.sentence()
 
 
 def test_a_solver_that_refuses_what_came_before_does_not_hide_it(step):
@@ -158,10 +161,9 @@ def test_a_solver_that_refuses_what_came_before_does_not_hide_it(step):
         raise torch.linalg.LinAlgError("the input matrix contains NaN")
 
     step.spoil_d = refuse
-    assert step.diagnose() == "the step failed with _LinAlgError while all was finite: the input matrix contains NaN"
+    assert "_LinAlgError" in step.sentence()
     step.generator.output.register_forward_hook(lambda module, args, output: output * math.nan)
-    sentence = step.diagnose()
-    assert sentence is not None
+    sentence = step.sentence()
     assert sentence.startswith("generator.output gave NaN first")
 
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 import torch
+from watched_runs import events, kinds
 
 from schurgan.core.errors import Interrupted, UserError
 from schurgan.data import Shards
 from schurgan.health import Verdict
 from schurgan.model import load
 from schurgan.runs.config import Config
-from schurgan.runs.folder import RunFolder
 from schurgan.training import resume, train
 from schurgan.training import run as loop
 from schurgan.training.build import build_trainer
@@ -26,20 +26,14 @@ from schurgan.training.recovery import gentler
 from schurgan.training.trainer import Trainer
 from schurgan.training.watcher import Watcher
 
-HEALTH = {"every": 2, "images": 16, "classifier": False, "budget": 0.0, "warm_up": 0, "patience": 2}
 # Evaluations at 2 and 4 settle, those at 6, 8 and 10 give a level; ill at 16 and 18 is a verdict at 18. Step 10 is the
 # last one that two good evaluations came after.
 ONSET, SEEN, HEALTHY = 16, 18, 10
 
 
 @pytest.fixture
-def options(tiny: Callable[..., Config]) -> Callable[..., Config]:
-    def build(health: dict[str, Any] | None = None, **training: object) -> Config:
-        values = {"steps": 22, "log_every": 2, "checkpoint_every": 2, "keep_checkpoints": 20, "sample_every": 2000}
-        config = tiny(**(values | training))
-        return config.model_copy(update={"health": config.health.model_copy(update=HEALTH | (health or {}))})
-
-    return build
+def options(watched: Callable[..., Config]) -> Callable[..., Config]:
+    return lambda health=None, **training: watched(health, **({"steps": 22} | training))
 
 
 @pytest.fixture
@@ -64,14 +58,6 @@ def ill(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setattr(Watcher, "evaluate", seen)
 
     return make
-
-
-def events(run: Path) -> list[dict[str, Any]]:
-    return [event.as_line() for event in RunFolder(run).read_records().events]
-
-
-def kinds(run: Path) -> list[str]:
-    return [event["event"] for event in events(run)]
 
 
 def rows(run: Path) -> list[tuple[int, int]]:
