@@ -196,7 +196,7 @@ def test_the_command_says_a_sentence_a_problem_and_ends_with_status_2(call, own)
     ("arguments", "sentence"),
     [
         (["data"], "data: one word more is needed, as in `schurgan data verify`"),
-        (["data", "verfy", "x"], 'did you mean "verify"?'),
+        (["data", "verfy", "x"], '"data verfy": no such command; did you mean "verify"?'),
         (["dat", "verify", "x"], '"dat": no such command; did you mean "data"?'),
         (["data", "verify"], "DIR: missing; `schurgan data verify --help` says what is needed"),
         (["data", "verify", "a", "b"], '"b": one argument too many for `schurgan data verify`'),
