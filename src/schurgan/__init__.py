@@ -11,17 +11,38 @@ if TYPE_CHECKING:
     from schurgan.data.prepare import prepare_data as prepare
     from schurgan.evaluation.evaluate import evaluate
     from schurgan.model import Model, Sounds, load
+    from schurgan.runs.config import Config
+    from schurgan.training.loop import STOP, Callback
+    from schurgan.training.run import resume_model as resume
+    from schurgan.training.run import train_model as train
 
 # Imported when they are first used: torch takes seconds, and `schurgan --help` must not wait for it.
 _HOMES = {
+    "STOP": "training.loop",
+    "Callback": "training.loop",
+    "Config": "runs.config",
     "Model": "model",
     "Sounds": "model",
     "load": "model",
     "evaluate": "evaluation.evaluate",
     "prepare": "data.prepare:prepare_data",
+    "resume": "training.run:resume_model",
+    "train": "training.run:train_model",
 }
 
-__all__ = ["Model", "Sounds", "__version__", "evaluate", "load", "prepare"]
+__all__ = [
+    "STOP",
+    "Callback",
+    "Config",
+    "Model",
+    "Sounds",
+    "__version__",
+    "evaluate",
+    "load",
+    "prepare",
+    "resume",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

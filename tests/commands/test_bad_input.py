@@ -201,7 +201,7 @@ TRAIN = [
     (("--ddfn.estimator", "exakt"), "--ddfn.estimator: 'exakt' given, one of 'exact', 'hybrid', 'perron', "),
     (("--ddfn.weight", -1), "--ddfn.weight: -1.0 given, greater than or equal to 0 is needed"),
     (("--model.architecture", "small-17"), 'did you mean "small-16"?'),
-    (("--model.architecture", "small-32"), "makes images of 32x32, {shards} holds 16x16; prepare with --size 32"),
+    (("--model.architecture", "small-32"), "makes images of 32x32, {shards} holds 16x16; prepare with size 32"),
     (("--model.channels", 5), "--model.channels: 5 given, less than or equal to 4 is needed"),
     (("--model.colormap", "viridis"), "3 with a colour map"),
     (("--data", "{none}"), "no manifest.json here; make one with `schurgan prepare`"),

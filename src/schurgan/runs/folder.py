@@ -27,6 +27,8 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self.data = self.path / "data"
+        """Shards of a source that was given to `schurgan.train` as it is."""
         self.config = self.path / "config.yaml"
         """Every option, as `Config.save` writes it."""
         self.metrics = self.path / "metrics.jsonl"

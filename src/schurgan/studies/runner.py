@@ -19,7 +19,7 @@ from schurgan.runs.folder import RunFolder
 from schurgan.studies.cell import check_same, run_cell
 from schurgan.studies.outcome import Outcome, read_outcome
 from schurgan.studies.study import Cell
-from schurgan.training.signals import stop_requests
+from schurgan.training.run import stop_requests
 
 _STOPPED = 3  # exit status of a cell's process that saved its state and ended as it was asked to
 _POLL = 0.2  # seconds

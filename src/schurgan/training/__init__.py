@@ -1,6 +1,6 @@
 """A run from its first step to its last."""
 
 from schurgan.core.errors import Interrupted
-from schurgan.training.start import resume, train
+from schurgan.training.run import STOP, Callback, resume, train
 
-__all__ = ["Interrupted", "resume", "train"]
+__all__ = ["STOP", "Callback", "Interrupted", "resume", "train"]

@@ -11,7 +11,7 @@ import torch
 
 from schurgan.audio.pictures import grid, save_png
 from schurgan.data.codec import Codec
-from schurgan.data.shards import Shards
+from schurgan.data.dataset import LabelledImages
 from schurgan.model import Card, Model, build
 from schurgan.networks import Generator, standing_statistics, unconstrained_state
 from schurgan.runs.config import Config
@@ -24,7 +24,7 @@ _COLUMNS = 6
 class Artifacts:
     """Writes RUN/generator.safetensors, samples/step-*.png and samples/step-*/CLASS-000.wav from a trainer."""
 
-    def __init__(self, run: Path, config: Config, shards: Shards, codec: Codec) -> None:
+    def __init__(self, run: Path, config: Config, shards: LabelledImages, codec: Codec) -> None:
         self.folder, self.config, self.shards, self.codec = RunFolder(run), config, shards, codec
 
     def model(self, trainer: Trainer) -> Model:
@@ -39,7 +39,7 @@ class Artifacts:
             latent_variance=trainer.latent.variance,
             classes=self.shards.classes,
             transform=self.codec.config,
-            references=self.shards.manifest.references,
+            references=self.shards.references,
             data=str(self.config.data) if self.config.data else None,
             step=trainer.global_step,
         )

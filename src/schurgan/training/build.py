@@ -12,8 +12,8 @@ from torch import nn
 
 from schurgan.core.distributed import World
 from schurgan.core.errors import UserError
-from schurgan.data.codec import Codec, open_codec
-from schurgan.data.shards import Shards
+from schurgan.data.codec import Codec
+from schurgan.data.dataset import LabelledImages
 from schurgan.networks import (
     Architecture,
     Discriminator,
@@ -42,7 +42,19 @@ class Parts:
     discriminator: nn.Module | Callable[[], nn.Module] | None = None
     """D, or what builds it: images, labels -> scores (B,)."""
     loss: Loss | None = None
+    """Adversarial objectives."""
     regularizers: Sequence[Regularizer] = ()
+    """Terms beside those that the options name."""
+
+    def names(self) -> dict[str, str]:
+        """Return what the run was trained with, by class: another one must not go on with its states."""
+        parts: dict[str, object] = {"generator": self.generator, "discriminator": self.discriminator, "loss": self.loss}
+        parts |= {f"regularizers.{number}": each for number, each in enumerate(self.regularizers)}
+        return {
+            f"own.{name}": getattr(part, "__qualname__", type(part).__qualname__)
+            for name, part in parts.items()
+            if part
+        }
 
 
 def build_trainer(
@@ -67,8 +79,8 @@ def build_trainer(
     """
     train, own, device = config.train, own or Parts(), (world or World()).device
     torch.manual_seed(train.seed)
-    generator = _fresh(own.generator) if own.generator else build_generator(config.model, classes)
-    discriminator = _fresh(own.discriminator) if own.discriminator else build_discriminator(config.model, classes)
+    generator = fresh(own.generator) if own.generator else build_generator(config.model, classes)
+    discriminator = fresh(own.discriminator) if own.discriminator else build_discriminator(config.model, classes)
     networks = [generator.to(device), discriminator.to(device)]
     optimizers = [adam(n, lr, train.betas, train.eps) for n, lr in zip(networks, (train.lr_g, train.lr_d), strict=True)]
     return Trainer(
@@ -90,7 +102,7 @@ def build_trainer(
     )
 
 
-def _fresh(network: nn.Module | Callable[[], nn.Module]) -> nn.Module:
+def fresh(network: nn.Module | Callable[[], nn.Module]) -> nn.Module:
     """A network as it was given, also for the second trainer of a run that goes back."""
     return copy.deepcopy(network) if isinstance(network, nn.Module) else network()
 
@@ -179,8 +191,8 @@ def build_augmentation(options: RegularizeOptions, codec: Codec | None = None) -
     return DiffAugment(options.augment, options.augment_strength, **kind)
 
 
-def choose_codec(config: Config, shards: Shards) -> Codec:
-    """The shards' codec with the channels and the colour map of the options.
+def choose_codec(config: Config, images: LabelledImages, own: Parts | None = None) -> Codec:
+    """The data's codec with the channels and the colour map of the options.
 
     Raises:
         UserError: G makes images of another size, or the images cannot have such channels.
@@ -188,16 +200,16 @@ def choose_codec(config: Config, shards: Shards) -> Codec:
     try:
         architecture = build_architecture(config.model)
     except ValueError as error:
-        raise UserError(f"--model.architecture {config.model.architecture}: {error}") from None
+        raise UserError(f"model.architecture: {config.model.architecture} given, {error}") from None
     try:
-        codec = open_codec(shards.manifest.transform).recolored(config.model.channels, config.model.colormap)
+        codec = images.codec.recolored(config.model.channels, config.model.colormap)
     except ValueError as error:
-        raise UserError(f"--model.{error} ({shards.folder})") from None
-    if architecture.size != shards.shape[1:]:
+        raise UserError(f"model.{error} ({images.folder})") from None
+    if architecture.size != images.shape[1:] and not (own and own.generator and own.discriminator):
         made = f"{architecture.size[0]}x{architecture.size[1]}"
-        held = f"{shards.shape[1]}x{shards.shape[2]}"
+        held = f"{images.shape[1]}x{images.shape[2]}"
         raise UserError(
-            f'--model.architecture: "{config.model.architecture}" makes images of {made}, {shards.folder} holds {held};'
-            f" prepare with --size {architecture.size[0]} or choose another architecture"
+            f'model.architecture: "{config.model.architecture}" makes images of {made}, {images.folder} holds {held};'
+            f" prepare with size {architecture.size[0]} or choose another architecture"
         )
     return codec

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from schurgan.core.distributed import World
 from schurgan.data.codec import Codec
-from schurgan.data.shards import Shards
+from schurgan.data.dataset import LabelledImages
 from schurgan.evaluation.features.extractor import Extracted, Extractor
 from schurgan.evaluation.features.registry import open_extractor
 from schurgan.health import Monitor, Verdict
@@ -43,8 +43,8 @@ class Watcher:
     def __init__(
         self,
         config: Config,
-        training: Shards,
-        held_out: Shards | None,
+        training: LabelledImages,
+        held_out: LabelledImages | None,
         codec: Codec,
         world: World,
     ) -> None:
@@ -165,7 +165,7 @@ class Watcher:
             )
         return self._scores
 
-    def _sample(self, shards: Shards) -> tuple[Tensor, Tensor]:
+    def _sample(self, shards: LabelledImages) -> tuple[Tensor, Tensor]:
         """Images as D sees them, and labels; at most 2,000, drawn by the seed."""
         order = np.random.default_rng(self._config.train.seed).permutation(len(shards))[:_MOST_REAL]
         return self._codec.apply_colormap(shards.images(order)), torch.from_numpy(shards.labels[order])

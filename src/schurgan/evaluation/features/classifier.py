@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from schurgan.core.errors import UserError
-from schurgan.data.shards import Shards
+from schurgan.data.dataset import LabelledImages
 from schurgan.evaluation.features import cache
 from schurgan.evaluation.metrics.inception_score import accuracy
 
@@ -178,7 +178,7 @@ def fit_classifier(
 
 
 def train_classifier(
-    shards: Shards,
+    shards: LabelledImages,
     *,
     val_folds: Collection[int] = (),
     epochs: int = 40,
@@ -237,7 +237,7 @@ def train_classifier(
 
 
 def cached_classifier(
-    shards: Shards,
+    shards: LabelledImages,
     *,
     val_folds: Collection[int] = (),
     quick: bool = False,
@@ -286,7 +286,7 @@ def draws(clips: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
         waiting = waiting[_BATCH:]
 
 
-def _held_out(shards: Shards, val_folds: Collection[int] = ()) -> Tensor:
+def _held_out(shards: LabelledImages, val_folds: Collection[int] = ()) -> Tensor:
     if val_folds:
         return torch.tensor([fold in val_folds for fold in shards.folds])
     folds = [fold for fold in shards.folds if fold is not None]

@@ -12,7 +12,7 @@ import torch
 
 from schurgan.audio import Spectrogram
 from schurgan.core.errors import UserError, did_you_mean
-from schurgan.data.shards import Shards
+from schurgan.data.dataset import LabelledImages
 from schurgan.evaluation.features.classifier import cached_classifier
 from schurgan.evaluation.features.embedding import ImportedEmbedding, ReanalysedEmbedding, TextureEmbedding
 from schurgan.evaluation.features.extractor import ClassifierExtractor, Extractor
@@ -22,7 +22,7 @@ from schurgan.evaluation.features.inception import open_inception
 
 def open_extractor(
     name: str,
-    shards: Shards | None = None,
+    shards: LabelledImages | None = None,
     *,
     val_folds: Collection[int] = (),
     quick: bool = False,
