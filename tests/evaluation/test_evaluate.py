@@ -18,7 +18,7 @@ from schurgan.evaluation import evaluate as score_run
 from schurgan.evaluation import score_sounds as sound_scores
 from schurgan.evaluation.metrics.frechet import frechet_distance
 from schurgan.evaluation.scores import Evaluation
-from schurgan.evaluation.target import open_subject
+from schurgan.evaluation.target import Sampling, open_subject
 from schurgan.evaluation.usefulness import score_usefulness
 from schurgan.model import Model
 from schurgan.report.page import score_table
@@ -104,7 +104,7 @@ def test_truncation_and_batch_norm_change_the_images(score):
 def test_batch_statistics_leave_the_model_as_it_was(run):
     subject = open_subject(run)
     before = {name: value.clone() for name, value in subject.model.generator.state_dict().items()}
-    _, make = subject.generator(8, None, 0, "batch")
+    _, make = subject.generator(Sampling(8, batch_norm="batch"), 0)
     make(slice(0, 8))
     after = subject.model.generator.state_dict()
     assert all(torch.equal(after[name], before[name]) for name in before)
@@ -140,7 +140,7 @@ def test_usefulness_without_held_out_clips_is_refused_before_any_work(folded, mo
 
 def test_usefulness_is_a_score_with_all_that_was_measured(score, monkeypatch):
     monkeypatch.setattr(score_run, "score_usefulness", partial(score_usefulness, steps=2, seeds=2))
-    gain = score(usefulness=True, runs=1).scores["usefulness_gain"]
+    gain = score(usefulness=True, runs=1).scores["augmentation_utility"]
     assert gain.details["real"]["n_train"] == gain.n_real == 12
     assert gain.value == pytest.approx(gain.details["both"]["mean"] - gain.details["real"]["mean"])
 

@@ -9,9 +9,9 @@ from PIL import Image
 import schurgan.evaluation
 from schurgan.core.errors import UserError
 from schurgan.evaluation import evaluate as score_run
-from schurgan.evaluation.figures import save_figure
+from schurgan.evaluation.figures import save_sweep_figure
 from schurgan.evaluation.scores import Score
-from schurgan.evaluation.sweep import COLUMNS, TRUNCATIONS, sweep
+from schurgan.evaluation.sweep import SWEPT, TRUNCATIONS, sweep
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,9 @@ def test_a_point_of_a_sweep_is_what_evaluate_finds_at_that_truncation(run, monke
     monkeypatch.setattr(score_run, "score_sounds", lambda *_: {})
     point = sweep(run, (0.5, 1.0), extractor=OWN, images=60, figures=False).points[0]
     whole = schurgan.evaluate(run, extractor=OWN, images=60, runs=1, truncation=0.5).scores
-    assert {name: score.value for name, score in point.items()} == {name: whole[name].value for name in COLUMNS}
+    assert {name: score.value for name, score in point.items()} == {
+        metric.name: whole[metric.name].value for metric in SWEPT
+    }
 
 
 def test_the_command_writes_table_figure_and_json_of_the_truncations_given(call, run):
@@ -74,7 +76,7 @@ def test_none_at_all_is_refused(run):
 def test_a_figure_leaves_out_what_is_not_known_and_is_the_same_every_time(tmp_path):
     points = [{name: {"value": v, "floor": None} for name in ("fid", "variety")} for v in (1.0, None, 3.0)]
     for name in ("a", "b"):
-        save_figure((0.5, 1.0, 2.0), points, tmp_path / name)
+        save_sweep_figure((0.5, 1.0, 2.0), points, tmp_path / name)
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
 
 

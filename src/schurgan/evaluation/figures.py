@@ -1,15 +1,26 @@
-"""Curves of scores over truncation, readable in grey: PNG and SVG."""
+"""Pictures of scores: a table, curves over truncation, generated images beside the real ones nearest to them."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from schurgan.audio.pictures import picture, save_png
 from schurgan.core.files import atomic_write
-from schurgan.evaluation.table import title
+from schurgan.evaluation.metric_table import BY_NAME, title
+from schurgan.evaluation.metrics.neighbours import nearest
+from schurgan.evaluation.target import ImageSet, Subject
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_MOST = 12
+_HEAD, _CELL, _GAP, _LINE = 124, 128, 12, 18
 _PANELS: tuple[tuple[str, ...], ...] = (
     ("inception_score",),
     ("fid",),
@@ -31,9 +42,14 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def save_figure(truncations: Sequence[float], points: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """PATH.png and PATH.svg: a panel a score, real images as a dotted line. A point is scores by name, each with
-    "value" and "floor"; what is None is left out."""
+def save_sweep_figure(truncations: Sequence[float], points: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draw PATH.png and PATH.svg: a panel a score, real images as a dotted line, readable in grey.
+
+    Args:
+        truncations: in any order.
+        points: for each its scores by name, each with "value" and "floor"; what is None is left out.
+        path: without ending.
+    """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -48,7 +64,7 @@ def save_figure(truncations: Sequence[float], points: Sequence[Mapping[str, Any]
                 y = [float("nan") if (v := points[i][name]["value"]) is None else v for i in order]
                 ax.plot(x, y, marker=marker, linestyle=line, color=colour, label=title(name))
                 floor = points[0][name]["floor"]
-                if floor is not None and name == "departure_gap":  # a size: real gaps lie on both sides of 0
+                if floor is not None and BY_NAME[name].floor == "gap":
                     ax.axhspan(-floor, floor, color="0.85", linewidth=0)
                 elif floor is not None:
                     ax.axhline(floor, color=colour, linestyle=":", linewidth=1)
@@ -61,8 +77,111 @@ def save_figure(truncations: Sequence[float], points: Sequence[Mapping[str, Any]
         for ax in list(drawn.axes)[len(shown) :]:
             ax.remove()
         drawn.supxlabel("truncation α (dotted line or grey band: real images)", fontsize=8)
-        for kind, about in (("png", {"dpi": 200}), ("svg", {"metadata": {"Date": None}})):
-            buffer = io.BytesIO()
-            drawn.savefig(buffer, format=kind, **about)
-            with atomic_write(path.with_suffix(f".{kind}")) as file:
-                file.write(buffer.getvalue())
+        _save(drawn, path.with_suffix(".png"), dpi=200)
+        _save(drawn, path.with_suffix(".svg"), metadata={"Date": None})
+
+
+def save_table_figure(
+    head: Sequence[str], rows: Sequence[Sequence[str]], bold: Collection[tuple[int, int]], path: Path
+) -> None:
+    """Draw a table as a PNG, its first column to the left, cells in `bold` (row, column) bold, every other row grey."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+    from matplotlib.transforms import Bbox
+
+    widths = [max(len(line[c]) for line in (head, *rows)) + 3 for c in range(len(head))]
+    with mpl.rc_context(_STYLE):
+        drawn = Figure(figsize=(0.075 * sum(widths), 0.26 * (len(rows) + 1)))
+        ax = drawn.add_axes((0, 0, 1, 1))
+        ax.set_axis_off()
+        table = ax.table(
+            [list(row) for row in rows],
+            colLabels=list(head),
+            colWidths=[width / sum(widths) for width in widths],
+            cellLoc="right",
+            bbox=Bbox.unit(),
+        )
+        table.auto_set_font_size(False)
+        for (row, column), cell in table.get_celld().items():
+            cell.set_linewidth(0)
+            cell.set_facecolor("0.95" if row and row % 2 == 0 else "white")
+            if row == 0:
+                cell.visible_edges = "B"
+                cell.set_linewidth(1)
+            cell.set_text_props(
+                ha="left" if column == 0 else "right",
+                weight="bold" if row == 0 or (row - 1, column) in bold else "normal",
+            )
+        _save(drawn, path, dpi=200)
+
+
+def save_nearest(
+    path: Path,
+    subject: Subject,
+    fake: ImageSet,
+    real: tuple[ImageSet, Tensor],
+    held_out: tuple[ImageSet, Tensor] | None,
+) -> None:
+    """Draw a column for each of some generated images: it, and the nearest training and held-out images.
+
+    The eye sees a copy before any number does. Distances are root mean squares over the pixels of thumbnails, 0 for a
+    copy and 2 at most.
+
+    Args:
+        path: of the PNG.
+        subject: whose images they are.
+        fake: generated images, of which one of each class in turn is shown.
+        real: training images, and which clips they are (N,).
+        held_out: likewise.
+    """
+    shown = _one_of_each(fake.labels[: len(fake.images)])
+    classes = subject.model.classes
+    rows = [("generated", list(fake.images[shown]), [classes[c] for c in fake.labels[shown].tolist()])]
+    sides = [("nearest training", subject.training, real)]
+    if subject.held_out is not None and held_out is not None:
+        sides.append(("nearest held out", subject.held_out, held_out))
+    for name, shards, (images, clips) in sides:
+        near = nearest(images.thumbnails, fake.thumbnails[shown])
+        places = near.indices[:, 0]
+        distances = (near.distances[:, 0] / images.thumbnails.shape[1] ** 0.5).tolist()
+        texts = [f"{d:.3f} {classes[c]}" for d, c in zip(distances, images.labels[places].tolist(), strict=True)]
+        rows.append((name, list(subject.real(shards, clips[places])), texts))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_png(_drawn(rows, photo=subject.model.pictures), path)
+
+
+def _one_of_each(labels: Tensor) -> list[int]:
+    """The first image of each class, then the second of each, until there are enough."""
+    rounds = [((labels == c).nonzero()[:, 0].tolist()) for c in labels.unique()]
+    turns = [each[turn] for turn in range(_MOST) for each in rounds if turn < len(each)]
+    return sorted(turns[:_MOST], key=lambda place: int(labels[place]))
+
+
+def _drawn(rows: Sequence[tuple[str, list[Tensor], list[str]]], *, photo: bool) -> Image.Image:
+    font = ImageFont.load_default(12)
+    wide, high = _CELL + _GAP, _CELL + _LINE + _GAP
+    sheet = Image.new("RGB", (_HEAD + len(rows[0][1]) * wide, len(rows) * high + _GAP), "white")
+    pen = ImageDraw.Draw(sheet)
+    for r, (name, images, texts) in enumerate(rows):
+        top = _GAP + r * high
+        pen.text((_GAP, top), name, "black", font)
+        for c, (image, text) in enumerate(zip(images, texts, strict=True)):
+            left = _HEAD + c * wide
+            drawn = picture(image, photo=photo).resize((_CELL, _CELL), Image.Resampling.NEAREST)
+            sheet.paste(drawn, (left, top))
+            pen.text((left, top + _CELL + 2), _fitted(text, font), "black", font)
+    return sheet
+
+
+def _fitted(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
+    """As much of a text as stands under an image."""
+    while len(text) > 1 and font.getlength(text) > _CELL:
+        text = text[:-2].rstrip() + "…"
+    return text
+
+
+def _save(drawn: Figure, path: Path, **options: Any) -> None:
+    buffer = io.BytesIO()
+    drawn.savefig(buffer, format=path.suffix[1:], **options)
+    with atomic_write(path) as file:
+        file.write(buffer.getvalue())

@@ -1,310 +1,309 @@
-"""From what was seen of real and generated images to scores, each with what real images themselves reach.
+"""Scores of images, each with what real images themselves reach.
 
 Many distances depend on how many images they are taken from, and are never 0 for finite samples. So each is taken three
 ways: of all images; of random halves of the training images against each other (`floor`); and of generated images
-against such a half, at as many images as the floor (`matched`).
+against such a half, at as many images as the floor (`matched`). `metric_table` says which metric has which.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from schurgan.evaluation.comparison import (
+    HALVINGS,
+    MOST,
+    Comparison,
+    Values,
+    attempt,
+    count_looked_at,
+    draw,
+    probabilities_of,
+    spread,
+)
 from schurgan.evaluation.metrics.frechet import frechet_distance, frechet_per_class
 from schurgan.evaluation.metrics.inception_score import class_accuracy, inception_score, inception_score_of_runs
 from schurgan.evaluation.metrics.kernel import kernel_distance, squared_discrepancy
-from schurgan.evaluation.metrics.neighbours import prdc
+from schurgan.evaluation.metrics.neighbours import nearest
+from schurgan.evaluation.metrics.variety import vendi_score
 from schurgan.evaluation.scores import Counts, Score
-from schurgan.evaluation.seen import Seen
-
-Result = TypeVar("Result")
-Pair = Callable[[Tensor, Tensor], tuple[float, ...]]
-"""Features of two sets of images -> scores of the one against the other."""
+from schurgan.evaluation.target import CHUNK, ImageSet
 
 ENOUGH = 10_000
 """Generated images from which on the bias of a Fréchet distance is small."""
 SPLITS = 10
 _NEIGHBOURHOODS = ("precision", "recall", "density", "coverage")
-_HALVINGS = 5
-_MOST = 5_000  # images whose neighbourhoods are looked at, on each side
 
 
-@dataclass(frozen=True)
-class OfRun:
-    """Scores of one run of generated images, for their mean and spread over runs."""
-
-    probabilities: Tensor | None
-    frechet: float | None
-    accuracy: float | None
-
-
-class Measure:
-    """Scores of generated images by what `extractor` says of them, against training images and perhaps held-out ones.
-
-    accuracy  share of unseen real images whose class the extractor knows, and that of each class, if that is known
-    classes   names of the classes
-    """
-
-    def __init__(
-        self,
-        extractor: str,
-        classes: Sequence[str],
-        real: Seen,
-        held_out: Seen | None,
-        accuracy: tuple[float, tuple[float, ...]] | None = None,
-        seed: int = 0,
-    ) -> None:
-        self.extractor, self.classes, self.real, self.held_out = extractor, classes, real, held_out
-        self.accuracy, self.seed = accuracy, seed
-
-    def run(self, fake: Seen) -> OfRun:
-        """What is taken of every run."""
-        frechet, _ = attempt(partial(frechet_distance, self.real.features, fake.features))
-        accuracy = class_accuracy(_given(fake), fake.labels).overall if self._knows(fake) else None
-        return OfRun(fake.probabilities, frechet, accuracy)
-
-    def scores(self, fake: Seen, runs: Sequence[OfRun]) -> dict[str, Score]:
-        """All scores: `fake` is the first run, `runs` are all of them."""
-        found = {}
-        if fake.probabilities is not None:
-            found["inception_score"] = self._inception(fake, runs)
-        found |= {"fid": self._frechet(fake, runs), "fid_per_class": self._per_class(fake), "kid": self._kernel(fake)}
-        found |= self._neighbourhoods(fake)
-        if self._knows(fake):
-            found["accuracy"] = self._accuracy(fake, runs)
-        return found
-
-    def _knows(self, fake: Seen) -> bool:
-        """Whether the extractor's classes are those of the run."""
-        return fake.probabilities is not None and fake.probabilities.shape[1] == len(self.classes)
-
-    def _inception(self, fake: Seen, runs: Sequence[OfRun]) -> Score:
-        given = _given(fake)
-        over_runs = inception_score_of_runs([run.probabilities for run in runs if run.probabilities is not None])
-        splits, problem = attempt(partial(inception_score, given, min(SPLITS, len(given)), self.seed))
-        flags = [problem] if problem else []
-        if given.shape[1] == 1:
-            flags.append("the extractor knows one class: the score is 1 whatever the images")
-        if len(given) < 10 * SPLITS * given.shape[1]:
-            flags.append(f"parts of {len(given) // SPLITS} images for {given.shape[1]} classes score too low")
-        return Score(
-            over_runs.mean,
-            over_runs.sd,
-            floor=inception_score_of_runs([_given(self.real)]).mean,
-            held_out=inception_score_of_runs([_given(self.held_out)]).mean if self.held_out else None,
-            higher_is_better=True,
-            flags=tuple(flags),
-            details={
-                "floor_is": "the score of all training images",
-                "runs": len(runs),
-                "splits": min(SPLITS, len(given)),
-                "splits_mean": splits.mean if splits else None,
-                "splits_sd": splits.sd if splits else None,
-            },
-            **self._counts(fake),
-        )
-
-    def _frechet(self, fake: Seen, runs: Sequence[OfRun]) -> Score:
-        values = [run.frechet for run in runs if run.frechet is not None]
-        floor, matched, n, problem = self._halves(_frechet, fake)
-        flags = [problem] if problem else []
-        if len(fake) < ENOUGH:
-            flags.append(
-                f"{len(fake)} generated images, fewer than {ENOUGH}: biased upwards; compare the matched value with "
-                "that of real images"
-            )
-        d = fake.features.shape[1]
-        if min(len(fake), len(self.real)) <= d:
-            there = f"{len(self.real)} real and {len(fake)} generated images for {d} features"
-            flags.append(f"{there}: a covariance is singular, and the bias large")
-        return Score(
-            statistics.fmean(values) if values else None,
-            statistics.stdev(values) if len(values) > 1 else None,
-            floor=floor[0] if floor else None,
-            held_out=self._unseen(_frechet),
-            matched=matched[0] if matched else None,
-            higher_is_better=False,
-            flags=tuple(flags),
-            details={
-                "runs": len(runs),
-                "features": d,
-                "n_matched": n,
-                "n_held_out": len(self.held_out) if self.held_out else 0,
-                "matched_to_held_out": self._as_few(fake),
-            },
-            **self._counts(fake),
-        )
-
-    def _per_class(self, fake: Seen) -> Score:
-        of, count = self.real, len(self.classes)
-        take = partial(frechet_per_class, of.features, of.labels, classes=count, least=2)
-        each, problem = attempt(partial(take, fake.features, fake.labels))
-        unseen = self.held_out
-        floor = take(unseen.features, unseen.labels) if unseen else (None,) * count
-        least = [min(int((of.labels == c).sum()), int((fake.labels == c).sum())) for c in range(count)]
-        d = fake.features.shape[1]
-        small = [name for name, n in zip(self.classes, least, strict=True) if n <= d]
-        flags = [problem] if problem else []
-        if small:
-            which = "every class has" if len(small) == count else f"{', '.join(small)}: a class has"
-            flags.append(f"{which} no more images than the {d} features: biased far upwards")
-        known = [value for value in each or () if value is not None]
-        names = partial(zip, self.classes, strict=True)
-        return Score(
-            statistics.fmean(known) if known else None,
-            held_out=statistics.fmean(v for v in floor if v is not None) if any(v is not None for v in floor) else None,
-            higher_is_better=False,
-            flags=tuple(flags),
-            details={
-                "value_is": "the mean over classes",
-                "per_class": dict(names(each or (None,) * count)),
-                "held_out_per_class": dict(names(floor)),
-                "least_images": dict(names(least)),
-            },
-            **self._counts(fake),
-        )
-
-    def _kernel(self, fake: Seen) -> Score:
-        size = min(1000, len(self.real), len(fake))
-        found, problem = attempt(
-            partial(kernel_distance, self.real.features, fake.features, subset_size=size, seed=self.seed)
-        )
-        floor, _, n, reason = self._halves(_kernel, fake)
-        return Score(
-            found.mean if found else None,
-            found.sd if found else None,
-            floor=floor[0] if floor else None,
-            held_out=self._unseen(_kernel),
-            higher_is_better=False,
-            flags=tuple(each for each in (problem, reason) if each),
-            details={"sd_over": "100 pairs of subsets", "subset_size": size, "n_floor": n},
-            **self._counts(fake),
-        )
-
-    def _neighbourhoods(self, fake: Seen) -> dict[str, Score]:
-        found, problem = attempt(partial(_prdc, self.real.features, fake.features))
-        unseen = None
-        if self.held_out:
-            unseen, _ = attempt(partial(_prdc, self.real.features, self.held_out.features))
-        floor, matched, n, reason = self._halves(_prdc, fake)
-        return {
-            name: Score(
-                found[place] if found else None,
-                floor=floor[place] if floor else None,
-                held_out=unseen[place] if unseen else None,
-                matched=matched[place] if matched else None,
-                n_real=min(_MOST, len(self.real)),
-                n_fake=min(_MOST, len(fake)),
-                extractor=self.extractor,
-                higher_is_better=True,
-                flags=tuple(each for each in (problem, reason) if each),
-                details={"k": 5, "n_matched": n},
-            )
-            for place, name in enumerate(_NEIGHBOURHOODS)
-        }
-
-    def _accuracy(self, fake: Seen, runs: Sequence[OfRun]) -> Score:
-        first = class_accuracy(_given(fake), fake.labels)
-        values = [run.accuracy for run in runs if run.accuracy is not None]
-        names = partial(zip, self.classes, strict=True)
-        details: dict[str, object] = {"per_class": dict(names(first.per_class))}
-        flags = []
-        if self.accuracy is None:
-            flags.append("how often the extractor is right on unseen real images is not known")
-        else:
-            details["real_per_class"] = dict(names(self.accuracy[1]))
-            details["held_out_is"] = "of real clips that the extractor was not trained on"
-        return Score(
-            statistics.fmean(values),
-            statistics.stdev(values) if len(values) > 1 else None,
-            held_out=self.accuracy[0] if self.accuracy else None,
-            higher_is_better=True,
-            flags=tuple(flags),
-            details=details,
-            **self._counts(fake),
-        )
-
-    def _counts(self, fake: Seen) -> Counts:
-        return {"n_real": len(self.real), "n_fake": len(fake), "extractor": self.extractor}
-
-    def _as_few(self, fake: Seen) -> float | None:
-        """Fréchet distance of as many generated images as were held out: what compares with that of those."""
-        if self.held_out is None or len(self.held_out) > len(fake):
-            return None
-        chance = torch.Generator().manual_seed(self.seed)
-        draws = [_drawn(fake.labels, len(self.held_out), chance) for _ in range(_HALVINGS)]
-        values, _ = attempt(lambda: [frechet_distance(self.real.features, fake.features[draw]) for draw in draws])
-        return statistics.fmean(values) if values else None
-
-    def _unseen(self, measure: Pair) -> float | None:
-        if self.held_out is None:
-            return None
-        found, _ = attempt(partial(measure, self.real.features, self.held_out.features))
-        return found[0] if found else None
-
-    def _halves(self, measure: Pair, fake: Seen) -> tuple[_Means, _Means, int, str]:
-        """Means over random halves of each class of the training images: half and half, half and generated; and n."""
-        n = min(len(self.real) // 2, len(fake), _MOST)
-        chance = torch.Generator().manual_seed(self.seed)
-        floors, matched = [], []
-        for _ in range(_HALVINGS):
-            both = _drawn(self.real.labels, 2 * n, chance)
-            half, other = self.real.features[both[0::2]], self.real.features[both[1::2]]
-            some = fake.features[_drawn(fake.labels, n, chance)]
-            floor, problem = attempt(partial(measure, half, other))
-            value, _ = attempt(partial(measure, half, some))
-            if floor is None:
-                return None, None, n, f"no floor: {problem}"
-            floors.append(floor)
-            matched += [] if value is None else [value]
-        return _means(floors), _means(matched), n, ""
+def score_inception(sets: Comparison) -> Score | None:
+    """Inception score over runs; None where the extractor knows no classes."""
+    if sets.fake.probabilities is None:
+        return None
+    probabilities = sets.fake.probabilities
+    over_runs = inception_score_of_runs([run.probabilities for run in sets.runs if run.probabilities is not None])
+    parts = min(SPLITS, len(probabilities))
+    splits, problem = attempt(partial(inception_score, probabilities, parts, sets.seed))
+    flags = [problem]
+    if probabilities.shape[1] == 1:
+        flags.append("the extractor knows one class: the score is 1 whatever the images")
+    if len(probabilities) < 10 * SPLITS * probabilities.shape[1]:
+        small = len(probabilities) // SPLITS
+        flags.append(f"parts of {small} images for {probabilities.shape[1]} classes score too low")
+    return Score(
+        over_runs.mean,
+        over_runs.sd,
+        floor=inception_score_of_runs([probabilities_of(sets.real)]).mean,
+        held_out=inception_score_of_runs([probabilities_of(sets.held_out)]).mean if sets.held_out else None,
+        flags=_flags(*flags),
+        details={
+            "floor_is": "the score of all training images",
+            "runs": len(sets.runs),
+            "splits": parts,
+            "splits_mean": splits.mean if splits else None,
+            "splits_sd": splits.sd if splits else None,
+        },
+        **sets.counts,
+    )
 
 
-_Means = tuple[float, ...] | None
+def score_fid(sets: Comparison) -> Score:
+    """Fréchet distance of the features over runs."""
+    references = sets.references(lambda real, fake: (frechet_distance(real, fake),))
+    n_fake, n_real, d = len(sets.fake), len(sets.real), sets.fake.features.shape[1]
+    few = (
+        f"{n_fake} generated images, fewer than {ENOUGH}: biased upwards; compare the matched value with that of real "
+        "images"
+    )
+    singular = f"{n_real} real and {n_fake} generated images for {d} features: a covariance is singular"
+    return Score(
+        *_over_runs([run.frechet for run in sets.runs]),
+        floor=_first(references.floor),
+        held_out=_first(references.held_out),
+        matched=_first(references.matched),
+        flags=_flags(
+            references.problem,
+            few if n_fake < ENOUGH else "",
+            f"{singular}, and the bias large" if min(n_fake, n_real) <= d else "",
+        ),
+        details={
+            "runs": len(sets.runs),
+            "features": d,
+            "n_matched": references.n,
+            "n_held_out": len(sets.held_out) if sets.held_out else 0,
+            "matched_to_held_out": _as_few(sets),
+        },
+        **sets.counts,
+    )
 
 
-def _drawn(labels: Tensor, n: int, chance: torch.Generator) -> Tensor:
-    """Numbers (n,) of some images, sorted by class and with the classes' shares of all.
-
-    Shares that differ by chance would be a large part of a distance between two halves.
-    """
-    order = torch.randperm(len(labels), generator=chance)
-    order = order[labels[order].argsort(stable=True)]
-    return order[torch.linspace(0, len(order) - 1, n, dtype=torch.float64).round().long()]
-
-
-def _means(values: Sequence[tuple[float, ...]]) -> _Means:
-    return tuple(statistics.fmean(each) for each in zip(*values, strict=True)) if values else None
-
-
-def _frechet(real: Tensor, fake: Tensor) -> tuple[float, ...]:
-    return (frechet_distance(real, fake),)
-
-
-def _kernel(real: Tensor, fake: Tensor) -> tuple[float, ...]:
-    return (squared_discrepancy(real, fake),)
-
-
-def _prdc(real: Tensor, fake: Tensor) -> tuple[float, ...]:
-    found = prdc(real[:_MOST], fake[:_MOST])
-    return tuple(getattr(found, name) for name in _NEIGHBOURHOODS)
-
-
-def _given(seen: Seen) -> Tensor:
-    if seen.probabilities is None:
-        raise ValueError("probabilities: none given")
-    return seen.probabilities
+def score_fid_per_class(sets: Comparison) -> Score | None:
+    """Mean over classes of the Fréchet distance of each; None where classes mean nothing."""
+    if not sets.classes:
+        return None
+    real, fake, unseen, count = sets.real, sets.fake, sets.held_out, len(sets.classes)
+    take = partial(frechet_per_class, real.features, real.labels, classes=count, least=2)
+    each, problem = attempt(partial(take, fake.features, fake.labels))
+    of_unseen = take(unseen.features, unseen.labels) if unseen else (None,) * count
+    least = [min(int((real.labels == c).sum()), int((fake.labels == c).sum())) for c in range(count)]
+    d = fake.features.shape[1]
+    small = [name for name, n in zip(sets.classes, least, strict=True) if n <= d]
+    which = "every class has" if len(small) == count else f"{', '.join(small)}: a class has"
+    bias = f"{which} no more images than the {d} features: biased far upwards" if small else ""
+    names = partial(zip, sets.classes, strict=True)
+    return Score(
+        _mean_of_known(each or ()),
+        held_out=_mean_of_known(of_unseen),
+        flags=_flags(problem, bias),
+        details={
+            "value_is": "the mean over classes",
+            "per_class": dict(names(each or (None,) * count)),
+            "held_out_per_class": dict(names(of_unseen)),
+            "least_images": dict(names(least)),
+        },
+        **sets.counts,
+    )
 
 
-def attempt(measure: Callable[[], Result]) -> tuple[Result | None, str]:
-    """What a measure gives, or None and why it cannot be taken: too few images, most often."""
-    try:
-        return measure(), ""
-    except ValueError as error:
-        return None, str(error)
+def score_kid(sets: Comparison) -> Score:
+    """Kernel distance of the features."""
+    size = min(1000, len(sets.real), len(sets.fake))
+    take = partial(kernel_distance, sets.real.features, sets.fake.features, subset_size=size, seed=sets.seed)
+    distance, problem = attempt(take)
+    references = sets.references(lambda real, fake: (squared_discrepancy(real, fake),))
+    return Score(
+        distance.mean if distance else None,
+        distance.sd if distance else None,
+        floor=_first(references.floor),
+        held_out=_first(references.held_out),
+        flags=_flags(problem, references.problem),
+        details={"sd_over": "100 pairs of subsets", "subset_size": size, "n_floor": references.n},
+        **sets.counts,
+    )
+
+
+def score_neighbourhood(name: str, sets: Comparison) -> Score:
+    """One of precision, recall, density and coverage."""
+    values, problem, references = sets.neighbourhoods
+    place = _NEIGHBOURHOODS.index(name)
+    return Score(
+        values[place] if values else None,
+        floor=references.floor[place] if references.floor else None,
+        held_out=references.held_out[place] if references.held_out else None,
+        matched=references.matched[place] if references.matched else None,
+        n_real=min(MOST, len(sets.real)),
+        n_fake=min(MOST, len(sets.fake)),
+        extractor=sets.extractor,
+        flags=_flags(problem, references.problem),
+        details={"k": 5, "n_matched": references.n},
+    )
+
+
+def score_accuracy(sets: Comparison) -> Score | None:
+    """Share of images taken for their class, over runs; None where the extractor's classes are not the run's."""
+    values = [run.accuracy for run in sets.runs]
+    if None in values:
+        return None
+    names = partial(zip, sets.classes, strict=True)
+    per_class = class_accuracy(probabilities_of(sets.fake), sets.fake.labels).per_class
+    details: dict[str, object] = {"per_class": dict(names(per_class))}
+    if sets.accuracy is not None:
+        details["real_per_class"] = dict(names(sets.accuracy[1]))
+        details["held_out_is"] = "of real clips that the extractor was not trained on"
+    return Score(
+        *_over_runs(values),
+        held_out=sets.accuracy[0] if sets.accuracy else None,
+        flags=() if sets.accuracy else ("how often the extractor is right on unseen real images is not known",),
+        details=details,
+        **sets.counts,
+    )
+
+
+def score_variety(sets: Comparison) -> Score:
+    """Mean distance of two images of a class, over that of training images."""
+    if sets.scale is None:
+        return Score(None, flags=_NO_SCALE, **_kept(sets))
+    fake, unseen = spread(sets.fake) or 0.0, spread(sets.held_out) if sets.held_out else None
+    return Score(
+        fake / sets.scale,
+        floor=1.0,
+        held_out=unseen / sets.scale if unseen else None,
+        details={"generated_distance": fake, "real_distance": sets.scale},
+        **_kept(sets),
+    )
+
+
+def score_vendi(sets: Comparison) -> Score:
+    """Effective number of different images in a batch of 64 at most, mean over whole batches."""
+    if sets.scale is None:
+        return Score(None, flags=_NO_SCALE, **_kept(sets))
+    scale, batch = sets.scale, min(CHUNK, len(sets.real.images), len(sets.fake.images))
+
+    def mean(images: Tensor) -> float:
+        whole = len(images) // batch * batch  # the number grows with the batch: a smaller one would lower the mean
+        return statistics.fmean(vendi_score(part, scale) for part in images[:whole].split(batch))
+
+    details = {"batch": batch, "scale": scale}
+    return Score(mean(sets.fake.images), floor=mean(sets.real.images), details=details, **_kept(sets))
+
+
+def score_departure(sets: Comparison) -> Score | None:
+    """Mean departure from normality of generated images minus that of training images, what DDFN holds near 0."""
+    real, fake, unseen = sets.real.departures, sets.fake.departures, sets.held_out
+    if not (len(real) and len(fake)):
+        return None
+    generator = torch.Generator().manual_seed(sets.seed)
+    half, gaps = len(real) // 2, []
+    for _ in range(HALVINGS if half else 0):
+        order = torch.randperm(len(real), generator=generator)
+        first, second = (real[order[part]].mean() for part in (slice(half), slice(half, 2 * half)))
+        gaps.append(abs(first - second).item())
+    mean, errors = real.mean(), [values.var() / len(values) for values in (real, fake) if len(values) > 1]
+    return Score(
+        (fake.mean() - mean).item(),
+        floor=statistics.fmean(gaps) if gaps else None,
+        held_out=(unseen.departures.mean() - mean).item() if unseen else None,
+        n_real=len(real),
+        n_fake=len(fake),
+        details={
+            "real_mean": mean.item(),
+            "standard_error": math.sqrt(sum(error.item() for error in errors)),
+            "floor_is": "the mean size of the gap between random halves of the training images",
+            "measure": "exact, of pixels in [0, 1], mean over channels",
+        },
+    )
+
+
+def score_nearest_training(sets: Comparison) -> Score:
+    """Median distance to the nearest training image, over that of training images to the nearest other one."""
+    real = sets.real.thumbnails
+    if len(real) < 2:
+        return Score(None, n_real=len(real), flags=("one training image has no other to compare with",))
+    usual = nearest(real, real[: count_looked_at(sets.real)], 2).distances[:, 1].median().item()
+    if usual == 0:
+        return Score(None, n_real=len(real), flags=("most training images have an exact copy among them",))
+
+    def against(images: ImageSet) -> float:
+        return nearest(real, images.thumbnails).distances[:, 0].median().item() / usual
+
+    return Score(
+        against(sets.looked_at),
+        floor=1.0,
+        held_out=against(sets.held_out) if sets.held_out else None,
+        n_real=len(real),
+        n_fake=len(sets.looked_at.thumbnails),
+        details={"real_distance": usual, "images": "channels' mean, shrunk to 32x32 at most"},
+    )
+
+
+def score_memorisation(field: str, sets: Comparison) -> Score:
+    """`ratio` or `near_copies` of `memorisation`; unknown where no clips were held out."""
+    memory, problem = sets.memorised
+    if sets.held_out is None:
+        return Score(None, flags=(problem,))
+    return Score(
+        getattr(memory, field) if memory else None,
+        held_out=getattr(memory, f"reference_{field}") if memory else None,
+        n_real=len(sets.real),
+        n_fake=memory.count if memory else 0,
+        flags=_flags(problem),
+        details={"n_held_out": len(sets.held_out)},
+    )
+
+
+_NO_SCALE = ("no class has two different training images among those looked at",)
+
+
+def _kept(sets: Comparison) -> Counts:
+    return {"n_real": len(sets.real.images), "n_fake": len(sets.fake.images)}
+
+
+def _as_few(sets: Comparison) -> float | None:
+    """Fréchet distance of as many generated images as were held out: what compares with that of those."""
+    if sets.held_out is None or len(sets.held_out) > len(sets.fake):
+        return None
+    generator = torch.Generator().manual_seed(sets.seed)
+    draws = [draw(sets.fake.labels, len(sets.held_out), generator) for _ in range(HALVINGS)]
+    values, _ = attempt(lambda: [frechet_distance(sets.real.gaussian, sets.fake.features[draw]) for draw in draws])
+    return statistics.fmean(values) if values else None
+
+
+def _over_runs(values: Sequence[float | None]) -> tuple[float | None, float | None]:
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None, statistics.stdev(known) if len(known) > 1 else None
+
+
+def _mean_of_known(values: Sequence[float | None]) -> float | None:
+    return _over_runs(values)[0]
+
+
+def _first(values: Values | None) -> float | None:
+    return values[0] if values else None
+
+
+def _flags(*texts: str) -> tuple[str, ...]:
+    return tuple(text for text in texts if text)

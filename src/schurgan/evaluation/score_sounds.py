@@ -1,220 +1,316 @@
-"""Scores of the sounds that a run makes, as entries of its scores; also where no clip was held out."""
+"""Scores of sounds: signal to noise with a borrowed phase, consistency, Fréchet distance, loudness."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from statistics import fmean, median
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from schurgan.audio.files import SILENCE
 from schurgan.core.distributed import World
+from schurgan.core.errors import UserError
 from schurgan.core.progress import Meter
+from schurgan.data.shards import Shards
+from schurgan.evaluation.borrowed_phase import Donors, Fidelity, consistency
+from schurgan.evaluation.features.extractor import Extractor
 from schurgan.evaluation.features.registry import open_embedding
+from schurgan.evaluation.metrics.frechet import frechet_distance
 from schurgan.evaluation.metrics.intervals import Spread
-from schurgan.evaluation.metrics.loudness import levels
+from schurgan.evaluation.metrics.loudness import Levels, levels
 from schurgan.evaluation.scores import Counts, Score
-from schurgan.evaluation.seen import chunks
-from schurgan.evaluation.sound import (
-    AudioDistance,
-    ClassLevels,
-    Donors,
-    Fidelity,
-    SoundScores,
-    consistency,
-    frechet_audio_distance,
-    score_sound,
-)
-from schurgan.evaluation.target import Subject
-from schurgan.model import Model, Phase
+from schurgan.evaluation.target import check_apart, check_fits, chunks
+from schurgan.model import Model
 
 _DECODED = 16
+_SPLITS = 10
 _DONORS = 50
 _REFINE = 32
 _WANTED = 100
 """Sounds over all classes: an audio distance needs more of them than it has features, 77."""
 
 
-def score_sounds(subject: Subject, truncation: float | None, seed: int, world: World) -> dict[str, Score]:
-    """Raises UserError as `score_sound` does."""
-    per_class = max(8, -(-_WANTED // len(subject.model.classes)))
-    expected = 2 * per_class * len(subject.model.classes)
-    if subject.held_out is not None:
-        there = np.bincount(subject.held_out.labels, minlength=len(subject.model.classes))
-        expected = expected // 2 + int(there.clip(max=per_class).sum())
-    with Meter("sounds", "sound", quiet=not world.is_main) as meter:
-        model = _Shared(subject.model, world, meter, expected)
-        if subject.held_out is None:
-            return _without_held_out(subject, model, per_class, truncation, seed)
-        rate = model.spectrogram.sample_rate
-        found = score_sound(
-            model,
-            subject.training,
-            subject.held_out,
-            per_class=per_class,
-            donors=_DONORS,
-            refine=_REFINE,
-            truncation=truncation,
-            embedding=open_embedding("audio", rate),
-            seed=seed,
-        )
-    return _entries(found)
+@dataclass(frozen=True)
+class AudioDistance:
+    """Fréchet audio distance (Kilgour et al., 2019) of generated sounds from recordings, and what it cannot go below.
+
+    The distance of finite samples is biased upward, the more the fewer they are: `matched` and `floor` are means over
+    random halves of the recordings, of generated sounds against a half and of the two halves, all of `n_matched`.
+    """
+
+    distance: float
+    matched: float
+    floor: float
+    floor_sd: float
+    n_real: int
+    n_generated: int
+    n_matched: int
+    dimensions: int
+    embedding: str
+    digest: str
+
+    @property
+    def undersampled(self) -> bool:
+        """Whether a side has no more sounds than features: its covariance is singular, and the bias large."""
+        return min(self.n_real, self.n_generated) <= self.dimensions
 
 
-class _Shared(Model):
-    """A model whose sounds are decoded by all processes together, with a bar; the same ones whatever their number."""
+def frechet_audio_distance(recordings: Tensor, generated: Tensor, embedding: Extractor, seed: int = 0) -> AudioDistance:
+    """Fréchet audio distance of sounds (M, L) from recordings (N, L), by the features of an embedding.
 
-    def __init__(self, model: Model, world: World, meter: Meter, expected: int) -> None:
-        super().__init__(model.generator, model.card)
-        self._world, self._meter, self._expected, self._decoded = world, meter, expected, 0
-
-    def decode(
-        self, images: Tensor, labels: Tensor, phase: Phase = "noise", refine: int | None = None, seed: int = 0
-    ) -> Tensor:
-        parts = chunks(len(images), _DECODED)
-
-        def work(number: int) -> tuple[Tensor, ...]:
-            rows = parts[number]
-            return (super(_Shared, self).decode(images[rows], labels[rows], phase, refine, seed + rows.start),)
-
-        def progress(done: int, parts: int) -> None:
-            self._meter(self._decoded + len(images) * done // parts, max(self._expected, self._decoded + len(images)))
-
-        audio = self._world.share(len(parts), work, progress)[0]
-        self._decoded += len(images)
-        return audio
-
-
-def _entries(found: SoundScores) -> dict[str, Score]:
-    counts: Counts = {"n_real": found.n_training, "n_fake": found.n_generated - found.not_finite}
-    flags = (f"{found.not_finite} generated images are not finite, and left out",) if found.not_finite else ()
-    scores = {
-        "snr_db": _signal(found.borrowed, found.fresh, found.ceiling, found.mean_image, flags, counts),
-        "image_distance_db": _consistency(found.consistency_generated, found.consistency_real, flags, counts),
-    }
-    if found.distance:
-        scores["frechet_audio_distance"] = _distance(found.distance)
-    return scores | _loudness(found.levels, counts)
-
-
-def _signal(
-    borrowed: Fidelity | None,
-    fresh: Fidelity | None,
-    ceiling: Fidelity,
-    mean_image: Fidelity,
-    flags: tuple[str, ...],
-    counts: Counts,
-) -> Score:
-    """The paper's signal-to-noise ratio, in its three readings."""
-    said = {"generated": borrowed, "fresh_recordings": fresh, "own_phase": ceiling, "class_mean": mean_image}
-    return Score(
-        borrowed.snr_db.median if borrowed else None,
-        held_out=fresh.snr_db.median if fresh else None,
-        flags=(*flags, "over that of held-out recordings, a higher SNR means copies or averages"),
-        details={name: asdict(value) for name, value in said.items() if value},
-        **counts,
+    Raises:
+        ValueError: NaN, under four recordings or two sounds.
+    """
+    for name, sounds, least in (("recordings", recordings, 4), ("generated", generated, 2)):
+        if len(sounds) < least:
+            raise ValueError(f"{name}: {len(sounds)} given, {least} sounds or more are needed for a Fréchet distance")
+        if bad := int((~sounds.isfinite().all(1)).sum()):
+            raise ValueError(f"{name}: {bad} of {len(sounds)} sounds hold NaN or infinite samples")
+    real, fake = (embedding(sounds).features for sounds in (recordings, generated))
+    n = min(len(real) // 2, len(fake))
+    generator = torch.Generator().manual_seed(seed)
+    floors, matched = [], []
+    for _ in range(_SPLITS):
+        order = torch.randperm(len(real), generator=generator)
+        some = torch.randperm(len(fake), generator=generator)[:n]
+        half, other = real[order[:n]], real[order[n : 2 * n]]
+        floors.append(frechet_distance(half, other))
+        matched.append(frechet_distance(half, fake[some]))
+    return AudioDistance(
+        frechet_distance(real, fake),
+        float(np.mean(matched)),
+        float(np.mean(floors)),
+        float(np.std(floors, ddof=1)),
+        len(real),
+        len(fake),
+        n,
+        real.shape[1],
+        embedding.name,
+        embedding.digest,
     )
 
 
-def _consistency(made: Spread | None, real: Spread, flags: tuple[str, ...], counts: Counts) -> Score:
+@dataclass(frozen=True)
+class ClassLevels:
+    """Levels of one class: its recordings, at peak 1 as they are prepared, and sounds generated of it."""
+
+    label: str
+    real: Levels
+    generated: Levels
+
+    @property
+    def louder(self) -> float | None:
+        """Loudness of the generated sounds over that of the recordings, in LU; None where one is unknown."""
+        real, generated = self.real.loudness_lkfs, self.generated.loudness_lkfs
+        return None if real is None or generated is None else generated - real
+
+
+@dataclass(frozen=True)
+class SoundMeasures:
+    """What the scores of sounds are made of. None stands where no generated sound is finite."""
+
+    generated: Fidelity | None
+    """Generated images with the phase of the nearest training recording, against that recording: the paper's SNR."""
+    fresh: Fidelity | None
+    """Held-out recordings' images likewise: what a perfect generator has. None where none was held out."""
+    own_phase: Fidelity
+    """Held-out recordings, else training ones, from their own image and phase: what a copy would reach."""
+    class_mean: Fidelity
+    """The class's mean image with those phases: what is reached without any detail."""
+    consistency_generated: Spread | None
+    """Of sounds whose phase was found by iteration, dB; lower is better."""
+    consistency_real: Spread
+    distance: AudioDistance | None
+    """None where there are too few sounds."""
+    levels: tuple[ClassLevels, ...]
+    n_real: int
+    n_fake: int
+    not_finite: int
+
+    @property
+    def counts(self) -> Counts:
+        """Recordings, and generated sounds that are finite."""
+        return {"n_real": self.n_real, "n_fake": self.n_fake}
+
+
+def measure_sounds(
+    model: Model,
+    training: Shards,
+    held_out: Shards | None = None,
+    world: World | None = None,
+    *,
+    per_class: int | None = None,
+    donors: int = _DONORS,
+    refine: int | None = None,
+    truncation: float | None = None,
+    embedding: Extractor | None = None,
+    seed: int = 0,
+) -> SoundMeasures:
+    """Compare generated sounds of each class with recordings.
+
+    Args:
+        model: of sounds.
+        training: clips that it was trained on; up to `donors` of a class, the first, lend phases and levels.
+        held_out: clips that it was not trained on; without them training clips stand for all real ones.
+        world: processes that share the decoding; the sounds are the same whatever their number.
+        per_class: sounds of each class, and held-out clips at most; by default 8 or more, 100 in all.
+        donors: training clips of each class at most.
+        refine: iterations that find a phase, 32 if not given; most of the time goes there.
+        truncation: variance of the noise; 1 if not given.
+        embedding: for the Fréchet audio distance; statistics of levels if not given. Generated sounds are brought to
+            peak 1 for it, as recordings are when they are prepared.
+        seed: of latents, phases and draws.
+
+    Raises:
+        UserError: a model of pictures, shards of other classes or clips or without recordings, numbers that cannot be.
+    """
+    spectrogram, world = model.spectrogram, world or World()
+    per_class = max(8, -(-_WANTED // len(model.classes))) if per_class is None else per_class
+    refine = _REFINE if refine is None else refine
+    for name, value, least in (("per_class", per_class, 1), ("donors", donors, 1), ("refine", refine, 0)):
+        if value < least:
+            raise UserError(f"{name}: {value} given, a whole number of {least} or more is needed")
+    if held_out is None:
+        check_fits(model, training)
+    else:
+        check_apart(model, training, held_out)
+    known, known_labels = _recordings(training, donors)
+    lenders = Donors(spectrogram, known, known_labels)
+    judged = lenders if held_out is None else Donors(spectrogram, *_recordings(held_out, per_class))
+    judged_images, own = spectrogram.apply_colormap(judged.images), torch.arange(len(judged.images))
+    try:
+        near_judged = own if held_out is None else lenders.nearest(judged_images, judged.labels)
+        asked = known_labels.unique().repeat_interleave(per_class)
+        images = model.images(asked, truncation, seed)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    finite = images.isfinite().flatten(1).all(1)
+    images, labels = images[finite], asked[finite]
+    if held_out is None:  # as many training clips as generated sounds
+        some = torch.randperm(len(known), generator=torch.Generator().manual_seed(seed))[: max(1, len(images))]
+    else:
+        some = own
+    audio = _decode("generated sounds", model, images, labels, refine, seed, world) if len(images) else None
+    rebuilt = _decode("recordings", model, judged_images[some], judged.labels[some], refine, seed, world)
+    distance = None
+    if audio is not None and len(known) >= 4 and len(audio) >= 2:
+        loudest = audio.abs().amax(1, keepdim=True).clamp_min(SILENCE)
+        embedding = embedding or open_embedding("audio", spectrogram.sample_rate)
+        distance = frechet_audio_distance(known, audio / loudest, embedding, seed)
+    rate, sounds = spectrogram.sample_rate, known[:0] if audio is None else audio
+    return SoundMeasures(
+        lenders.rebuild(images, lenders.nearest(images, labels)) if len(images) else None,
+        lenders.rebuild(judged_images, near_judged) if held_out is not None else None,
+        judged.rebuild(judged_images, own),
+        lenders.rebuild(lenders.mean_image(judged.labels), near_judged),
+        consistency(spectrogram, images, audio) if audio is not None else None,
+        consistency(spectrogram, judged_images[some], rebuilt),
+        distance,
+        tuple(
+            ClassLevels(model.classes[c], levels(known[known_labels == c], rate), levels(sounds[labels == c], rate))
+            for c in known_labels.unique().tolist()
+        ),
+        len(known),
+        len(images),
+        len(asked) - len(images),
+    )
+
+
+def score_snr(sounds: SoundMeasures) -> Score:
+    """The paper's signal-to-noise ratio, in its three readings."""
+    unknown = "no clip was held out: what a new recording would reach is not known"
+    copies = "over that of held-out recordings, a higher SNR means copies or averages"
+    parts = {
+        "generated": sounds.generated,
+        "fresh_recordings": sounds.fresh,
+        "own_phase": sounds.own_phase,
+        "class_mean": sounds.class_mean,
+    }
+    return Score(
+        sounds.generated.snr_db.median if sounds.generated else None,
+        held_out=sounds.fresh.snr_db.median if sounds.fresh else None,
+        flags=(*_left_out(sounds), *(() if sounds.fresh else (unknown,)), copies),
+        details={name: asdict(value) for name, value in parts.items() if value},
+        **sounds.counts,
+    )
+
+
+def score_consistency(sounds: SoundMeasures) -> Score:
     """How far the image of the decoded sound is from the image that it was decoded from."""
+    made, real = sounds.consistency_generated, sounds.consistency_real
     return Score(
         made.median if made else None,
         floor=real.median,
-        higher_is_better=False,
-        flags=flags,
+        flags=_left_out(sounds),
         details={"generated": asdict(made) if made else None, "real": asdict(real)},
-        **counts,
+        **sounds.counts,
     )
 
 
-def _distance(found: AudioDistance) -> Score:
-    n = min(found.n_real, found.n_generated)
-    few = (f"{n} sounds on one side for {found.dimensions} features: the bias is large",) if found.undersampled else ()
+def score_distance(sounds: SoundMeasures) -> Score | None:
+    """Fréchet audio distance; None where there are too few sounds."""
+    if sounds.distance is None:
+        return None
+    distance = sounds.distance
+    n = min(distance.n_real, distance.n_generated)
+    few = f"{n} sounds on one side for {distance.dimensions} features: the bias is large"
     return Score(
-        found.distance,
-        floor=found.floor,
-        matched=found.matched,
-        n_real=found.n_real,
-        n_fake=found.n_generated,
-        extractor=found.embedding,
-        higher_is_better=False,
-        flags=few,
-        details={"floor_sd": found.floor_sd, "n_matched": found.n_matched, "digest": found.digest},
+        distance.distance,
+        floor=distance.floor,
+        matched=distance.matched,
+        n_real=distance.n_real,
+        n_fake=distance.n_generated,
+        extractor=distance.embedding,
+        flags=(few,) if distance.undersampled else (),
+        details={"floor_sd": distance.floor_sd, "n_matched": distance.n_matched, "digest": distance.digest},
     )
 
 
-def _loudness(found: tuple[ClassLevels, ...], counts: Counts) -> dict[str, Score]:
-    louder = {each.label: each.louder for each in found}
+def score_loudness(sounds: SoundMeasures) -> Score:
+    """Loudness of generated sounds over that of recordings, the median over classes."""
+    louder = {each.label: each.louder for each in sounds.levels}
     known = [value for value in louder.values() if value is not None]
-    made, real = ([clip for each in found if (clip := getattr(each, side).clipped) is not None] for side in _SIDES)
-    return {
-        "louder_lu": Score(
-            median(known) if known else None,
-            floor=0.0,
-            flags=() if known else ("sounds under 400 ms have no loudness, and silent ones none",),
-            details={"value_is": "the median over classes", "per_class": louder},
-            **counts,
-        ),
-        "clipped": Score(
-            fmean(made) if made else None,
-            floor=fmean(real) if real else None,
-            higher_is_better=False,
-            details={"levels": [asdict(each) for each in found]},
-            **counts,
-        ),
-    }
-
-
-_SIDES = ("generated", "real")
-
-
-def _without_held_out(
-    subject: Subject, model: Model, per_class: int, truncation: float | None, seed: int
-) -> dict[str, Score]:
-    """The same short of what a new recording would reach: training clips stand for all real ones."""
-    training, spectrogram = subject.training, model.spectrogram
-    clips = np.concatenate([np.flatnonzero(training.labels == c)[:_DONORS] for c in range(len(model.classes))])
-    known = torch.stack([training.recording(int(clip)) for clip in clips])
-    known_labels = torch.from_numpy(training.labels[clips])
-    there = known_labels.unique()
-    labels = there.repeat_interleave(per_class)
-    images = model.images(labels, truncation, seed)
-    finite = images.isfinite().flatten(1).all(1)
-    images, labels = images[finite], labels[finite]
-    if not len(images):
-        why = ("no generated image is finite",)
-        return {name: Score(None, flags=why) for name in ("snr_db", "image_distance_db", "frechet_audio_distance")}
-    lenders = Donors(spectrogram, known, known_labels)
-    audio = model.decode(images, labels, refine=_REFINE, seed=seed)
-    some = torch.randperm(len(known), generator=torch.Generator().manual_seed(seed))[: len(images)]
-    real_images = spectrogram.apply_colormap(lenders.images[some])
-    found = model.decode(real_images, known_labels[some], refine=_REFINE, seed=seed)
-    own = torch.arange(len(known))
-    counts: Counts = {"n_real": len(known), "n_fake": len(images)}
-    unknown = ("no clip was held out: what a new recording would reach is not known",)
-    scores = {
-        "snr_db": _signal(
-            lenders.rebuild(images, lenders.nearest(images, labels)),
-            None,
-            lenders.rebuild(spectrogram.apply_colormap(lenders.images), own),
-            lenders.rebuild(lenders.mean_image(known_labels), own),
-            unknown,
-            counts,
-        ),
-        "image_distance_db": _consistency(
-            consistency(spectrogram, images, audio), consistency(spectrogram, real_images, found), (), counts
-        ),
-    }
-    if len(known) >= 4 and len(audio) >= 2:
-        loudest = audio.abs().amax(1, keepdim=True).clamp_min(1e-4)
-        embedding = open_embedding("audio", spectrogram.sample_rate)
-        scores["frechet_audio_distance"] = _distance(frechet_audio_distance(known, audio / loudest, embedding, seed))
-    rate = spectrogram.sample_rate
-    per_label = tuple(
-        ClassLevels(model.classes[c], levels(known[known_labels == c], rate), levels(audio[labels == c], rate))
-        for c in there.tolist()
-        if (labels == c).any()
+    return Score(
+        median(known) if known else None,
+        floor=0.0,
+        flags=() if known else ("sounds under 400 ms have no loudness, and silent ones none",),
+        details={"value_is": "the median over classes", "per_class": louder},
+        **sounds.counts,
     )
-    return scores | _loudness(per_label, counts)
+
+
+def score_clipped(sounds: SoundMeasures) -> Score:
+    """Share of clipped samples, mean over classes."""
+    made = [each.generated.clipped for each in sounds.levels if each.generated.clipped is not None]
+    real = [each.real.clipped for each in sounds.levels if each.real.clipped is not None]
+    return Score(
+        fmean(made) if made else None,
+        floor=fmean(real) if real else None,
+        details={"levels": [asdict(each) for each in sounds.levels]},
+        **sounds.counts,
+    )
+
+
+def _left_out(sounds: SoundMeasures) -> tuple[str, ...]:
+    return (f"{sounds.not_finite} generated images are not finite, and left out",) if sounds.not_finite else ()
+
+
+def _decode(what: str, model: Model, images: Tensor, labels: Tensor, refine: int, seed: int, world: World) -> Tensor:
+    """Images (N, C, R, R) of classes (N,) -> sounds (N, L), by all processes together."""
+    parts = chunks(len(images), _DECODED)
+
+    def work(number: int) -> tuple[Tensor, ...]:
+        rows = parts[number]
+        return (model.decode(images[rows], labels[rows], refine=refine, seed=seed + rows.start),)
+
+    with Meter(what, "chunk", quiet=not world.is_main) as meter:
+        return world.share(len(parts), work, meter)[0]
+
+
+def _recordings(shards: Shards, per_class: int) -> tuple[Tensor, Tensor]:
+    """The first recordings of each class, none of them altered copies: (N, L) and labels (N,)."""
+    shards = shards.select(augmented=False)
+    clips = np.concatenate([np.flatnonzero(shards.labels == c)[:per_class] for c in range(len(shards.classes))])
+    return torch.stack([shards.recording(int(clip)) for clip in clips]), torch.from_numpy(shards.labels[clips])

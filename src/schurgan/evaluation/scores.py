@@ -1,8 +1,8 @@
-"""Scores with everything that made them: what is written to RUN/scores.json and read from there again.
+"""The file of scores, RUN/scores.json: numbers with everything that made them.
 
 A number without its protocol cannot be reproduced, nor compared with another. So a score carries what real images reach
-by the same measure, how many images it was taken from, and what is to be doubted about it; and a file of scores says
-which data, extractor, images and settings they are of.
+by the same measure, how many images it was taken from, and what is to be doubted about it; and the file holds the data,
+extractor, images and settings of its scores.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from schurgan.core.errors import UserError
 from schurgan.core.files import write_json
 
 FORMAT = "schurgan-scores/1"
+_RENAMED = {"kinds_per_batch": "vendi_score", "usefulness_gain": "augmentation_utility"}
+"""Scores by their names in files of the version before."""
 
 
 class Counts(TypedDict, total=False):
@@ -30,7 +32,7 @@ class Counts(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Score:
-    """One number. None stands for what is not known, and `flags` say why, or what is to be doubted."""
+    """A number with its references. None stands for what is not known; `flags` say why, or what is to be doubted."""
 
     value: float | None
     sd: float | None = None
@@ -51,18 +53,17 @@ class Score:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values; what is not finite becomes null."""
-        known = {each.name: getattr(self, each.name) for each in fields(self)}
-        plain: dict[str, Any] = _plain(known)
+        plain: dict[str, Any] = _plain({each.name: getattr(self, each.name) for each in fields(self)})
         return plain
 
     @classmethod
     def from_json(cls, known: Mapping[str, Any]) -> Score:
-        """Raises ValueError for what `as_json` does not write."""
+        """Read what `as_json` writes. Raises ValueError for anything else."""
         numbers = ("value", "sd", "floor", "held_out", "matched", "n_real", "n_fake")
-        given = {each.name: known[each.name] for each in fields(cls) if each.name in known}
-        if "value" not in given or any(isinstance(given.get(name), str | list | dict) for name in numbers):
+        values = {each.name: known[each.name] for each in fields(cls) if each.name in known}
+        if "value" not in values or any(isinstance(values.get(name), str | list | dict) for name in numbers):
             raise ValueError("a score needs a value, a number or null")
-        return cls(**given | {"flags": tuple(given.get("flags", ()))})
+        return cls(**values | {"flags": tuple(values.get("flags", ()))})
 
 
 @dataclass(frozen=True)
@@ -125,16 +126,16 @@ class Evaluation:
     def as_json(self) -> dict[str, Any]:
         """What `save` writes."""
         scores = {name: score.as_json() for name, score in self.scores.items()}
-        protocol: dict[str, Any] = _plain(asdict(self.protocol))
+        protocol = _plain(asdict(self.protocol))
         return {"format": FORMAT, "protocol": protocol, "scores": scores, "notes": list(self.notes)}
 
     def save(self, path: str | Path) -> None:
-        """Atomically."""
+        """Write the file atomically."""
         write_json(path, self.as_json())
 
     @classmethod
     def load(cls, path: str | Path) -> Evaluation:
-        """Raises UserError naming the file, when it is missing or something else."""
+        """Read a file, of the version before too. Raises UserError naming it when it is missing or something else."""
         path = Path(path)
         try:
             known = json.loads(path.read_text("utf-8"))
@@ -142,10 +143,10 @@ class Evaluation:
                 raise UserError(
                     f"{path}: not scores of this program's format {FORMAT}; `schurgan evaluate` writes them"
                 )
-            folds = tuple(known["protocol"]["val_folds"])
-            protocol = Protocol(**known["protocol"] | {"val_folds": folds})
-            scores = {str(name): Score.from_json(score) for name, score in known["scores"].items()}
-            return cls(protocol, scores, tuple(known["notes"]))
+            protocol = dict(known["protocol"])
+            folds = protocol.pop("excluded_folds", None) or protocol.get("val_folds")  # the former one version before
+            scores = {_RENAMED.get(name, name): Score.from_json(score) for name, score in known["scores"].items()}
+            return cls(Protocol(**protocol | {"val_folds": tuple(folds or ())}), scores, tuple(known["notes"]))
         except FileNotFoundError:
             raise UserError(f"{path}: no scores yet; `schurgan evaluate {path.parent}` takes them") from None
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
@@ -154,7 +155,7 @@ class Evaluation:
 
 
 def difference(a: Protocol, b: Protocol) -> tuple[str, str, str] | None:
-    """What forbids to compare them: what it is called, and both values. None where they are comparable."""
+    """The first difference that forbids comparing, as its name and both values. None where they are comparable."""
     for name, called in COMPARED.items():
         ours, theirs = getattr(a, name), getattr(b, name)
         if ours != theirs:

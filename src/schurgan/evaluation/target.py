@@ -1,25 +1,67 @@
-"""What is evaluated: the model of a run, the clips that it learned from, and those that it never saw."""
+"""What is evaluated: the model of a run, its clips, and what is computed of each image once."""
 
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from schurgan.core.distributed import World
 from schurgan.core.errors import UserError
+from schurgan.core.progress import Meter
 from schurgan.data.codec import Codec, same_levels
 from schurgan.data.shards import Shards, split
+from schurgan.evaluation.features.extractor import Extractor
+from schurgan.evaluation.metrics.frechet import Gaussian
 from schurgan.model import Model, load
+from schurgan.normality import departure_from_normality
 from schurgan.runs.config import Config
 from schurgan.runs.folder import RunFolder
 
+CHUNK = 64
+MOST_REAL = 50_000
+SEEDS = 2**31
+_MOST_IMAGES, _MOST_RUNS = 1_000_000, 100
+_THUMBNAIL = 32
+_KEPT_PIXELS = 2**24
+
 BatchNorm = Literal["standing", "batch"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How images are generated. Raises UserError for what cannot be."""
+
+    images: int
+    """A run."""
+    runs: int = 1
+    """Times that as many are generated."""
+    truncation: float | None = None
+    """Variance of the noise; 1 if not given."""
+    batch_norm: BatchNorm = "standing"
+    """"standing": the statistics that were saved; "batch": those of each batch of generated images."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value, least, most in (
+            ("images", self.images, 2, _MOST_IMAGES),
+            ("runs", self.runs, 1, _MOST_RUNS),
+            ("seed", self.seed, 0, SEEDS - 1),
+        ):
+            if not least <= value <= most:
+                raise UserError(f"{name}: {value} given, a whole number from {least} to {most} is needed")
+        if self.batch_norm not in ("standing", "batch"):
+            raise UserError(f'batch_norm: "{self.batch_norm}" given, "standing" or "batch" is needed')
 
 
 @dataclass(frozen=True)
@@ -38,6 +80,7 @@ class Subject:
 
     @property
     def val_folds(self) -> tuple[int, ...]:
+        """The folds that the run left out."""
         return tuple(sorted(set(self.config.train.val_folds)))
 
     @property
@@ -48,11 +91,11 @@ class Subject:
     def prepared(self, images: Tensor) -> Tensor:
         """Generated images (N, C, R, R) as they would lie in the shards, (N, planes, R, R)."""
         images = self.codec.apply_colormap(self.model.codec.invert_colormap(images))
-        return images[:, : self.shards.manifest.planes]
+        return images[:, : self.shards.planes]
 
     def real(self, shards: Shards, clips: Tensor) -> Tensor:
-        """Images of `clips` (N,) of a selection of the shards  ->  (N, planes, R, R)."""
-        return shards.images(clips.numpy())[:, : self.shards.manifest.planes]
+        """Images (N, planes, R, R) of `clips` (N,) of a selection of the shards."""
+        return shards.images(clips.numpy())[:, : self.shards.planes]
 
     def labels(self, count: int, seed: int) -> Tensor:
         """Classes (count,) with the training clips' frequencies, as near as whole numbers allow, in a drawn order."""
@@ -65,21 +108,21 @@ class Subject:
         return labels[torch.randperm(count, generator=torch.Generator().manual_seed(seed))]
 
     def check_truncation(self, truncation: float | None) -> None:
-        """Raises UserError for one that its noise cannot have."""
+        """Raise UserError for a truncation that the model's noise cannot have."""
         try:
             self.model.latent.sample(1, torch.Generator(), truncation)
         except ValueError as error:
             raise UserError(str(error)) from None
 
-    def generator(
-        self, count: int, truncation: float | None, seed: int, batch_norm: BatchNorm
-    ) -> tuple[Tensor, Callable[[slice], Tensor]]:
-        """Labels (count,), and what makes the prepared images of some of them. The noise is drawn for all at once, so
-        that it does not depend on which of them are asked for. Raises ValueError for a bad truncation."""
-        labels = self.labels(count, seed)
-        z = self.model.latent.sample(count, torch.Generator().manual_seed(seed), truncation)
+    def generator(self, sampling: Sampling, seed: int) -> tuple[Tensor, Callable[[slice], Tensor]]:
+        """Labels (images,), and a function that makes the prepared images of some of them.
+
+        The noise is drawn for all at once, so that it does not depend on which of them are asked for.
+        """
+        labels = self.labels(sampling.images, seed)
+        z = self.model.latent.sample(sampling.images, torch.Generator().manual_seed(seed), sampling.truncation)
         network = self.model.generator
-        if batch_norm == "batch":
+        if sampling.batch_norm == "batch":
             network = copy.deepcopy(network)
             for module in network.modules():
                 if isinstance(module, _BatchNorm):
@@ -94,9 +137,15 @@ class Subject:
 
 
 def open_subject(run: str | Path, data: str | Path | None = None, device: str | torch.device = "cpu") -> Subject:
-    """Raises UserError when the folder is no run, has no generator yet, or its data is gone or other data.
+    """Open the model of a run and its data.
 
-    data  where the shards are now, if they were moved
+    Args:
+        run: its folder.
+        data: where the shards are now, if they were moved.
+        device: of the model.
+
+    Raises:
+        UserError: the folder is no run, has no generator yet, or its data is gone or other data.
     """
     run = Path(run)
     config, model = RunFolder(run).read_config(), load(run, str(device))
@@ -104,8 +153,161 @@ def open_subject(run: str | Path, data: str | Path | None = None, device: str | 
     if folder is None or not folder.is_dir():
         raise UserError(f"{run}: its data folder {folder} is gone, which scores compare with; --data says where it is")
     shards = Shards(folder)
-    codec = shards.codec
-    if shards.classes != model.classes or not same_levels(codec, model.codec):
-        raise UserError(f"{folder}: holds other classes or images than {run} was trained on")
+    check_fits(model, shards)
     training, held_out = split(shards, config.train.val_folds, config.train.val_fraction)
-    return Subject(run, config, model, shards, training.select(augmented=False), held_out, codec)
+    return Subject(run, config, model, shards, training.select(augmented=False), held_out, shards.codec)
+
+
+def check_fits(model: Model, shards: Shards) -> None:
+    """Raise UserError unless the shards are of the model's classes and transform.
+
+    A run chooses its own channels and colour map, which the images of shards need not have.
+    """
+    if shards.classes != model.classes or not same_levels(shards.codec, model.codec):
+        raise UserError(f"{shards.folder}: holds other classes or images than the model was trained on")
+
+
+def check_apart(model: Model, training: Shards, held_out: Shards) -> None:
+    """Raise UserError unless both fit the model and no recording is in both."""
+    for shards in (training, held_out):
+        check_fits(model, shards)
+    ours, theirs = (
+        {parent or origin for origin, parent in zip(shards.origins, shards.parents, strict=True)}
+        for shards in (training, held_out)
+    )
+    if both := ours & theirs:
+        raise UserError(
+            f"held_out: {len(both)} of its clips are among those of training, such as {min(both)}; choose other folds"
+        )
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """What metrics are taken from, of N finite images. Features, probabilities and departures are float64."""
+
+    labels: Tensor
+    """(N,)"""
+    features: Tensor
+    """(N, d)"""
+    probabilities: Tensor | None
+    """(N, K)"""
+    departures: Tensor
+    """Δ² (N,) of the pixels in [0, 1], exact; mean over channels. Empty where not computed."""
+    thumbnails: Tensor
+    """(n, t): channels' mean, shrunk to 32 by 32 at most; of all N real images, and of those in `images`."""
+    images: Tensor
+    """The first n (n, C, R, R)."""
+    not_finite: int = 0
+    """Images left out."""
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    @cached_property
+    def gaussian(self) -> Gaussian:
+        """Fitted to the features."""
+        return Gaussian.fit(self.features)
+
+
+def extract_real(
+    subject: Subject, shards: Shards, extractor: Extractor, world: World, seed: int, what: str
+) -> tuple[ImageSet, Tensor]:
+    """Clips of a selection, in an order drawn by `seed`, at most 50,000 of them; and which clips they are (N,)."""
+    clips = torch.randperm(len(shards), generator=torch.Generator().manual_seed(seed))[:MOST_REAL]
+    labels = torch.from_numpy(np.asarray(shards.labels))[clips]
+    images = extract(lambda rows: subject.real(shards, clips[rows]), labels, extractor, world, what, thumbnails=True)
+    if images.not_finite:
+        raise UserError(f"{shards.folder}: {images.not_finite} of its images are not finite; prepare the data again")
+    return images, clips
+
+
+def extract_generated(
+    subject: Subject, extractor: Extractor, world: World, sampling: Sampling, number: int = 0, what: str = ""
+) -> ImageSet:
+    """Run `number` of generated images, with the class frequencies of the training clips.
+
+    Of the first, 0, everything is computed; of others features and probabilities alone.
+
+    Raises:
+        UserError: no two images are finite.
+    """
+    labels, make = subject.generator(sampling, (sampling.seed + number) % SEEDS)
+    what = what or f"generated images, run {number + 1} of {sampling.runs}"
+    images = extract(make, labels, extractor, world, what, whole=number == 0)
+    if len(images) < 2:
+        raise UserError(
+            f"{subject.run}: {images.not_finite} of {sampling.images} generated images hold NaN or infinite values, two"
+            " finite ones are needed for any score; sample from a checkpoint before the run broke"
+        )
+    return images
+
+
+def extract(
+    take: Callable[[slice], Tensor],
+    labels: Tensor,
+    extractor: Extractor,
+    world: World,
+    what: str,
+    *,
+    thumbnails: bool = False,
+    whole: bool = True,
+) -> ImageSet:
+    """Compute an ImageSet, a chunk at a time, shared among processes.
+
+    Args:
+        take: returns the images of some rows.
+        labels: of all rows, (N,).
+        extractor: of features.
+        world: the processes.
+        what: the images are, for the bar and for errors.
+        thumbnails: keep those of all images, not of the first alone.
+        whole: else features and probabilities alone.
+    """
+    parts = chunks(len(labels))
+
+    def work(number: int) -> tuple[Tensor, ...]:
+        rows = parts[number]
+        images = take(rows)
+        finite = images.isfinite().flatten(1).all(1)
+        # Zeros stand for what is not finite, so that all chunks have as many rows; they are left out below.
+        features, probabilities = extractor(images.where(finite.view(-1, *[1] * (images.ndim - 1)), 0))
+        # 1,000 whole images are kept, of large ones fewer, so that they take 64 MB at most (float32).
+        keep = max(CHUNK, min(1000, _KEPT_PIXELS // images[0].numel())) if whole else 0
+        first = images[: max(0, keep - rows.start)]
+        return (
+            finite,
+            features,
+            torch.empty(len(images), 0) if probabilities is None else probabilities,
+            _departures(images) if whole and images.shape[-2] == images.shape[-1] else torch.empty(len(images), 0),
+            _thumbnails(images if thumbnails else first),
+            first,
+        )
+
+    try:
+        with Meter(what, "chunk", quiet=not world.is_main) as meter:
+            finite, features, probabilities, departures, small, images = world.share(len(parts), work, meter)
+    except ValueError as error:  # images that the extractor is not for, or a user's own that returns something else
+        raise UserError(f"{what}: {error}") from error
+    return ImageSet(
+        labels[finite],
+        features[finite],
+        probabilities[finite] if probabilities.shape[1] else None,
+        departures[finite].flatten(),
+        small[finite[: len(small)]],
+        images[finite[: len(images)]],
+        int((~finite).sum()),
+    )
+
+
+def chunks(count: int, size: int = CHUNK) -> list[slice]:
+    """0 … count − 1 in as few chunks of at most `size` as there can be, of almost equal length."""
+    edges = torch.linspace(0, count, -(-count // size) + 1, dtype=torch.float64).round().int().tolist()
+    return [slice(a, b) for a, b in itertools.pairwise(edges)]
+
+
+def _departures(images: Tensor) -> Tensor:
+    return departure_from_normality((images.double() + 1) / 2, "exact", channels="mean").cpu()[:, None]
+
+
+def _thumbnails(images: Tensor) -> Tensor:
+    return F.adaptive_avg_pool2d(images.mean(1, keepdim=True), min(_THUMBNAIL, images.shape[-1])).flatten(1)

@@ -3,8 +3,9 @@
     result = score_usefulness(model, shards.select(exclude_folds=[5]), shards.select(folds=[5]), seeds=5)
     print(*result.lines(), sep="\n")
 
-The accuracy of the third kind is the classification accuracy score of Ravuri & Vinyals (2019). All are trained for the
-same number of optimiser steps, of one seed from the same weights: otherwise more images would mean more training.
+The accuracy gained by the first is the augmentation utility, that of the third kind the classification accuracy score
+(CAS) of Ravuri & Vinyals (2019). All are trained for the same number of optimiser steps, of one seed from the same
+weights: otherwise more images would mean more training.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ import torch
 from torch import Tensor
 
 from schurgan.core.errors import UserError
-from schurgan.data.codec import open_codec
 from schurgan.data.shards import Shards
 from schurgan.evaluation.features.classifier import fit_classifier
 from schurgan.evaluation.metrics.intervals import Interval, wilson
-from schurgan.evaluation.sound import check_apart
+from schurgan.evaluation.scores import Score
+from schurgan.evaluation.target import check_apart
 from schurgan.model import Model
 
 _MOST_SEEDS = 100
@@ -34,30 +35,29 @@ Generate = Callable[[Tensor, int], Tensor]
 
 
 class Trainer(Protocol):
-    """Trains a classifier anew for `steps` optimiser steps, however many images it is given."""
+    """Trains a classifier anew for `steps` optimiser steps, however many images there are."""
 
     @property
-    def steps(self) -> int: ...
+    def steps(self) -> int:
+        """Optimiser steps."""
+
     def __call__(self, images: Tensor, labels: Tensor, seed: int) -> Predictor:
-        """Images (N, C, R, R) of classes (N,); a seed means the same initial weights whatever the images."""
-        ...
+        """Train on images (N, C, R, R) of classes (N,); a seed means the same weights at first whatever the images."""
 
 
 @dataclass(frozen=True)
 class ClassifierTrainer:
-    """The classifier of `evaluation.classifier`, with its augmentation, for a fixed number of batches of 32.
-
-    channels  of the images that it is given
-    photo     whether the images are pictures, which are augmented in other ways than spectrograms
-    """
+    """The classifier of `features.classifier`, with its augmentation, for a fixed number of batches of 32."""
 
     classes: int
     channels: int = 1
     steps: int = 400
     photo: bool = False
+    """Whether the images are pictures, which are augmented in other ways than spectrograms."""
     device: str | torch.device = "cpu"
 
     def __call__(self, images: Tensor, labels: Tensor, seed: int) -> Predictor:
+        """Train on images (N, channels, R, R) of classes (N,)."""
         return fit_classifier(
             lambda clips: images[clips],
             labels,
@@ -97,7 +97,7 @@ class Difference:
     """Of the differences of single test images, mean over seeds: would other test images say the same?"""
 
     def verdict(self, more: str, less: str) -> str:
-        """`more` or `less`, where both intervals allow it."""
+        """Return `more` or `less` with its intervals, where both allow it."""
         what = more if self.over_seeds.mean > 0 else less
         if self.over_seeds.holds_zero:
             return f"no difference can be told: {self.over_seeds} over seeds"
@@ -136,18 +136,18 @@ class Usefulness:
     def lines(self) -> list[str]:
         """For the terminal."""
         seeds = len(self.real.accuracies)
-        said = [
+        lines = [
             f"trained on {arm.name} ({arm.n_train} images): {arm.mean:.1%} [{arm.low:.1%}, {arm.high:.1%}]"
             for arm in (self.real, self.both, self.generated)
         ]
-        said.append(f"each {seeds} times for {self.steps} steps, tested on {self.n_test} held-out images")
+        lines.append(f"each {seeds} times for {self.steps} steps, tested on {self.n_test} held-out images")
         if not self.informative:
-            return [*said, f"no classifier is better than chance ({self.chance:.1%}): nothing can be said"]
-        said.append(f"adding generated images: {self.gain.verdict('they help', 'they harm')}")
-        said.append(
+            return [*lines, f"no classifier is better than chance ({self.chance:.1%}): nothing can be said"]
+        lines.append(f"adding generated images: {self.gain.verdict('they help', 'they harm')}")
+        lines.append(
             f"generated instead of real: {self.gap.verdict('they teach more', 'they teach less')}",
         )
-        return said
+        return lines
 
 
 def usefulness(
@@ -164,12 +164,20 @@ def usefulness(
 ) -> Usefulness:
     """Train three classifiers for each of `seeds` seeds from `seed` on.
 
-    real, test  images (N, C, R, R) in [−1, 1] and class numbers (N,); they must share no image
-    generate    is asked for `ratio` images for each real one of a class, anew for every seed, so that intervals over
-                seeds hold the luck of the draw too
-    progress    is called with the classifiers trained and their number
+    Args:
+        real: images (N, C, R, R) in [−1, 1] and their classes (N,).
+        test: likewise; they must share no image.
+        generate: is asked for `ratio` images for each real one of a class, anew for every seed, so that intervals over
+            seeds hold the luck of the draw too.
+        train: trains a classifier.
+        classes: their names.
+        ratio: generated images per real one.
+        seeds: how many.
+        seed: the first.
+        progress: called with the classifiers trained and their number.
 
-    Raises ValueError naming the argument for values that cannot be, NaN, and classes that were not trained on.
+    Raises:
+        ValueError: values that cannot be, NaN, and classes that were not trained on.
     """
     if not 2 <= seeds <= _MOST_SEEDS:
         raise ValueError(f"seeds: {seeds} given, 2 to {_MOST_SEEDS} are needed: one says nothing of the spread")
@@ -223,13 +231,23 @@ def score_usefulness(
     device: str | torch.device = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> Usefulness:
-    """`usefulness` of a model's images, sounds' or pictures', for a classifier of `training` tested on `held_out`.
+    """Measure the `usefulness` of a model's images. Altered copies of clips take no part.
 
-    steps       of each of the 3 · seeds classifiers, in batches of 32
-    per_class   at most so many real clips of a class, the first; generated images are of most use where those are few
+    Args:
+        model: of sounds or pictures.
+        training: clips to train classifiers on.
+        held_out: clips to test them on.
+        ratio: generated images per real one.
+        seeds: trainings of each of the three classifiers.
+        steps: of each training, in batches of 32.
+        per_class: real clips of a class at most, the first; generated images are of most use where those are few.
+        truncation: variance of the noise.
+        seed: the first.
+        device: where classifiers are trained.
+        progress: called with the classifiers trained and their number.
 
-    Altered copies of clips take no part. Raises UserError for shards of other classes or that share clips, and for
-    numbers that cannot be.
+    Raises:
+        UserError: shards of other classes or that share clips, and numbers that cannot be.
     """
     check_apart(model, training, held_out)
     for name, value in (("steps", steps), ("per_class", per_class)):
@@ -255,6 +273,33 @@ def score_usefulness(
         )
     except ValueError as error:
         raise UserError(str(error)) from None
+
+
+def score_utility(result: Usefulness) -> Score:
+    """Augmentation utility: accuracy when generated images are added to the real ones, minus that without."""
+    return Score(
+        result.gain.over_seeds.mean,
+        floor=0.0,
+        flags=_flags(result),
+        n_real=result.real.n_train,
+        n_fake=result.generated.n_train,
+        details=result.as_json() | {"lines": result.lines()},
+    )
+
+
+def score_trained_on_generated(result: Usefulness) -> Score:
+    """Classification accuracy score: accuracy when trained on generated images alone."""
+    return Score(
+        result.generated.mean,
+        held_out=result.real.mean,
+        flags=_flags(result),
+        n_real=result.real.n_train,
+        n_fake=result.generated.n_train,
+    )
+
+
+def _flags(result: Usefulness) -> tuple[str, ...]:
+    return () if result.informative else ("no classifier is better than chance: nothing can be said",)
 
 
 def _checked(name: str, images: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
@@ -285,5 +330,5 @@ def _difference(right: Tensor) -> Difference:
 def _images(shards: Shards, per_class: int | None) -> tuple[Tensor, Tensor]:
     shards = shards.select(augmented=False)
     clips = np.concatenate([np.flatnonzero(shards.labels == c)[:per_class] for c in range(len(shards.classes))])
-    images = open_codec(shards.manifest.transform).invert_colormap(shards.images(clips))
+    images = shards.codec.invert_colormap(shards.images(clips))
     return images, torch.from_numpy(shards.labels[clips])

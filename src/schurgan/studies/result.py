@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from schurgan.evaluation.metric_table import title
 from schurgan.evaluation.scores import Evaluation
-from schurgan.evaluation.table import title
 from schurgan.runs.folder import RunFolder
 from schurgan.studies.outcome import Outcome, read_outcome
 from schurgan.studies.study import Cell

@@ -13,9 +13,10 @@ import torch
 
 from schurgan.core.errors import UserError, writing
 from schurgan.core.files import atomic_write, write_json
+from schurgan.evaluation.metric_table import BY_NAME, title
 from schurgan.evaluation.metrics.intervals import Interval
 from schurgan.evaluation.scores import difference
-from schurgan.evaluation.table import NAMES, Cells, figure, figure_and_spread, title
+from schurgan.evaluation.table import Cells, figure, figure_and_spread
 from schurgan.runs.folder import RunFolder
 from schurgan.studies.contrast import compare_parts
 from schurgan.studies.result import STEPS, Result, name_column, read_results
@@ -232,7 +233,7 @@ def _real_images(study: Study, results: Sequence[Result]) -> list[str]:
             f"{title(name)} {figure(scores[name].floor)}"
             + ("" if scores[name].held_out is None else f", held-out {figure(scores[name].held_out)}")
             for name in study.columns
-            if name in NAMES and name in scores and scores[name].floor is not None
+            if name in BY_NAME and name in scores and scores[name].floor is not None
         ]
         said.append(f"Real images, {group}: {'; '.join(parts)}.") if parts else None
     return said

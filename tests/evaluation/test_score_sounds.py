@@ -11,17 +11,12 @@ from torch import Tensor
 
 from schurgan.core.errors import UserError
 from schurgan.data import Shards, prepare
+from schurgan.evaluation.borrowed_phase import Donors, Fidelity, consistency
 from schurgan.evaluation.features.extractor import Extracted
+from schurgan.evaluation.metric_table import SOUND_METRICS, take_scores
 from schurgan.evaluation.metrics.loudness import levels
-from schurgan.evaluation.sound import (
-    ClassLevels,
-    Donors,
-    Fidelity,
-    check_apart,
-    consistency,
-    frechet_audio_distance,
-    score_sound,
-)
+from schurgan.evaluation.score_sounds import ClassLevels, frechet_audio_distance, measure_sounds
+from schurgan.evaluation.target import check_apart
 from schurgan.model import Model
 
 
@@ -164,20 +159,28 @@ def test_an_audio_distance_of_too_little_or_of_nan_is_refused(real, made, said):
 
 
 def test_all_scores_of_a_model_are_numbers_and_the_same_for_the_same_seed(model, sets):
-    def score():
-        return score_sound(model, *sets, per_class=2, refine=2, embedding=FirstSamples(), seed=3)
+    sounds, again = (
+        measure_sounds(model, *sets, per_class=2, refine=2, embedding=FirstSamples(), seed=3) for _ in range(2)
+    )
+    scores = take_scores(SOUND_METRICS, sounds)
+    assert scores == take_scores(SOUND_METRICS, again)
+    json.dumps([each.as_json() for each in scores.values()], allow_nan=False)
+    assert all(each.value is not None for each in scores.values())
+    assert (sounds.n_real, sounds.n_fake, sounds.not_finite) == (12, 6, 0)
+    assert sounds.fresh.snr_db.count == 6
+    assert sounds.own_phase.snr_db.median > sounds.fresh.snr_db.median
+    assert [each.label for each in sounds.levels] == list(CLASSES)
+    assert all(each.real.sounds == 4 and each.generated.sounds == 2 for each in sounds.levels)
+    assert sounds.distance.embedding == "first samples"
 
-    scores = score()
-    known = json.loads(json.dumps(scores.as_json(), allow_nan=False))
-    assert known == json.loads(json.dumps(score().as_json()))
-    assert (scores.n_training, scores.n_held_out, scores.n_generated, scores.not_finite) == (12, 6, 6, 0)
-    assert scores.ceiling.snr_db.median > scores.fresh.snr_db.median
-    assert [each.label for each in scores.levels] == list(CLASSES)
-    assert all(each.real.sounds == 4 and each.generated.sounds == 2 for each in scores.levels)
-    assert scores.distance.embedding == "first samples"
-    said = "\n".join(scores.lines())
-    assert "fresh recordings" in said
-    assert "loudness of generated sounds" in said
+
+def test_without_held_out_clips_training_clips_stand_for_real_ones(model, sets):
+    sounds = measure_sounds(model, sets[0], per_class=2, refine=2, embedding=FirstSamples())
+    assert sounds.fresh is None
+    assert sounds.own_phase.snr_db.count == 12
+    assert sounds.consistency_real.count == 6  # as many as generated sounds
+    flags = take_scores(SOUND_METRICS, sounds)["snr_db"].flags
+    assert any("held out" in flag for flag in flags)
 
 
 def test_a_class_is_louder_by_the_gain_of_its_sounds(recordings):
@@ -191,12 +194,14 @@ def test_a_model_whose_images_are_nan_has_no_scores_of_its_own(model, sets):
     with torch.no_grad():
         for weight in model.generator.parameters():
             weight.fill_(torch.nan)
-    scores = score_sound(model, *sets, per_class=1, refine=1, embedding=FirstSamples())
-    assert (scores.borrowed, scores.consistency_generated, scores.distance) == (None, None, None)
-    assert scores.not_finite == scores.n_generated == 3
-    assert scores.levels[0].generated.sounds == 0
-    json.dumps(scores.as_json(), allow_nan=False)
-    assert scores.lines()[-1] == "3 of 3 generated images are not finite, and left out"
+    for held_out in (sets[1], None):
+        sounds = measure_sounds(model, sets[0], held_out, per_class=1, refine=1, embedding=FirstSamples())
+        assert (sounds.generated, sounds.consistency_generated, sounds.distance) == (None, None, None)
+        assert (sounds.not_finite, sounds.n_fake) == (3, 0)
+        assert sounds.levels[0].generated.sounds == 0
+        scores = take_scores(SOUND_METRICS, sounds)
+        json.dumps([each.as_json() for each in scores.values()], allow_nan=False)
+        assert "3 generated images are not finite" in scores["snr_db"].flags[0]
 
 
 def test_the_same_recordings_on_both_sides_are_refused(model, folded, sets):
@@ -212,7 +217,7 @@ def test_shards_of_other_images_are_refused(model, sets, shards):
 @pytest.mark.parametrize("option", ["per_class", "donors"])
 def test_numbers_of_sounds_under_one_are_refused(model, sets, option):
     with pytest.raises(UserError, match=f"{option}: 0 given"):
-        score_sound(model, *sets, **{option: 0})
+        measure_sounds(model, *sets, **{option: 0})
 
 
 def test_a_class_without_recordings_to_lend_a_phase_is_refused(model, folded, sets, monkeypatch):
@@ -221,17 +226,17 @@ def test_a_class_without_recordings_to_lend_a_phase_is_refused(model, folded, se
     monkeypatch.setattr(training, "labels", training.labels[keep])
     monkeypatch.setattr(training, "_clips", training._clips[keep])
     with pytest.raises(UserError, match="no recording of class 1"):
-        score_sound(model, *sets, per_class=1, refine=1)
+        measure_sounds(model, *sets, per_class=1, refine=1)
 
 
 def test_recordings_that_were_not_kept_are_asked_for(model, sets, tmp_path):
     prepare(Folded(per_class=2, seconds=0.5), tmp_path / "bare", spectrogram(), workers=1, keep_audio=False)
     bare = Shards(tmp_path / "bare")
     with pytest.raises(UserError, match="without recordings"):
-        score_sound(model, bare.select(folds=[1]), bare.select(folds=[2]))
+        measure_sounds(model, bare.select(folds=[1]), bare.select(folds=[2]))
 
 
 def test_a_model_of_pictures_is_said_to_make_no_sounds(model, sets):
     card = replace(model.card, transform={"transform": "image", "size": SIZE, "channels": 3})
     with pytest.raises(UserError, match="trained on pictures: it makes no sounds"):
-        score_sound(Model(model.generator, card), *sets)
+        measure_sounds(Model(model.generator, card), *sets)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from schurgan.evaluation.table import drawable, figure_and_spread
+from schurgan.evaluation.table import figure_and_spread
 
 
 @pytest.mark.parametrize(
@@ -20,8 +20,3 @@ from schurgan.evaluation.table import drawable, figure_and_spread
 )
 def test_a_mean_has_the_decimals_of_its_spread(value, spread, said):
     assert figure_and_spread(value, spread) == said
-
-
-def test_the_picture_has_signs_where_its_font_lacks_arrows():
-    assert drawable("43.12 ± 1.46 (↓ 3.50, ↑ 1.14, –)") == "43.12 ± 1.46 (-3.50, +1.14, -)"
-    assert drawable("FID ↓") == "FID (min)"
