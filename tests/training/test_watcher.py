@@ -94,6 +94,18 @@ def test_evaluations_that_take_more_than_their_budget_come_as_much_less_often(ma
     assert watch._stretched(seconds) == stretch
 
 
+def test_the_score_of_the_newest_evaluation_is_part_of_the_state(made, monkeypatch):
+    """Or checkpoints after a kill would have none until the next evaluation, and another one could be the best."""
+    watch, trainer = made()
+    real = watch._health_scores(trainer)
+    monkeypatch.setattr(watch, "_health_scores", lambda _: lambda *networks: real(*networks) | {"frechet_ema": 2.5})
+    watch.evaluate(trainer)
+    again, _ = made()
+    assert again.score() is None
+    again.load_state_dict(watch.state_dict())
+    assert again.score() == watch.score() == 2.5
+
+
 def test_how_often_is_settled_once_and_part_of_the_state(made, shards, monkeypatch):
     watch, trainer = made(every=5, budget=0.05)
     monkeypatch.setattr(watch, "_stretched", lambda seconds: 3)

@@ -132,15 +132,20 @@ class Watcher:
         return (self.monitor.verdict().healthy_step or 0) if self.options.every else None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the monitor and the means."""
-        return {"monitor": self.monitor.state_dict(), "means": self.means.state_dict(), "stretch": self.stretch}
+        """Return the state of the monitor and the means, and the newest score."""
+        return {
+            "monitor": self.monitor.state_dict(),
+            "means": self.means.state_dict(),
+            "stretch": self.stretch,
+            "score": self._score,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
         self.monitor.load_state_dict(state["monitor"])
         self.means.load_state_dict(state["means"])
         self.stretch = int(state["stretch"])
-        self._score = None
+        self._score = state["score"]
         self._state = self.monitor.verdict().state
 
     def _health_scores(self, trainer: Trainer) -> HealthScores:
