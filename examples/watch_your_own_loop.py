@@ -2,10 +2,9 @@
 
     python examples/watch_your_own_loop.py [--steps 1500] [--spoil 800] [--seed 0]
 
-From step `--spoil` on it is shown one of the ring's eight places only, as by a loader that has lost its shuffle, and so
-its points fall together. The monitor says since when, and the loop goes back to the last state that it calls healthy,
-and on with the whole ring. `--spoil 0` spoils nothing. Some seconds on a CPU. Of this project it needs
-`schurgan.health` alone.
+From step `--spoil` on it sees one of the eight places of the ring only, as from a loader that has lost its shuffle, and
+so its points fall together. The monitor says since when; the loop goes back to the last step that it calls healthy, and
+on with the whole ring. `--spoil 0` spoils nothing. It takes some seconds on a CPU and needs `schurgan.health` alone.
 """
 
 import argparse

@@ -80,6 +80,7 @@ class Spectrogram:
         w0: float | None = None,
         reference: float = 1.0,
     ) -> None:
+        self.config: dict[str, Any] = {name: value for name, value in locals().items() if name != "self"}
         for name, value, known in (
             ("transform", transform, TRANSFORMS),
             ("scale", scale, SCALES),
@@ -100,22 +101,7 @@ class Spectrogram:
             raise ValueError(f"n_samples {n_samples}: at least one for each of {size} columns is needed")
         self.size, self.scale, self.channels, self.colormap = size, scale, channels, colormap
         self.n_samples, self.sample_rate, self.floor_db, self.reference = n_samples, sample_rate, floor_db, reference
-        f_max = 0.475 * sample_rate if f_max is None else f_max
-        self.config: dict[str, Any] = {
-            "transform": transform,
-            "size": size,
-            "scale": scale,
-            "frame": frame,
-            "channels": channels,
-            "colormap": colormap,
-            "sample_rate": sample_rate,
-            "n_samples": n_samples,
-            "floor_db": floor_db,
-            "f_min": f_min,
-            "f_max": f_max,
-            "w0": w0,
-            "reference": reference,
-        }
+        self.config["f_max"] = f_max = 0.475 * sample_rate if f_max is None else f_max
         self.transform: Transform
         if transform == "wavelet":
             hop = round(0.025 * sample_rate) if frame == "paper" else -(-n_samples // size)
