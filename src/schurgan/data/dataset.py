@@ -125,11 +125,11 @@ class LabelledImages(ABC):
             new = np.asarray([number.get(name, -1) for name in self.classes], dtype=np.int64)
             labels = new[self.labels]
             keep &= labels >= 0
-        there = self.folds
+        folds_held = self.folds
         for wanted, include in ((folds, True), (exclude_folds, False)):
             if wanted is not None:
-                self._check_folds(wanted, there)
-                keep &= np.fromiter(((fold in wanted) == include for fold in there), bool, len(self))
+                self._check_folds(wanted, folds_held)
+                keep &= np.fromiter(((fold in wanted) == include for fold in folds_held), bool, len(self))
         if augmented is not None:
             keep &= self.augmented == augmented
         if not keep.any():
@@ -145,8 +145,8 @@ class LabelledImages(ABC):
         view._clips, view.labels = self._clips[indices], self.labels[indices]
         return view
 
-    def _check_folds(self, wanted: Collection[int], there: Collection[int | None]) -> None:
-        known = sorted({fold for fold in there if fold is not None})
+    def _check_folds(self, wanted: Collection[int], folds_held: Collection[int | None]) -> None:
+        known = sorted({fold for fold in folds_held if fold is not None})
         for fold in wanted:
             if fold not in known:
                 listed = f"; there are {', '.join(map(str, known))}" if known else "; these clips have no folds"

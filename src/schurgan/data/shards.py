@@ -63,14 +63,14 @@ class _Files:
         if rows is None:
             path = self.folder / file.file
             try:
-                there = np.load(path, mmap_mode="r", allow_pickle=False)
+                mapped = np.load(path, mmap_mode="r", allow_pickle=False)
                 content = torch.from_file(str(path), shared=False, size=file.bytes, dtype=torch.uint8).numpy()
             except (OSError, ValueError, RuntimeError) as error:
                 raise UserError(f"{path}: cannot be read as a shard ({error}); prepare the data again") from error
-            if there.shape != shape or there.dtype != dtype:
-                held = f"{there.dtype} {there.shape}"
+            if mapped.shape != shape or mapped.dtype != dtype:
+                held = f"{mapped.dtype} {mapped.shape}"
                 raise UserError(f"{path}: holds {held}, the manifest says {dtype} {shape}; prepare the data again")
-            rows = self._maps[file.file] = content[there.offset :].view(dtype).reshape(shape)
+            rows = self._maps[file.file] = content[mapped.offset :].view(dtype).reshape(shape)
             rows.flags.writeable = False
         return rows
 
@@ -136,8 +136,8 @@ class Shards(LabelledImages):
     @property
     def parents(self) -> tuple[str | None, ...]:
         """The origin of the recording that each clip is an altered copy of, None for recordings themselves."""
-        there = self.manifest.clips.parent
-        return tuple(there[clip] if there else None for clip in self._clips)
+        parents = self.manifest.clips.parent
+        return tuple(parents[clip] if parents else None for clip in self._clips)
 
     @property
     def fingerprint(self) -> str:

@@ -114,9 +114,9 @@ class FileSource:
         return {"source": self.name, **dict(self.options), "items": len(origins), "files": files}
 
 
-def choices(source: str, option: str, given: str | Sequence[str], known: Sequence[str]) -> list[str]:
+def choices(source: str, option: str, value: str | Sequence[str], known: Sequence[str]) -> list[str]:
     """The names in a text with commas, or in a sequence, each once; UserError for one that is not known."""
-    names = [name.strip() for name in given.split(",")] if isinstance(given, str) else list(given)
+    names = [name.strip() for name in value.split(",")] if isinstance(value, str) else list(value)
     for name in names or [""]:
         if name not in known:
             hint = did_you_mean(str(name), known) or f"; {', '.join(known)} would do"

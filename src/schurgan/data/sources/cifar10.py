@@ -51,10 +51,10 @@ class CIFAR10:
         """Every item, in the order of the listing."""
         listing = []
         for batch, labels in self.labels:
-            seen = Counter[int]()
+            counts = Counter[int]()
             for number, label in enumerate(labels):
-                seen[label] += 1
-                if self.per_class is None or seen[label] <= self.per_class:
+                counts[label] += 1
+                if self.per_class is None or counts[label] <= self.per_class:
                     listing.append(Item(f"{batch}/{number:05d}", CLASSES[label], FOLDS[batch]))
         return listing
 
@@ -85,14 +85,14 @@ def open_cifar10(root: Path, per_class: int | None = None) -> CIFAR10:
     if per_class is not None and not (isinstance(per_class, int) and per_class >= 1):
         raise UserError(f"per_class {per_class}: a whole number of images of 1 or more is needed")
     places = (root, root / "cifar-10-batches-py", root / "cifar-10-batches-bin")
-    found = [
+    layouts = [
         (place, end) for place in places for end in ("", ".bin") if any((place / f"{b}{end}").is_file() for b in FOLDS)
     ]
-    if not found:
+    if not layouts:
         raise UserError(
             f"{root}: no data_batch_1 or data_batch_1.bin in it; the folder that CIFAR-10 unpacks to is needed"
         )
-    home, suffix = found[0]
+    home, suffix = layouts[0]
     digest, labels, skipped = hashlib.sha256(), [], []
     for batch in FOLDS:
         try:

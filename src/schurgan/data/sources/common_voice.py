@@ -52,8 +52,8 @@ def open_common_voice(
         raise UserError(f"max_seconds {max_seconds}: a length above 0 s is needed")
     if not (isinstance(clips, int) and clips >= 1 and isinstance(seed, int) and seed >= 0):
         raise UserError(f"clips {clips}, seed {seed}: a whole number of 1 or more and one of 0 or more are needed")
-    base, there = _languages(root, splits)
-    chosen = there if locales is None else choices("common_voice", "locale", locales, there)
+    base, present = _languages(root, splits)
+    chosen = present if locales is None else choices("common_voice", "locale", locales, present)
     reader = _Reader(base, splits, by, max_seconds, seed, Counter())
     rows = (row for locale in chosen for row in reader.rows(locale))
     measured = max_seconds is None or all((base / locale / DURATIONS).is_file() for locale in chosen)
@@ -91,7 +91,7 @@ class _Reader:
     def rows(self, locale: str) -> Iterator[tuple[bytes, Item]]:
         """Every usable clip once, after its rank in the draw."""
         home = self.base / locale
-        present, long, seen = set(os.listdir(home / "clips")), self._long(home / DURATIONS), set()
+        present, long, ranks = set(os.listdir(home / "clips")), self._long(home / DURATIONS), set()
         for fold, split in enumerate(self.splits, start=1):
             table = home / f"{split}.tsv"
             for row in read_table(table, ("path",), "\t") if table.is_file() else ():
@@ -103,12 +103,12 @@ class _Reader:
                     (not label and f'without "{self.by}"')
                     or (name not in present and "that are not in clips/")
                     or (name in long and f"longer than {self.max_seconds:g} s")
-                    or (rank in seen and "named before")
+                    or (rank in ranks and "named before")
                 )
                 if reason:
                     self.left_out[f"{locale}/{table.name}", reason] += 1
                 else:
-                    seen.add(rank)
+                    ranks.add(rank)
                     yield rank, Item(f"{locale}/clips/{name}", label, fold if len(self.splits) > 1 else None)
 
     def is_short(self, item: Item) -> bool:
@@ -146,7 +146,7 @@ def _languages(root: Path, splits: Sequence[str]) -> tuple[Path, list[str]]:
             raise UserError(f"{root}: {' and '.join(path.name for path in releases)}, several releases; one is needed")
         base = root if any(root.glob("*/clips")) or not releases else releases[0]
         places = [clips.parent for clips in sorted(base.glob("*/clips"))]
-    found = [place.name for place in places if any((place / f"{split}.tsv").is_file() for split in splits)]
-    if not found:
+    locales = [place.name for place in places if any((place / f"{split}.tsv").is_file() for split in splits)]
+    if not locales:
         raise UserError(f"{root}: no {splits[0]}.tsv beside clips/; the folder of a language in a release is needed")
-    return base, found
+    return base, locales

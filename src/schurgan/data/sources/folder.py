@@ -38,13 +38,13 @@ def open_folder(root: Path, kind: str | None = None, table: str | Path | None = 
 
 
 def _folders(root: Path, kind: str | None) -> FileSource:
-    found = list(walk(root, (*AUDIO_SUFFIXES, *IMAGE_SUFFIXES)))
-    kind = kind or _kind_of(origin for origin, _, reason in found if reason is None)
+    entries = list(walk(root, (*AUDIO_SUFFIXES, *IMAGE_SUFFIXES)))
+    kind = kind or _kind_of(origin for origin, _, reason in entries if reason is None)
     suffixes, what, files, needed = KINDS[kind]
     listing: list[Item] = []
     skipped: list[Skipped] = []
     loose = 0
-    for origin, label, reason in found:
+    for origin, label, reason in entries:
         if reason is None and not origin.lower().endswith(suffixes):
             reason = f"not {what} by its name"
         elif reason is None and not label:
