@@ -10,7 +10,7 @@ from small_study import small_study
 from schurgan.audio import Spectrogram
 from schurgan.data import prepare
 from schurgan.data.sources import open_source
-from schurgan.studies.study import Cell, Study, read_study
+from schurgan.studies.study import Study, Trial, read_study
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +29,6 @@ def study() -> Study:
 
 
 @pytest.fixture
-def cells(study: Study, tmp_path: Path) -> dict[str, Cell]:
+def trials(study: Study, tmp_path: Path) -> dict[str, Trial]:
     folders = {"set": tmp_path, "set-linear": tmp_path}
-    return {cell.name: cell for cell in study.cells("laptop", 3, folders, tmp_path / "out")}
+    return {trial.name: trial for trial in study.trials("laptop", 3, folders, tmp_path / "out")}

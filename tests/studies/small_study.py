@@ -9,8 +9,8 @@ from torch import Tensor
 
 from schurgan.evaluation.scores import Evaluation, Protocol, Score
 from schurgan.runs.folder import RunFolder
-from schurgan.studies.outcome import Outcome
-from schurgan.studies.study import Cell
+from schurgan.studies.study import Trial
+from schurgan.studies.trial import Outcome
 
 EXTRACTOR = "small_study:looks"
 
@@ -106,11 +106,11 @@ PROTOCOL = Protocol(
 )
 
 
-def score(cell: Cell, fid: float, inception: float = 2.0, protocol: Protocol = PROTOCOL, **outcome: object) -> None:
-    cell.folder.mkdir(parents=True, exist_ok=True)
+def score(trial: Trial, fid: float, inception: float = 2.0, protocol: Protocol = PROTOCOL, **outcome: object) -> None:
+    trial.folder.mkdir(parents=True, exist_ok=True)
     scores = {
         "fid": Score(fid, sd=0.5, floor=1.25, held_out=1.5),
         "inception_score": Score(inception, sd=0.25, floor=7.0),
     }
-    Evaluation(protocol, scores).save(RunFolder(cell.folder).scores)
-    Outcome(**{"state": "finished", "scored_step": 8} | outcome).save(cell.folder)  # type: ignore[arg-type]
+    Evaluation(protocol, scores).save(RunFolder(trial.folder).scores)
+    Outcome(**{"state": "finished", "scored_step": 8} | outcome).save(trial.folder)  # type: ignore[arg-type]

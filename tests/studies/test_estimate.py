@@ -11,8 +11,8 @@ from schurgan.networks.costs import step_costs
 from schurgan.runs.config import Config
 from schurgan.studies import estimate as module
 from schurgan.studies.estimate import arithmetic, estimate
-from schurgan.studies.outcome import Outcome
 from schurgan.studies.study import load_study, read_study, study_names
+from schurgan.studies.trial import Outcome
 from schurgan.training.build import build_architecture, build_trainer
 
 
@@ -22,11 +22,11 @@ def paper_configs(*, losses: bool) -> dict[str, tuple[Config, int]]:
     for name in study_names():
         study = load_study(name)
         rows = {row.name: row for row in study.rows}
-        for cell in study.cells("paper", 1, {}, Path("out")):
-            classes = study.data_at("paper", rows[cell.row].data).classes
-            model, train = cell.config.model, cell.config.train
-            key = (model, classes, train.batch_size, train.d_steps, *(of_losses(cell.config) if losses else ()))
-            found.setdefault(key, (cell.name, cell.config, classes))
+        for trial in study.trials("paper", 1, {}, Path("out")):
+            classes = study.data_at("paper", rows[trial.row].data).classes
+            model, train = trial.config.model, trial.config.train
+            key = (model, classes, train.batch_size, train.d_steps, *(of_losses(trial.config) if losses else ()))
+            found.setdefault(key, (trial.name, trial.config, classes))
     return {name: (config, classes) for name, config, classes in found.values()}
 
 
@@ -39,7 +39,7 @@ SIZES, PAPER = paper_configs(losses=False), paper_configs(losses=True)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SIZES)
-def test_a_step_of_every_cell_at_paper_scale_is_possible_on_tensors_without_numbers(name):
+def test_a_step_of_every_trial_at_paper_scale_is_possible_on_tensors_without_numbers(name):
     config, classes = SIZES[name]
     flops, costs = arithmetic(config, classes)
     assert flops > costs.flops * 1.2  # two steps of D
@@ -48,7 +48,7 @@ def test_a_step_of_every_cell_at_paper_scale_is_possible_on_tensors_without_numb
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PAPER)
-def test_a_step_of_every_cell_at_paper_scale_is_finite_with_narrow_networks_and_two_images(name):
+def test_a_step_of_every_trial_at_paper_scale_is_finite_with_narrow_networks_and_two_images(name):
     """All of its losses, constraints and conditions; width and batch alone are cut."""
     config, classes = PAPER[name]
     train = config.train.model_copy(update={"batch_size": 2, "device": "cpu"})
@@ -98,12 +98,12 @@ def test_another_step_of_d_costs_what_its_passes_do():
     assert extra == pytest.approx(counter.get_total_flops(), rel=0.1)
 
 
-def test_cells_that_differ_in_their_seed_alone_are_timed_once(tmp_path, monkeypatch):
+def test_trials_that_differ_in_their_seed_alone_are_timed_once(tmp_path, monkeypatch):
     times = []
     monkeypatch.setattr(module, "_measure", lambda *_: times.append(1) or 0.5)
-    cells = read_study("small", small_study()).cells("laptop", 3, {}, tmp_path)
-    Outcome("finished").save(_made(cells[0].folder))
-    found = list(estimate(cells, [8] * len(cells)))
+    trials = read_study("small", small_study()).trials("laptop", 3, {}, tmp_path)
+    Outcome("finished").save(_made(trials[0].folder))
+    found = list(estimate(trials, [8] * len(trials)))
     assert len(times) == 2
     assert [each.seconds for each in found] == [4.0] * 6
     assert [each.done for each in found] == [True] + [False] * 5
@@ -118,11 +118,11 @@ def _made(folder: Path) -> Path:
 def test_a_batch_that_is_too_much_for_a_cpu_is_timed_in_part(tmp_path, monkeypatch):
     sizes = []
     monkeypatch.setattr(module, "_measure", lambda config, *_: sizes.append(config.train.batch_size) or 1.0)
-    cell = read_study("small", small_study()).cells("laptop", 1, {}, tmp_path)[0]
-    train = cell.config.train.model_copy(update={"batch_size": 64})
-    cell = dataclasses.replace(cell, config=cell.config.model_copy(update={"train": train}))
-    monkeypatch.setattr(module, "_MOST_ON_CPU", arithmetic(cell.config, 8)[0] / 4)
-    (found,) = estimate([cell], [8])
+    trial = read_study("small", small_study()).trials("laptop", 1, {}, tmp_path)[0]
+    train = trial.config.train.model_copy(update={"batch_size": 64})
+    trial = dataclasses.replace(trial, config=trial.config.model_copy(update={"train": train}))
+    monkeypatch.setattr(module, "_MOST_ON_CPU", arithmetic(trial.config, 8)[0] / 4)
+    (found,) = estimate([trial], [8])
     assert sizes == [16]
     assert found.cut == 16
     assert found.seconds == 4 * 8  # four times the time of a quarter, eight steps
@@ -130,8 +130,8 @@ def test_a_batch_that_is_too_much_for_a_cpu_is_timed_in_part(tmp_path, monkeypat
 
 
 def test_the_time_is_of_real_steps(tmp_path):
-    cells = read_study("small", small_study()).cells("laptop", 1, {}, tmp_path)[:1]
+    trials = read_study("small", small_study()).trials("laptop", 1, {}, tmp_path)[:1]
     state = torch.get_rng_state()
-    (found,) = estimate(cells, [8])
+    (found,) = estimate(trials, [8])
     assert 0 < found.seconds < 600
     assert torch.equal(torch.get_rng_state(), state)

@@ -1,4 +1,4 @@
-"""Figures of a cell that was trained for seconds: what is drawn and written, and that it is the same each time."""
+"""Figures of a trial that was trained for seconds: what is drawn and written, and that it is the same each time."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ from schurgan.evaluation import evaluate as scoring
 from schurgan.evaluation.sweep import Sweep
 from schurgan.model import Model, load
 from schurgan.studies import figures
-from schurgan.studies.figures import save_figures
-from schurgan.studies.listening import borrow, choose_clips, phase_picture
-from schurgan.studies.outcome import Outcome
-from schurgan.studies.runner import run_cells
-from schurgan.studies.study import Cell, Study, read_study
+from schurgan.studies.figures import borrow, choose_clips, phase_picture, save_figures
+from schurgan.studies.runner import run_trials
+from schurgan.studies.study import Study, Trial, read_study
+from schurgan.studies.trial import Outcome
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +30,12 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cells(shards: Path, out: Path) -> tuple[Cell, ...]:
-    """Two cells on recordings, whose sounds nobody scores. Not to be changed."""
+def trials(shards: Path, out: Path) -> tuple[Trial, ...]:
+    """Two trials on recordings, whose sounds nobody scores. Not to be changed."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(scoring, "score_sounds", lambda *_: {})
-        found = read_study("small", small_study()).cells("laptop", 1, {"set": shards}, out)
-        run_cells(found)
+        found = read_study("small", small_study()).trials("laptop", 1, {"set": shards}, out)
+        run_trials(found)
     return found
 
 
@@ -45,13 +44,13 @@ def drawn(kind: str, **more: object) -> Study:
 
 
 @pytest.fixture
-def model(cells: tuple[Cell, ...]) -> Model:
-    return load(cells[0].folder)
+def model(trials: tuple[Trial, ...]) -> Model:
+    return load(trials[0].folder)
 
 
-def test_gaps_are_drawn_with_an_arrow_at_the_onset(cells, tmp_path):
+def test_gaps_are_drawn_with_an_arrow_at_the_onset(trials, tmp_path):
     study = drawn("gap")
-    calm, _ = save_figures(study, "laptop", cells, tmp_path)[0], sha256(tmp_path / "small-laptop.svg")
+    calm, _ = save_figures(study, "laptop", trials, tmp_path)[0], sha256(tmp_path / "small-laptop.svg")
     text = calm.with_suffix(".svg").read_text()
     for words in ("(a) with", "(b) without", "step (arrow: onset of collapse)"):
         assert words in text
@@ -59,19 +58,19 @@ def test_gaps_are_drawn_with_an_arrow_at_the_onset(cells, tmp_path):
     outcome = Outcome("collapsed", "why", onset=4, scored_step=4)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(figures, "read_outcome", lambda _: outcome)
-        save_figures(study, "laptop", cells, tmp_path)
+        save_figures(study, "laptop", trials, tmp_path)
     assert calm.with_suffix(".svg").read_text().count('id="patch_') > patches
 
 
-def test_the_same_runs_give_the_same_figure(cells, tmp_path):
+def test_the_same_runs_give_the_same_figure(trials, tmp_path):
     for name in ("one", "two"):
-        save_figures(drawn("gap"), "laptop", cells, tmp_path / name)
+        save_figures(drawn("gap"), "laptop", trials, tmp_path / name)
     first, second = (sorted((tmp_path / name).iterdir()) for name in ("one", "two"))
     assert [path.name for path in first] == ["small-laptop.png", "small-laptop.svg"]
     assert [sha256(path) for path in first] == [sha256(path) for path in second]
 
 
-def test_truncations_are_shown_with_gap_and_kinds_of_the_sweep(cells, tmp_path, monkeypatch):
+def test_truncations_are_shown_with_gap_and_kinds_of_the_sweep(trials, tmp_path, monkeypatch):
     found: list[Sweep] = []
     sweep = figures.sweep
 
@@ -80,20 +79,20 @@ def test_truncations_are_shown_with_gap_and_kinds_of_the_sweep(cells, tmp_path, 
         return found[0]
 
     monkeypatch.setattr(figures, "sweep", kept)
-    save_figures(drawn("sweep"), "laptop", cells, tmp_path)
+    save_figures(drawn("sweep"), "laptop", trials, tmp_path)
     text = (tmp_path / "small-laptop.svg").read_text()
     at = found[0].points[found[0].truncations.index(0.5)]
     assert f"k = {at['vendi_score'].value:.4g}" in text
     assert "truncation α" in (tmp_path / "small-laptop.md").read_text()
 
 
-def test_a_truncation_that_was_not_swept_is_refused(cells, tmp_path):
+def test_a_truncation_that_was_not_swept_is_refused(trials, tmp_path):
     with pytest.raises(UserError, match=r"truncation 0\.33 is none of a sweep's"):
-        save_figures(drawn("sweep", alphas=[0.33]), "laptop", cells, tmp_path)
+        save_figures(drawn("sweep", alphas=[0.33]), "laptop", trials, tmp_path)
 
 
-def test_waveforms_come_with_two_sets_to_hear_and_their_pictures(cells, tmp_path):
-    save_figures(drawn("waveform"), "laptop", cells, tmp_path)
+def test_waveforms_come_with_two_sets_to_hear_and_their_pictures(trials, tmp_path):
+    save_figures(drawn("waveform"), "laptop", trials, tmp_path)
     assert "original, " in (tmp_path / "small-laptop.svg").read_text()
     names = {"original", "synthesized-1", "synthesized-2", "approximated-noise", "approximated-griffin-lim"}
     for folder in (tmp_path / "small-laptop-sounds").iterdir():
@@ -104,9 +103,9 @@ def test_waveforms_come_with_two_sets_to_hear_and_their_pictures(cells, tmp_path
         assert len(read_audio(folder / "original.wav", 16000)) == 8000
 
 
-def test_panels_show_two_signals_for_each_row(cells, tmp_path):
+def test_panels_show_two_signals_for_each_row(trials, tmp_path):
     study = drawn("panels", alphas=[0.25, 0.5, 1.0, 2.0])
-    paths = save_figures(study, "laptop", cells, tmp_path)
+    paths = save_figures(study, "laptop", trials, tmp_path)
     assert [path.name for path in paths] == [f"figure{n}-laptop.png" for n in (5, 6, 7, 8)]
     first, second = (path.with_suffix(".svg").read_text() for path in paths[:2])
     assert first.count("generated, α") == 4
@@ -114,9 +113,9 @@ def test_panels_show_two_signals_for_each_row(cells, tmp_path):
     assert "original phase" in first
 
 
-def test_a_cell_without_a_generator_cannot_be_drawn(cells, tmp_path):
-    missing = read_study("small", small_study()).cells("laptop", 1, {}, tmp_path)
-    with pytest.raises(UserError, match=r"cell a-laptop-0 has no generator to draw \(it was not run\)"):
+def test_a_trial_without_a_generator_cannot_be_drawn(trials, tmp_path):
+    missing = read_study("small", small_study()).trials("laptop", 1, {}, tmp_path)
+    with pytest.raises(UserError, match=r"trial a-laptop-0 has no generator to draw \(it was not run\)"):
         save_figures(drawn("waveform"), "laptop", missing, tmp_path)
 
 

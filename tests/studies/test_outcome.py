@@ -5,7 +5,7 @@ import pytest
 from schurgan.core.errors import UserError
 from schurgan.runs.folder import RunFolder
 from schurgan.runs.records import Event, HealthRecord, Records
-from schurgan.studies.outcome import Outcome, judge, read_outcome
+from schurgan.studies.trial import Outcome, judge, read_outcome
 
 
 def health(step: int, frechet: float | None, variety: float = 1.0) -> HealthRecord:

@@ -19,22 +19,22 @@ def test_tables_and_figures_of_the_paper_are_there():
 
 
 @pytest.mark.parametrize(("name", "scale"), SHIPPED)
-def test_options_of_every_cell_are_valid_at_every_scale(name, scale):
+def test_options_of_every_trial_are_valid_at_every_scale(name, scale):
     study = load_study(name)
     folders = {each: Path(each) for each in study.known_data(scale)}
-    cells = study.cells(scale, 1, folders, Path("out"))
-    assert len({cell.name for cell in cells}) == len(cells)
-    for cell in cells:
-        assert cell.config.health.reaction == "warn"  # a rollback would hide the extreme onset
-        assert cell.config.health.budget == 0  # by the clock, evaluations would come at other steps each time
-        assert cell.config.train.steps % cell.config.train.checkpoint_every == 0
+    trials = study.trials(scale, 1, folders, Path("out"))
+    assert len({trial.name for trial in trials}) == len(trials)
+    for trial in trials:
+        assert trial.config.health.reaction == "warn"  # a rollback would hide the extreme onset
+        assert trial.config.health.budget == 0  # by the clock, evaluations would come at other steps each time
+        assert trial.config.train.steps % trial.config.train.checkpoint_every == 0
 
 
-def test_cells_of_the_same_name_are_the_same_in_all_studies():
+def test_trials_of_the_same_name_are_the_same_in_all_studies():
     known = {}
     for name, scale in SHIPPED:
-        for cell in load_study(name).cells(scale, 1, {}, Path("out")):
-            assert known.setdefault(cell.name, cell) == cell
+        for trial in load_study(name).trials(scale, 1, {}, Path("out")):
+            assert known.setdefault(trial.name, trial) == trial
 
 
 def test_every_study_has_the_three_scales():
@@ -42,11 +42,11 @@ def test_every_study_has_the_three_scales():
 
 
 def test_rows_of_the_papers_first_table_have_its_batches_widths_and_constraints():
-    cells = {c.name: c.config for c in load_study("table1").cells("paper", 1, {}, Path("out"))}
-    config = cells["us8k-512-96-orthogonal-paper-0"]
+    trials = {c.name: c.config for c in load_study("table1").trials("paper", 1, {}, Path("out"))}
+    config = trials["us8k-512-96-orthogonal-paper-0"]
     assert (config.train.batch_size, config.model.width, config.ddfn.weight) == (512, 96, 0)
     assert config.regularize.orthogonal_d == 5e-5
-    config = cells["esc50-256-64-ddfn-paper-0"]
+    config = trials["esc50-256-64-ddfn-paper-0"]
     assert (config.train.batch_size, config.model.width, config.ddfn.weight) == (256, 64, 1)
     assert (config.ddfn.epsilon, config.ddfn.relative_epsilon) == (37.16, None)
     assert config.model.spectral_norm_d
@@ -62,8 +62,8 @@ def test_a_variant_may_have_another_option_for_a_part():
 
 
 def test_sa_gan_alone_has_a_normalised_generator():
-    for cell in load_study("table4").cells("paper", 1, {}, Path("out")):
-        assert cell.config.model.spectral_norm_g == ("sagan" in cell.row)
+    for trial in load_study("table4").trials("paper", 1, {}, Path("out")):
+        assert trial.config.model.spectral_norm_g == ("sagan" in trial.row)
 
 
 def test_later_parts_override_scale_and_preset():
@@ -79,14 +79,14 @@ def test_later_parts_override_scale_and_preset():
     )
 
 
-def test_variants_are_cells_only_where_their_data_is_given_and_for_rows_of_the_paper(tmp_path):
+def test_variants_are_trials_only_where_their_data_is_given_and_for_rows_of_the_paper(tmp_path):
     study = read_study("small", small_study())
-    names = [cell.name for cell in study.cells("laptop", 2, {"set": tmp_path}, tmp_path)]
+    names = [trial.name for trial in study.trials("laptop", 2, {"set": tmp_path}, tmp_path)]
     assert names == ["a-laptop-0", "b-laptop-0", "a-laptop-1", "b-laptop-1"]
     both = {"set": tmp_path, "set-linear": tmp_path / "linear"}
-    cells = study.cells("laptop", 2, both, tmp_path)
-    assert [cell.name for cell in cells[4:]] == ["a.linear-laptop-0"]
-    assert cells[4].config.data == tmp_path / "linear"
+    trials = study.trials("laptop", 2, both, tmp_path)
+    assert [trial.name for trial in trials[4:]] == ["a.linear-laptop-0"]
+    assert trials[4].config.data == tmp_path / "linear"
 
 
 def test_rows_with_a_part_that_is_left_out_are_not_there():

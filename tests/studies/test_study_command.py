@@ -20,10 +20,10 @@ def test_a_study_by_one_command_prints_its_table_and_where_it_is(call, images, t
     assert said.status == 0, said.err
     assert "| with |" in said.out
     assert said.out.endswith(f"table: {tmp_path / 'table1-laptop.md'}\n")
-    assert (tmp_path / "cells" / "a-laptop-0" / "scores.json").exists()
+    assert (tmp_path / "trials" / "a-laptop-0" / "scores.json").exists()
 
 
-def test_a_dry_run_trains_nothing_and_lists_each_cell_and_data_set(call, tmp_path):
+def test_a_dry_run_trains_nothing_and_lists_each_trial_and_data_set(call, tmp_path):
     said = call("study", "table1", "--out", tmp_path / "out", "--seeds", 2, "--dry-run", "--jobs", 2)
     assert said.status == 0, said.err
     assert (
@@ -31,7 +31,7 @@ def test_a_dry_run_trains_nothing_and_lists_each_cell_and_data_set(call, tmp_pat
     )
     for name in ("a-laptop-0", "b-laptop-0", "a-laptop-1", "b-laptop-1"):
         assert f"\n{name} " in said.out
-    assert "4 cells" in said.out
+    assert "4 trials" in said.out
     assert not (tmp_path / "out").exists()
 
 

@@ -7,8 +7,8 @@ import pytest
 from small_study import PROTOCOL, score
 
 from schurgan.core.errors import UserError
-from schurgan.studies.outcome import Outcome
 from schurgan.studies.table import save_table
+from schurgan.studies.trial import Outcome
 
 
 def columns(text: str, label: str) -> dict[str, str]:
@@ -18,12 +18,12 @@ def columns(text: str, label: str) -> dict[str, str]:
     return dict(zip(names, row, strict=True))
 
 
-def test_means_and_deviations_are_over_seeds_and_the_papers_numbers_stand_beside(study, cells, tmp_path):
+def test_means_and_deviations_are_over_seeds_and_the_papers_numbers_stand_beside(study, trials, tmp_path):
     for seed, fid in enumerate((10.0, 12.0, 14.0)):
-        score(cells[f"a-laptop-{seed}"], fid, best_step=100 * (seed + 1))
-        score(cells[f"b-laptop-{seed}"], 20.0 + seed)
-    score(cells["a.linear-laptop-0"], 15.5)
-    text = save_table(study, "laptop", list(cells.values()), tmp_path)
+        score(trials[f"a-laptop-{seed}"], fid, best_step=100 * (seed + 1))
+        score(trials[f"b-laptop-{seed}"], 20.0 + seed)
+    score(trials["a.linear-laptop-0"], 15.5)
+    text = save_table(study, "laptop", list(trials.values()), tmp_path)
     a = columns(text, "with")
     assert a["FID ↓"] == "**12.0 ± 2.0 (↑ 3.50)**"
     assert a["paper after FID ↓"] == "44.57 ± 2.93 (↓ 1.67)"
@@ -39,48 +39,48 @@ def test_means_and_deviations_are_over_seeds_and_the_papers_numbers_stand_beside
     assert (tmp_path / "small-laptop.png").stat().st_size > 0
 
 
-def test_steps_of_collapse_are_medians_with_how_many_collapsed(study, cells, tmp_path):
+def test_steps_of_collapse_are_medians_with_how_many_collapsed(study, trials, tmp_path):
     for seed, onset in enumerate((300, 500, None)):
         state = "finished" if onset is None else "collapsed"
-        score(cells[f"a-laptop-{seed}"], 10.0, state=state, onset=onset)
-        score(cells[f"b-laptop-{seed}"], 10.0)
-    text = save_table(study, "laptop", list(cells.values()), tmp_path)
+        score(trials[f"a-laptop-{seed}"], 10.0, state=state, onset=onset)
+        score(trials[f"b-laptop-{seed}"], 10.0)
+    text = save_table(study, "laptop", list(trials.values()), tmp_path)
     assert columns(text, "with")["onset"] == "400 (2 of 3)"
     assert columns(text, "without")["onset"] == "none"
 
 
-def test_of_one_seed_the_deviation_is_over_generated_images(study, cells, tmp_path):
-    score(cells["a-laptop-0"], 10.0)
-    text = save_table(study, "laptop", list(cells.values()), tmp_path)
+def test_of_one_seed_the_deviation_is_over_generated_images(study, trials, tmp_path):
+    score(trials["a-laptop-0"], 10.0)
+    text = save_table(study, "laptop", list(trials.values()), tmp_path)
     assert columns(text, "with")["FID ↓"] == "10.00 ± 0.50"
     assert "one seed, ± over sets of generated images" in text
     assert columns(text, "without")["FID ↓"] == "–"
 
 
-def test_rows_of_which_some_runs_are_missing_are_told_of(study, cells, tmp_path):
+def test_rows_of_which_some_runs_are_missing_are_told_of(study, trials, tmp_path):
     for seed in range(3):
-        score(cells[f"a-laptop-{seed}"], 10.0)
-    score(cells["b-laptop-0"], 10.0)
-    assert "means ± deviations over 1 to 3 seeds" in save_table(study, "laptop", list(cells.values()), tmp_path)
+        score(trials[f"a-laptop-{seed}"], 10.0)
+    score(trials["b-laptop-0"], 10.0)
+    assert "means ± deviations over 1 to 3 seeds" in save_table(study, "laptop", list(trials.values()), tmp_path)
 
 
-def test_failures_and_collapses_without_scores_are_said_below(study, cells, tmp_path):
-    score(cells["a-laptop-0"], 10.0)
+def test_failures_and_collapses_without_scores_are_said_below(study, trials, tmp_path):
+    score(trials["a-laptop-0"], 10.0)
     for name, outcome in (
         ("a-laptop-1", Outcome("failed", "out of memory")),
         ("b-laptop-0", Outcome("collapsed", "not finite: loss_d", onset=3)),
     ):
-        cells[name].folder.mkdir(parents=True)
-        outcome.save(cells[name].folder)
-    text = save_table(study, "laptop", list(cells.values()), tmp_path)
+        trials[name].folder.mkdir(parents=True)
+        outcome.save(trials[name].folder)
+    text = save_table(study, "laptop", list(trials.values()), tmp_path)
     assert "a-laptop-1 failed: out of memory" in text
     assert "b-laptop-0 has no scores: not finite: loss_d" in text
     assert columns(text, "with")["FID ↓"] == "10 (1 of 2)"
     assert columns(text, "without")["onset"] == "3"
 
 
-def test_rows_that_were_evaluated_in_different_ways_are_refused(study, cells, tmp_path):
-    score(cells["a-laptop-0"], 10.0)
-    score(cells["b-laptop-0"], 10.0, protocol=replace(PROTOCOL, n_fake=99))
+def test_rows_that_were_evaluated_in_different_ways_are_refused(study, trials, tmp_path):
+    score(trials["a-laptop-0"], 10.0)
+    score(trials["b-laptop-0"], 10.0, protocol=replace(PROTOCOL, n_fake=99))
     with pytest.raises(UserError, match="cannot be compared: the number of generated images is 48 in the one and 99"):
-        save_table(study, "laptop", list(cells.values()), tmp_path)
+        save_table(study, "laptop", list(trials.values()), tmp_path)

@@ -13,7 +13,7 @@ from schurgan.commands.parsing import Folder, check_counts
 from schurgan.core.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
-    from schurgan.studies.study import Cell, ScaleName, Study
+    from schurgan.studies.study import ScaleName, Study, Trial
 
 
 def study(
@@ -32,7 +32,7 @@ def study(
     Args:
         name: table1, table2, table3, table4, figure1, figure2, figure3 or figures5-10
         data: prepared folders by the names that the study gives them, which --dry-run lists
-        out: folder for runs (OUT/cells) and results; started again, only what is missing is done
+        out: folder for runs (OUT/trials) and results; started again, only what is missing is done
         scale: laptop (hours of two cores), gpu (half an hour of a large one) or paper (the paper's settings)
         seeds: runs of each row, the scale's own number by default
         jobs: runs side by side, one thread each
@@ -43,31 +43,31 @@ def study(
 
     chosen = load_study(name)
     folders = _folders(chosen, scale, data)
-    cells = chosen.cells(scale, seeds, folders, out)
+    trials = chosen.trials(scale, seeds, folders, out)
     if dry_run:
-        _list(chosen, scale, cells, jobs)
+        _list(chosen, scale, trials, jobs)
         return
     missing = [name for name in chosen.needed(scale) if name not in folders]
     if missing:
         raise UserError(f"--data {missing[0]}=DIR: missing, {chosen.about_data(scale, missing[0])} makes it")
     _check_sizes(chosen, scale, folders)
-    from schurgan.studies.runner import run_cells
+    from schurgan.studies.runner import run_trials
 
-    run_cells(cells, jobs)
+    run_trials(trials, jobs)
     if _is_main():
-        _lay_out(chosen, scale, cells, out)
+        _lay_out(chosen, scale, trials, out)
 
 
-def _lay_out(study: Study, scale: ScaleName, cells: Sequence[Cell], out: Path) -> None:
+def _lay_out(study: Study, scale: ScaleName, trials: Sequence[Trial], out: Path) -> None:
     from schurgan.studies.table import save_table
 
     if study.columns:
-        print(save_table(study, scale, cells, out), end="")
+        print(save_table(study, scale, trials, out), end="")
         print(f"table: {out / f'{study.name}-{scale}.md'}")
     if study.kind != "table":
         from schurgan.studies.figures import save_figures
 
-        for path in save_figures(study, scale, cells, out):
+        for path in save_figures(study, scale, trials, out):
             print(f"figure: {path}")
 
 
@@ -102,7 +102,7 @@ def _check_sizes(study: Study, scale: ScaleName, folders: Mapping[str, Path]) ->
             )
 
 
-def _list(study: Study, scale: ScaleName, cells: Sequence[Cell], jobs: int) -> None:
+def _list(study: Study, scale: ScaleName, trials: Sequence[Trial], jobs: int) -> None:
     from schurgan.runs.messages import duration
     from schurgan.studies.estimate import estimate
 
@@ -110,15 +110,15 @@ def _list(study: Study, scale: ScaleName, cells: Sequence[Cell], jobs: int) -> N
     print(f"{study.title}\n{at.about}")
     for name in study.known_data(scale):
         print(f"--data {name}=DIR  {study.about_data(scale, name)}")
-    space = max(len(cell.name) for cell in cells)
-    print(f"\n{'cell':<{space}} {'steps':>7} {'TFLOP':>11} {'GiB':>8}  time of its steps, about")
-    classes = [study.data_at(scale, rows[cell.row].data).classes for cell in cells]
+    space = max(len(trial.name) for trial in trials)
+    print(f"\n{'trial':<{space}} {'steps':>7} {'TFLOP':>11} {'GiB':>8}  time of its steps, about")
+    classes = [study.data_at(scale, rows[trial.row].data).classes for trial in trials]
     left = 0.0
-    for found in estimate(cells, classes):
+    for found in estimate(trials, classes):
         left += 0.0 if found.done else found.seconds
-        print(f"{found.cell:<{space}} {found}", flush=True)
+        print(f"{found.trial:<{space}} {found}", flush=True)
     beside = f", {duration(left / jobs)} by {jobs} jobs" if jobs > 1 else ""
-    print(f"\n{len(cells)} cells, about {duration(left)} of steps left{beside}; watching and scoring come on top")
+    print(f"\n{len(trials)} trials, about {duration(left)} of steps left{beside}; watching and scoring come on top")
 
 
 def _is_main() -> bool:

@@ -59,7 +59,7 @@ class RunFolder:
         """The film that `schurgan animate` makes."""
         self.outcome = self.path / "outcome.json"
         """What became of the run as a trial of a study."""
-        self.log = self.path / "cell.log"
+        self.log = self.path / "trial.log"
         """What the process of a trial printed."""
         self.lock = self.path / ".lock"
         """Held by the process that works on a trial."""

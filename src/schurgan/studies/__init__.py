@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from schurgan.studies.study import Cell, Study, load_study, study_names
+from schurgan.studies.study import Study, Trial, load_study, study_names
 
-__all__ = ["Cell", "Study", "load_study", "study_names"]
+__all__ = ["Study", "Trial", "load_study", "study_names"]

@@ -17,8 +17,8 @@ from schurgan.networks import Generator
 from schurgan.networks.costs import Costs, step_costs
 from schurgan.runs.config import Config
 from schurgan.runs.messages import duration
-from schurgan.studies.outcome import read_outcome
-from schurgan.studies.study import Cell
+from schurgan.studies.study import Trial
+from schurgan.studies.trial import read_outcome
 from schurgan.training.build import build_architecture, build_trainer
 
 _TIMED = 3
@@ -29,9 +29,9 @@ _MOST_ON_CPU = 2e11
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of one cell. Evaluations of its health, samples and scores come on top."""
+    """Of one trial. Evaluations of its health, samples and scores come on top."""
 
-    cell: str
+    trial: str
     steps: int
     flops: float
     """Of all steps; networks alone, as `networks.costs` counts them."""
@@ -49,15 +49,15 @@ class Estimate:
         return f"{self.steps:>7,} {self.flops / 1e12:>11,.1f} {self.memory / 2**30:>8.2f}  {time_left}"
 
 
-def estimate(cells: Sequence[Cell], classes: Sequence[int]) -> Iterator[Estimate]:
-    """An estimate a cell, each as soon as it is known; cells that differ in their seed alone are timed once.
+def estimate(trials: Sequence[Trial], classes: Sequence[int]) -> Iterator[Estimate]:
+    """An estimate a trial, each as soon as it is known; trials that differ in their seed alone are timed once.
 
-    classes: of each cell's data. The images are noise: what is in them changes no time. Raises UserError for options
+    classes: of each trial's data. The images are noise: what is in them changes no time. Raises UserError for options
     that do not fit.
     """
     known: dict[str, tuple[float, Costs, float, int]] = {}
-    for cell, count in zip(cells, classes, strict=True):
-        config = cell.config
+    for trial, count in zip(trials, classes, strict=True):
+        config = trial.config
         key = config.model_copy(update={"data": None, "train": config.train.model_copy(update={"seed": 0})})
         text = f"{count} {key.model_dump_json()}"
         try:
@@ -65,11 +65,11 @@ def estimate(cells: Sequence[Cell], classes: Sequence[int]) -> Iterator[Estimate
                 flops, costs = arithmetic(config, count)
                 known[text] = flops, costs, *_timed(config, count, flops)
         except ValueError as error:
-            raise UserError(f"{cell.name}: options do not fit: {error}") from None
+            raise UserError(f"{trial.name}: options do not fit: {error}") from None
         flops, costs, seconds, cut = known[text]
-        steps, outcome = config.train.steps, read_outcome(cell.folder)
+        steps, outcome = config.train.steps, read_outcome(trial.folder)
         done = outcome is not None and outcome.state != "failed"
-        yield Estimate(cell.name, steps, flops * steps, costs.memory, seconds * steps, cut, done)
+        yield Estimate(trial.name, steps, flops * steps, costs.memory, seconds * steps, cut, done)
 
 
 def arithmetic(config: Config, classes: int) -> tuple[float, Costs]:

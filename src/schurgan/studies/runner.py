@@ -1,4 +1,4 @@
-"""Running the cells of a study, one after another or side by side, and going on where it was stopped."""
+"""Running the trials of a study, one after another or side by side, and going on where it was stopped."""
 
 from __future__ import annotations
 
@@ -16,57 +16,56 @@ from multiprocessing.process import BaseProcess
 from schurgan.core.errors import Interrupted, UserError, say
 from schurgan.core.launch import find_placement
 from schurgan.runs.folder import RunFolder
-from schurgan.studies.cell import check_same, run_cell
-from schurgan.studies.outcome import Outcome, read_outcome
-from schurgan.studies.study import Cell
+from schurgan.studies.study import Trial
+from schurgan.studies.trial import Outcome, check_same, read_outcome, run_trial
 from schurgan.training.run import stop_requests
 
-_STOPPED = 3  # exit status of a cell's process that saved its state and ended as it was asked to
+_STOPPED = 3  # exit status of a trial's process that saved its state and ended as it was asked to
 _POLL = 0.2  # seconds
 
 
-def run_cells(cells: Sequence[Cell], jobs: int = 1) -> None:
+def run_trials(trials: Sequence[Trial], jobs: int = 1) -> None:
     """Until each has an outcome; those that have one are passed over, but for failures, which are tried again.
 
-    jobs: cells side by side, each a process of its own with one thread and its words in RUN/cell.log. Under torchrun
+    jobs: trials side by side, each a process of its own with one thread and its words in RUN/trial.log. Under torchrun
     they come one after another, and each spans all processes. Raises UserError before anything is trained where a
     folder holds a run of other options, and Interrupted when asked to stop: all states are saved then.
     """
-    for cell in cells:
-        check_same(cell)
+    for trial in trials:
+        check_same(trial)
     placement = find_placement(os.environ)
     spanning = placement is not None and placement.size > 1
     if spanning and jobs > 1:
         raise UserError(f"--jobs: {jobs} given under a launcher of {placement.size} processes, 1 is needed")  # type: ignore[union-attr]
-    open_ = [cell for cell in cells if spanning or not _done(cell)]
-    if left := len(cells) - len(open_):
-        say(f"{left} of {len(cells)} cells are done already")
+    open_ = [trial for trial in trials if spanning or not _done(trial)]
+    if left := len(trials) - len(open_):
+        say(f"{left} of {len(trials)} trials are done already")
     if jobs > 1:
         _side_by_side(open_, jobs)
         return
-    for number, cell in enumerate(open_, 1):
+    for number, trial in enumerate(open_, 1):
         try:
-            outcome = run_cell(cell)
+            outcome = run_trial(trial)
         except Interrupted:
-            raise Interrupted(f"stopped in cell {cell.name}; the same command goes on") from None
+            raise Interrupted(f"stopped in trial {trial.name}; the same command goes on") from None
         if placement is None or placement.rank == 0:
-            _tell(cell, outcome, number, len(open_))
+            _tell(trial, outcome, number, len(open_))
 
 
-def _side_by_side(cells: Sequence[Cell], jobs: int) -> None:
+def _side_by_side(trials: Sequence[Trial], jobs: int) -> None:
     # A new interpreter each: threads and CUDA do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    waiting, running = list(cells), dict[str, tuple[Cell, BaseProcess]]()
+    waiting, running = list(trials), dict[str, tuple[Trial, BaseProcess]]()
     done = 0
     with stop_requests() as stop:
         try:
             while (waiting or running) and not stop:
                 while waiting and len(running) < jobs:
-                    cell = waiting.pop(0)
-                    process: BaseProcess = context.Process(target=_work, args=(cell,), daemon=True)
+                    trial = waiting.pop(0)
+                    process: BaseProcess = context.Process(target=_work, args=(trial,), daemon=True)
                     process.start()
-                    running[cell.name] = cell, process
-                for name, (cell, process) in list(running.items()):
+                    running[trial.name] = trial, process
+                for name, (trial, process) in list(running.items()):
                     if process.exitcode is None:
                         continue
                     if process.exitcode == _STOPPED:  # by a signal that went to all of us
@@ -74,7 +73,7 @@ def _side_by_side(cells: Sequence[Cell], jobs: int) -> None:
                         break
                     del running[name]
                     done += 1
-                    _tell(cell, _outcome_of(cell, process.exitcode), done, len(cells))
+                    _tell(trial, _outcome_of(trial, process.exitcode), done, len(trials))
                 time.sleep(_POLL)
         finally:
             for _, process in running.values():
@@ -82,36 +81,36 @@ def _side_by_side(cells: Sequence[Cell], jobs: int) -> None:
             for _, process in running.values():
                 process.join()
     if stop:
-        raise Interrupted(f"stopped in {len(running)} cells, which saved their state; the same command goes on")
+        raise Interrupted(f"stopped in {len(running)} trials, which saved their state; the same command goes on")
 
 
-def _outcome_of(cell: Cell, status: int) -> Outcome:
+def _outcome_of(trial: Trial, status: int) -> Outcome:
     """What a process left; one that died without a word has failed."""
-    outcome = read_outcome(cell.folder)
+    outcome = read_outcome(trial.folder)
     if status == 0 and outcome is not None:
         return outcome
     died = f"its process ended by signal {-status}" if status < 0 else f"its process ended with status {status}"
-    outcome = Outcome("failed", reason=f"{died}; {RunFolder(cell.folder).log} says more")
-    cell.folder.mkdir(parents=True, exist_ok=True)
-    outcome.save(cell.folder)
+    outcome = Outcome("failed", reason=f"{died}; {RunFolder(trial.folder).log} says more")
+    trial.folder.mkdir(parents=True, exist_ok=True)
+    outcome.save(trial.folder)
     return outcome
 
 
-def _work(cell: Cell) -> None:
-    """A cell in a process of its own."""
+def _work(trial: Trial) -> None:
+    """A trial in a process of its own."""
     import torch
 
     _follow_parent()
-    cell.folder.mkdir(parents=True, exist_ok=True)
-    log = os.open(RunFolder(cell.folder).log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    trial.folder.mkdir(parents=True, exist_ok=True)
+    log = os.open(RunFolder(trial.folder).log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
         os.dup2(log, stream.fileno())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group: the study passes it on
     torch.set_num_threads(1)
-    train = cell.config.train.model_copy(update={"threads": cell.config.train.threads or 1})
+    train = trial.config.train.model_copy(update={"threads": trial.config.train.threads or 1})
     try:
-        run_cell(replace(cell, config=cell.config.model_copy(update={"train": train})))
+        run_trial(replace(trial, config=trial.config.model_copy(update={"train": train})))
     except Interrupted:
         sys.exit(_STOPPED)
     except UserError as error:
@@ -120,7 +119,7 @@ def _work(cell: Cell) -> None:
 
 
 def _follow_parent() -> None:
-    """End, with the state saved, when the study is killed: nobody would wait for the cell any more."""
+    """End, with the state saved, when the study is killed: nobody would wait for the trial any more."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -131,17 +130,17 @@ def _follow_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _done(cell: Cell) -> bool:
+def _done(trial: Trial) -> bool:
     with suppress(UserError):
-        outcome = read_outcome(cell.folder)
+        outcome = read_outcome(trial.folder)
         return outcome is not None and outcome.state != "failed"
     return False
 
 
-def _tell(cell: Cell, outcome: Outcome, number: int, total: int) -> None:
+def _tell(trial: Trial, outcome: Outcome, number: int, total: int) -> None:
     says = {
         "finished": "finished",
         "collapsed": f"collapsed at step {outcome.onset}",
         "failed": f"failed: {outcome.reason}",
     }
-    say(f"{number} of {total}: {cell.name} {says[outcome.state]}")
+    say(f"{number} of {total}: {trial.name} {says[outcome.state]}")

@@ -106,8 +106,8 @@ class Study(Options):
     notes: tuple[str, ...] = ()
     variants: dict[Name, Variant] = Field(default_factory=dict)
     """By the ending of their data sets' names; run where that data is given."""
-    contrasts: tuple[tuple[str, str | None], ...] = ()
-    """Parts, and what stands in their place, of which pairs of rows are compared; see `studies.contrast`."""
+    comparisons: tuple[tuple[str, str | None], ...] = ()
+    """Parts, and what stands in their place, of which pairs of rows are compared; see `studies.comparison`."""
     alphas: tuple[Annotated[float, Field(gt=0)], ...] = ()
     """Truncations of a figure."""
     data: dict[Name, DataSet]
@@ -129,9 +129,9 @@ class Study(Options):
                 if odd := set(row.parts) - set(options.parts) - set(options.leave_out):
                     raise ValueError(f'row "{row.name}": scale {scale} does not know the part "{min(odd)}"')
         known = {part for row in self.rows for part in row.parts}
-        for contrast in self.contrasts:
-            if odd := set(filter(None, contrast)) - known:
-                raise ValueError(f'contrasts: no row has the part "{min(odd)}"')
+        for comparison in self.comparisons:
+            if odd := set(filter(None, comparison)) - known:
+                raise ValueError(f'comparisons: no row has the part "{min(odd)}"')
         return self
 
     def scale(self, name: ScaleName) -> ScaleOptions:
@@ -180,7 +180,7 @@ class Study(Options):
         except ValidationError as error:
             raise UserError(f"study {self.name}, row {row.name}, scale {scale}: {explain(error)}") from None
 
-    def cells(self, scale: ScaleName, seeds: int | None, data: Mapping[str, Path], out: Path) -> tuple[Cell, ...]:
+    def trials(self, scale: ScaleName, seeds: int | None, data: Mapping[str, Path], out: Path) -> tuple[Trial, ...]:
         """Every run: all rows of the first seed, then all of the next, variants last, so that a study that is stopped
         early has something to say of all rows.
 
@@ -196,8 +196,8 @@ class Study(Options):
                     if variant and (name not in data or not row.paper):
                         continue
                     config = self.config(row, scale, seed, data.get(name), variant)
-                    cell = f"{row.name}{'.' + variant if variant else ''}-{scale}-{seed}"
-                    found.append(Cell(cell, row.name, variant, seed, config, _scoring(at), out / "cells" / cell))
+                    trial = f"{row.name}{'.' + variant if variant else ''}-{scale}-{seed}"
+                    found.append(Trial(trial, row.name, variant, seed, config, _scoring(at), out / "trials" / trial))
         return tuple(found)
 
     def _parts(self, row: Row, at: ScaleOptions, variant: str) -> Iterator[dict[str, Any]]:
@@ -222,7 +222,7 @@ class Scoring:
 
 
 @dataclass(frozen=True)
-class Cell:
+class Trial:
     """One run of a study: an ordinary run folder."""
 
     name: str
@@ -250,7 +250,7 @@ def load_study(name: str) -> Study:
 def read_study(name: str, content: Mapping[str, Any]) -> Study:
     """A study from what a YAML file holds. Raises UserError naming what is wrong.
 
-    `like: OTHER` takes all that is not given from another study, with the same cells, and `only: [ROW, ...]` some of
+    `like: OTHER` takes all that is not given from another study, with the same trials, and `only: [ROW, ...]` some of
     its rows.
     """
     content = dict(content)

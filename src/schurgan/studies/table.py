@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,8 @@ from schurgan.evaluation.metrics.intervals import Interval
 from schurgan.evaluation.scores import difference
 from schurgan.evaluation.table import Cells, figure, figure_and_spread
 from schurgan.runs.folder import RunFolder
-from schurgan.studies.contrast import compare_parts
-from schurgan.studies.result import STEPS, Result, name_column, read_results
-from schurgan.studies.study import Cell, Printed, Row, ScaleName, Study
+from schurgan.studies.study import Printed, Row, ScaleName, Study, Trial
+from schurgan.studies.trial import STEPS, Result, name_column, read_results
 
 FORMAT = "schurgan-table/1"
 _LOWER = {"fid", "kid", "worse"}
@@ -28,7 +28,7 @@ _LOWER = {"fid", "kid", "worse"}
 
 @dataclass(frozen=True)
 class Figure:
-    """A cell of the table: values over seeds, or one value and its spread over sets of generated images."""
+    """One entry of the table: values over seeds, or one value and its spread over sets of generated images."""
 
     values: tuple[float, ...]
     sd: float | None
@@ -54,19 +54,19 @@ class Figure:
         }
 
 
-def save_table(study: Study, scale: ScaleName, cells: Sequence[Cell], out: Path) -> str:
+def save_table(study: Study, scale: ScaleName, trials: Sequence[Trial], out: Path) -> str:
     """Write OUT/NAME-SCALE.md, .png and .json: -> the Markdown. The same results give the same bytes.
 
     Raises UserError where rows of a group were evaluated in different ways.
     """
-    results = read_results(cells)
+    results = read_results(trials)
     _check_comparable(study, results)
     rows = study.rows_at(scale)
     figures = {row.name: {column: _figure(study, row, column, results) for column in study.columns} for row in rows}
-    table = _cells(study, rows, figures)
+    table = _lay_out(study, rows, figures)
     below = legend(study, scale, results)
-    contrasts = compare_parts(study, scale, results)
-    beside = f"\n{contrasts.markdown()}" if contrasts else ""
+    comparisons = compare_parts(study, scale, results)
+    beside = f"\n{comparisons.markdown()}" if comparisons else ""
     text = f"# {study.title}\n\n{table.markdown()}{beside}\n{below}"
     stem = f"{study.name}-{scale}"
     known = {
@@ -76,12 +76,12 @@ def save_table(study: Study, scale: ScaleName, cells: Sequence[Cell], out: Path)
         "rows": [
             {
                 "name": row.name,
-                "states": [r.outcome.state for r in results if r.cell.row == row.name and not r.cell.variant],
+                "states": [r.outcome.state for r in results if r.trial.row == row.name and not r.trial.variant],
                 "figures": {column: each.as_json() for column, each in figures[row.name].items()},
             }
             for row in rows
         ],
-        "cells": {r.cell.name: vars(r.outcome) for r in results},
+        "trials": {r.trial.name: vars(r.outcome) for r in results},
     }
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -93,20 +93,20 @@ def save_table(study: Study, scale: ScaleName, cells: Sequence[Cell], out: Path)
 
 
 def _figure(study: Study, row: Row, column: str, results: Sequence[Result]) -> Figure:
-    own = [r for r in results if r.cell.row == row.name and not r.cell.variant]
+    own = [r for r in results if r.trial.row == row.name and not r.trial.variant]
     values = [value for r in own if (value := r.value(column)) is not None]
     sd = statistics.stdev(values) if len(values) > 1 else None
     if len(own) == 1 and own[0].evaluation and column in own[0].evaluation.scores:
         sd = own[0].evaluation.scores[column].sd
     deviations = []
     for variant in study.variants:
-        others = [r for r in results if r.cell.row == row.name and r.cell.variant == variant]
+        others = [r for r in results if r.trial.row == row.name and r.trial.variant == variant]
         known = [value for r in others if (value := r.value(column)) is not None]
         deviations.append(statistics.fmean(known) - statistics.fmean(values) if known and values else None)
     return Figure(tuple(values), sd, tuple(deviations), len(own), row.paper.get(column))
 
 
-def _cells(study: Study, rows: Sequence[Row], figures: dict[str, dict[str, Figure]]) -> Cells:
+def _lay_out(study: Study, rows: Sequence[Row], figures: dict[str, dict[str, Figure]]) -> Cells:
     printed = {column for column in study.columns if any(column in row.paper for row in study.rows)}
     _shown = {"best_step": _at_best, "onset": _counted, "extreme": _counted}
     head, of = ["row"], list[tuple[str, Callable[[Figure], str]]]()
@@ -181,8 +181,8 @@ def _arrows(deviations: Sequence[float | None]) -> str:
     """As the paper prints them: (↓ 3.50, ↑ 1.14, –)."""
     if all(value is None for value in deviations):
         return ""
-    said = ("–" if value is None else f"{'↓' if value < 0 else '↑'} {abs(value):.2f}" for value in deviations)
-    return f" ({', '.join(said)})"
+    texts = ("–" if value is None else f"{'↓' if value < 0 else '↑'} {abs(value):.2f}" for value in deviations)
+    return f" ({', '.join(texts)})"
 
 
 def _title(column: str) -> str:
@@ -193,7 +193,7 @@ def _title(column: str) -> str:
 def legend(study: Study, scale: ScaleName, results: Sequence[Result]) -> str:
     """What stands under the table: how it came about, what real images reach, what ended badly, and the readings."""
     at = study.scale(scale)
-    runs = Counter(r.cell.row for r in results if not r.cell.variant)
+    runs = Counter(r.trial.row for r in results if not r.trial.variant)
     fewest, seeds = (min(runs.values()), max(runs.values())) if runs else (0, 0)
     count = f"{seeds}" if fewest == seeds else f"{fewest} to {seeds}"
     spread = f"means ± deviations over {count} seeds" if seeds > 1 else "one seed, ± over sets of generated images"
@@ -206,7 +206,7 @@ def legend(study: Study, scale: ScaleName, results: Sequence[Result]) -> str:
     if study.variants:
         others = ", ".join(variant.about for variant in study.variants.values())
         lines.append(f"In brackets, the difference of {others}; – where it was not run.")
-    if study.contrasts:
+    if study.comparisons:
         lines.append(
             "Pairs of runs have the same seed, and rows that differ in that part alone; onsets are compared where both "
             "collapsed."
@@ -214,10 +214,9 @@ def legend(study: Study, scale: ScaleName, results: Sequence[Result]) -> str:
     if out := [row.label for row in study.rows if row not in study.rows_at(scale)]:
         lines.append(f"Not at this scale: {'; '.join(dict.fromkeys(out))}.")
     lines += [*study.notes, *_real_images(study, results), *_extractors(results)]
-    ended = [r for r in results if r.outcome.state == "failed"]
-    lines += [f"{r.cell.name} failed: {r.outcome.reason}" for r in ended]
+    lines += [f"{r.trial.name} failed: {r.outcome.reason}" for r in results if r.outcome.state == "failed"]
     unscored = [r for r in results if r.outcome.state == "collapsed" and r.evaluation is None]
-    lines += [f"{r.cell.name} has no scores: {r.outcome.reason}" for r in unscored]
+    lines += [f"{r.trial.name} has no scores: {r.outcome.reason}" for r in unscored]
     return "".join(f"- {line}\n" for line in lines)
 
 
@@ -225,7 +224,7 @@ def _real_images(study: Study, results: Sequence[Result]) -> list[str]:
     said = []
     for group in dict.fromkeys(row.group for row in study.rows):
         names = {row.name for row in study.rows if row.group == group}
-        first = next((r for r in results if r.cell.row in names and r.evaluation and not r.cell.variant), None)
+        first = next((r for r in results if r.trial.row in names and r.evaluation and not r.trial.variant), None)
         if first is None or first.evaluation is None:
             continue
         scores = first.evaluation.scores
@@ -241,7 +240,7 @@ def _real_images(study: Study, results: Sequence[Result]) -> list[str]:
 
 def _extractors(results: Sequence[Result]) -> list[str]:
     seen = dict.fromkeys(
-        f"{r.cell.config.data.name if r.cell.config.data else ''}: {p.extractor} {p.extractor_digest[:12]}"
+        f"{r.trial.config.data.name if r.trial.config.data else ''}: {p.extractor} {p.extractor_digest[:12]}"
         + ("" if p.extractor_accuracy is None else f", right on {p.extractor_accuracy:.1%} of unseen real images")
         for r in results
         if r.evaluation
@@ -256,11 +255,97 @@ def _check_comparable(study: Study, results: Sequence[Result]) -> None:
     for result in results:
         if result.evaluation is None:
             continue
-        other = first.setdefault((groups[result.cell.row], result.cell.variant), result)
+        other = first.setdefault((groups[result.trial.row], result.trial.variant), result)
         assert other.evaluation is not None
         if differs := difference(other.evaluation.protocol, result.evaluation.protocol):
             what, ours, theirs = differs
             raise UserError(
-                f"{other.cell.name} and {result.cell.name} cannot be compared: {what} is {ours} in the one and "
-                f"{theirs} in the other; remove {RunFolder(result.cell.folder).outcome} and start the study again"
+                f"{other.trial.name} and {result.trial.name} cannot be compared: {what} is {ours} in the one and "
+                f"{theirs} in the other; remove {RunFolder(result.trial.folder).outcome} and start the study again"
             )
+
+
+_RATIOS = {"fid", "worse"}
+"""Columns of sizes, which are compared by their ratio; others by their difference."""
+
+
+@dataclass(frozen=True)
+class PairedComparison:
+    """Runs with a part against runs with another in its place, or with none."""
+
+    part: str
+    instead: str | None
+    group: str
+    pairs: tuple[tuple[Result, Result], ...]
+
+    def effect(self, column: str) -> Interval | None:
+        """Mean difference of a column over the pairs, or the geometric mean of its ratio. None of under two pairs.
+
+        Pairs of which one run has no value, as no onset, take no part.
+        """
+        values = []
+        for with_part, without in self.pairs:
+            ours, theirs = with_part.value(column), without.value(column)
+            if ours is None or theirs is None or (column in _RATIOS and min(ours, theirs) <= 0):
+                continue
+            values.append(math.log(ours / theirs) if column in _RATIOS else ours - theirs)
+        if len(values) < 2:
+            return None
+        found = Interval.of(torch.tensor(values, dtype=torch.float64))
+        if column in _RATIOS:
+            return Interval(math.exp(found.mean), math.exp(found.low), math.exp(found.high))
+        return found
+
+    def collapsed(self) -> tuple[int, int]:
+        """Of the runs with the part, and of those without."""
+        return (
+            sum(with_part.outcome.state == "collapsed" for with_part, _ in self.pairs),
+            sum(without.outcome.state == "collapsed" for _, without in self.pairs),
+        )
+
+
+def find_comparisons(study: Study, scale: ScaleName, results: Sequence[Result]) -> list[PairedComparison]:
+    """For each of `study.comparisons` and each group, where there are pairs; variants and failed runs take no part."""
+    by_trial = {(r.trial.row, r.trial.seed): r for r in results if not r.trial.variant and r.outcome.state != "failed"}
+    found = []
+    for part, instead in study.comparisons:
+        groups: dict[str, list[tuple[Result, Result]]] = {}
+        for one, other in _pairs(study.rows_at(scale), part, instead):
+            for (row, seed), result in by_trial.items():
+                if row == one.name and (other.name, seed) in by_trial:
+                    groups.setdefault(one.group, []).append((result, by_trial[other.name, seed]))
+        found += [PairedComparison(part, instead, group, tuple(pairs)) for group, pairs in groups.items()]
+    return found
+
+
+def compare_parts(study: Study, scale: ScaleName, results: Sequence[Result]) -> Cells | None:
+    """All comparisons as a table, a line each; None where there are none."""
+    comparisons = find_comparisons(study, scale, results)
+    if not comparisons:
+        return None
+    columns = [column for column in study.columns if column not in STEPS or column == "onset"]
+    head = ["pairs of runs, 95 % intervals", "group", "pairs"]
+    head += [f"{name_column(column)}, {'ratio' if column in _RATIOS else 'difference'}" for column in columns]
+    head += ["collapsed with it", "collapsed without"]
+    rows = []
+    for each in comparisons:
+        ours, theirs = each.collapsed()
+        against = f"against {each.instead}" if each.instead else "against nothing"
+        effects = [_said(each.effect(column)) for column in columns]
+        rows.append((f"{each.part} {against}", each.group, str(len(each.pairs)), *effects, str(ours), str(theirs)))
+    return Cells(tuple(head), tuple(rows))
+
+
+def _pairs(rows: Sequence[Row], part: str, instead: str | None) -> Iterator[tuple[Row, Row]]:
+    for one in rows:
+        wanted = sorted([each for each in one.parts if each != part] + ([instead] if instead else []))
+        for other in rows if part in one.parts else ():
+            if (other.group, other.data) == (one.group, one.data) and sorted(other.parts) == wanted:
+                yield one, other
+
+
+def _said(effect: Interval | None) -> str:
+    if effect is None:
+        return "–"
+    mean, low, high = (f"{value:.{0 if abs(value) >= 100 else 2}f}" for value in (effect.mean, effect.low, effect.high))
+    return f"{mean} [{low}, {high}]"
