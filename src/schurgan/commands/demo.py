@@ -31,17 +31,17 @@ def run_demo(out: str | Path) -> None:
         def progress(done: int, _: int, heard: float) -> None:
             bar.update(done, f"{heard:.0f} s of sound")
 
-        prepare(source, out / "data", spectrogram, progress=progress)
+        prepare(source, RunFolder(out).data, spectrogram, progress=progress)
     if RunFolder(out).config.exists():
         resume(out)
     else:
-        train(Config.from_preset("demo", data=out / "data"), out)
+        train(Config.from_preset("demo", data=RunFolder(out).data), out)
     model = load(out)
     with Bar("sample", len(model.classes), "classes") as bar:
         for i, name in enumerate(model.classes):
             model.sample(name, 6, seed=0).save(RunFolder(out).samples / name)
             bar.update(i + 1)
     page = write_report(out)
-    shown = len(Shards(out / "data"))
+    shown = len(Shards(RunFolder(out).data))
     print(f"{shown} recordings learned, sounds in {RunFolder(out).samples}, {time.monotonic() - began:.0f} s in all")
     print(f"open {page.resolve().as_uri()}")
