@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from folded_set import OWN, looks
@@ -82,6 +85,11 @@ def test_images_that_are_not_square_have_no_departure():
 def test_what_cannot_be_scored_is_refused_by_name(arguments, named):
     with pytest.raises(ValueError, match=named):
         score(**({"real": images(0), "fake": images(1)} | arguments))
+
+
+def test_the_package_is_imported_without_torch():
+    code = "import sys, schurgan.evaluation; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_an_unknown_extractor_is_refused():

@@ -119,3 +119,15 @@ def test_a_score_that_is_none_is_refused(tmp_path, score):
 def test_a_run_without_scores_is_told_what_makes_them(tmp_path):
     with pytest.raises(UserError, match=f"no scores yet; `schurgan evaluate {tmp_path}` takes them"):
         Evaluation.load(tmp_path / "scores.json")
+
+
+def test_a_file_of_the_version_before_is_read_under_todays_names(tmp_path):
+    known = Evaluation(PROTOCOL, SCORES | {"vendi_score": Score(3.0), "augmentation_utility": Score(0.1)}).as_json()
+    for new, old in (("vendi_score", "kinds_per_batch"), ("augmentation_utility", "usefulness_gain")):
+        known["scores"][old] = known["scores"].pop(new)
+    known["protocol"]["excluded_folds"] = known["protocol"].pop("val_folds")
+    (tmp_path / "scores.json").write_text(json.dumps(known))
+    evaluation = Evaluation.load(tmp_path / "scores.json")
+    assert evaluation.protocol == PROTOCOL
+    assert evaluation.scores["vendi_score"].value == 3
+    assert evaluation.scores["augmentation_utility"].value == 0.1

@@ -151,10 +151,12 @@ def spread(images: ImageSet) -> float | None:
 
 
 def count_looked_at(real: ImageSet) -> int:
+    """Number of images whose distances to all of `real` are taken."""
     return max(_LEAST_LOOKED_AT, _PAIRS // len(real))
 
 
 def probabilities_of(images: ImageSet) -> Tensor:
+    """Class probabilities (N, K). Raises ValueError where the extractor gives none."""
     if images.probabilities is None:
         raise ValueError("probabilities: the extractor gives none")
     return images.probabilities

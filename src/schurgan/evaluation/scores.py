@@ -144,9 +144,12 @@ class Evaluation:
                     f"{path}: not scores of this program's format {FORMAT}; `schurgan evaluate` writes them"
                 )
             protocol = dict(known["protocol"])
-            folds = protocol.pop("excluded_folds", None) or protocol.get("val_folds")  # the former one version before
+            if "excluded_folds" in protocol:  # its name in the version before
+                protocol["val_folds"] = protocol.pop("excluded_folds")
             scores = {_RENAMED.get(name, name): Score.from_json(score) for name, score in known["scores"].items()}
-            return cls(Protocol(**protocol | {"val_folds": tuple(folds or ())}), scores, tuple(known["notes"]))
+            return cls(
+                Protocol(**protocol | {"val_folds": tuple(protocol["val_folds"])}), scores, tuple(known["notes"])
+            )
         except FileNotFoundError:
             raise UserError(f"{path}: no scores yet; `schurgan evaluate {path.parent}` takes them") from None
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:

@@ -1,7 +1,8 @@
 """Are generated images of use? Classifiers trained with them, without them and on them alone, tested on real ones.
 
     result = score_usefulness(model, shards.select(exclude_folds=[5]), shards.select(folds=[5]), seeds=5)
-    print(*result.lines(), sep="\n")
+    for line in result.lines():
+        print(line)
 
 The accuracy gained by the first is the augmentation utility, that of the third kind the classification accuracy score
 (CAS) of Ravuri & Vinyals (2019). All are trained for the same number of optimiser steps, of one seed from the same
