@@ -4,11 +4,11 @@
     python benchmarks/kills.py --kills 10 --processes 2 [--fault-at 60]
 
 A small run with its health monitor on (an evaluation every 4 steps, classifier and all) and a checkpoint after every
-other step gets SIGKILL at random moments, and is taken up again, until it has had its kills; after that it may end.
+other step gets SIGKILL at random moments, and is resumed, until it has had its kills; then it may end.
 Weights, states, metrics, pictures and sounds must then be those of the run that was never stopped, bit for bit. Each
 life is forked from a process that has everything imported already, so that most of it is training and writing.
 
-With two processes (gloo) one of them or both are killed, as chance wants; what is left of them is given time to notice,
+With two processes (gloo) one of them or both are killed, as chance wants; the rest gets time to notice,
 and both are started anew. `--fault-at` makes the monitor see a collapse from that step on, so that the run goes back
 to a checkpoint and on as attempt 1: kills then come in both attempts.
 
@@ -98,7 +98,7 @@ def collapse_at(step: int) -> None:
     """Attempt 0, which the seed tells from the others, looks collapsed at every evaluation from that step on."""
     evaluate = Watcher.evaluate
 
-    def seen(watch: Watcher, trainer: Trainer) -> tuple[dict[str, Any], Verdict]:
+    def evaluate_collapsed(watch: Watcher, trainer: Trainer) -> tuple[dict[str, Any], Verdict]:
         update = watch.monitor.update
         if trainer.global_step >= step and trainer.seed == 0:
             watch.monitor.update = lambda at, **found: update(at, **found | {"frechet": 1e6})  # type: ignore
@@ -107,7 +107,7 @@ def collapse_at(step: int) -> None:
         finally:
             vars(watch.monitor).pop("update", None)
 
-    Watcher.evaluate = seen  # type: ignore[assignment, method-assign]
+    Watcher.evaluate = evaluate_collapsed  # type: ignore[assignment, method-assign]
 
 
 class Life:
@@ -162,7 +162,7 @@ def where(run: Path) -> str:
 
 
 def outcome(run: Path) -> dict[str, Any]:
-    """All that must be the same: the rate, the time and how often a run was taken up are all that may differ."""
+    """All that must be the same: the rate, the time and the number of resumes may differ."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     lines = [
         {key: value for key, value in line.items() if key not in ("steps_per_second", "time")}
@@ -197,24 +197,26 @@ def differences(one: Any, other: Any, at: str = "run") -> list[str]:
     return [] if type(one) is type(other) and one == other else [at]
 
 
-def torment(config: Config, run: Path, kills: int, pace: float, given: argparse.Namespace) -> Counter[str]:
-    """Kill and take up again, then let it end: -> how often a kill came where. `pace`: seconds of a calm step."""
-    found, chance = Counter[str](), random.Random(given.seed)
-    while sum(found.values()) < kills:
-        life = Life(config, run, given.processes, given.fault_at)
+def torment(config: Config, run: Path, kills: int, pace: float, arguments: argparse.Namespace) -> Counter[str]:
+    """Kill and resume, then let it end; return how often a kill came where. `pace`: seconds of a calm step."""
+    where_killed, chance = Counter[str](), random.Random(arguments.seed)
+    while sum(where_killed.values()) < kills:
+        life = Life(config, run, arguments.processes, arguments.fault_at)
         saved, starting = Checkpoints(run).paths(), chance.random() < STARTING
         while not starting and Checkpoints(run).paths() == saved and not life.wait(0.02):
             pass  # it gets on a little, however busy the machine is
         if life.wait(chance.uniform(0, 10 if starting else 4) * pace):
-            raise SystemExit(f"through after {sum(found.values())} kills: more --steps are needed")
-        ranks = sorted(chance.sample(range(given.processes), chance.randint(1, given.processes)))
+            raise SystemExit(f"through after {sum(where_killed.values())} kills: more --steps are needed")
+        ranks = sorted(chance.sample(range(arguments.processes), chance.randint(1, arguments.processes)))
         life.kill(ranks)
-        found[where(run)] += 1
+        where_killed[where(run)] += 1
         newest = Checkpoints(run).paths()[-1:]
-        print(f"kill {sum(found.values())}: {where(run)}, newest {newest[0].name if newest else None}", flush=True)
-    if not Life(config, run, given.processes, given.fault_at).wait(LONGEST):
+        print(
+            f"kill {sum(where_killed.values())}: {where(run)}, newest {newest[0].name if newest else None}", flush=True
+        )
+    if not Life(config, run, arguments.processes, arguments.fault_at).wait(LONGEST):
         raise RuntimeError("the last life did not end")
-    return found
+    return where_killed
 
 
 def main() -> None:
@@ -224,24 +226,26 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--fault-at", type=int, help="step from which attempt 0 looks collapsed")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", type=Path, help="where to leave both runs; nowhere if not given")
-    given = parser.parse_args()
+    parser.add_argument(
+        "--folder", type=Path, help="where to leave both runs; by default a temporary folder that is removed"
+    )
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        folder = given.folder or Path(temporary)
+        folder = arguments.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         os.environ["SCHURGAN_CACHE"] = str(folder / "cache")
         data = folder / "data"
         source = open_source("soundscape", per_class=6, seconds=0.5)
         prepare(source, data, Spectrogram(size=16, channels=1, sample_rate=16000, n_samples=8000), workers=1)
-        config, began = options(data, given.steps), time.monotonic()
-        if not Life(config, folder / "calm", given.processes, given.fault_at).wait(LONGEST):
+        config, began = options(data, arguments.steps), time.monotonic()
+        if not Life(config, folder / "calm", arguments.processes, arguments.fault_at).wait(LONGEST):
             raise RuntimeError("the calm run did not end")
         calm, calmly = outcome(folder / "calm"), time.monotonic() - began
-        kills = torment(config, folder / "killed", given.kills, calmly / given.steps, given)
+        kills = torment(config, folder / "killed", arguments.kills, calmly / arguments.steps, arguments)
         wrong = differences(calm, outcome(folder / "killed"))
         summary = {
             "kills": sum(kills.values()),
-            "processes": given.processes,
+            "processes": arguments.processes,
             "where": dict(kills.most_common()),
             "attempts": 1 + max(line.get("attempt", 0) for line in calm["metrics"]),
             "seconds": round(time.monotonic() - began),
