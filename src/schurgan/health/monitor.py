@@ -26,11 +26,7 @@ _FORMAT = "schurgan-health/2"
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a monitor thinks of a run after an evaluation. Steps that are not known are None.
-
-    Table 1 of the paper has two numbers for each run, "highest achieved IS/FID before initial collapse" and "extreme
-    collapse onset": they belong to `best_step` and `extreme`.
-    """
+    """What a monitor thinks of a run after an evaluation. Table 1 of the paper has `best_step` and `extreme`."""
 
     state: State
     reasons: tuple[str, ...]  # a sentence for each rule in force: what, since when, what helps; collapse first
@@ -54,13 +50,12 @@ class _Streak:
     memory: dict[str, Any] = field(default_factory=dict)
 
     def note(self, step: int, sentence: str | None, patience: int, lasting: bool) -> None:
+        self.clear = 0 if sentence is not None else self.clear + 1
         if sentence is not None:
             self.since = self.since if self.held else step
-            self.held, self.clear, self.sentence = self.held + 1, 0, sentence
+            self.held, self.sentence = self.held + 1, sentence
             self.active = self.active or self.held >= patience
-            return
-        self.clear += 1
-        if not self.active or (self.clear >= patience and not lasting):
+        elif not self.active or (self.clear >= patience and not lasting):
             self.held, self.active, self.sentence = 0, False, ""
 
 
@@ -110,11 +105,10 @@ class Monitor:
         if patience < 1:
             raise ValueError(f"patience: {patience} given, a whole number of 1 or more is needed")
         self.rules = tuple(RULES.values() if rules is None else rules)
-        names = [rule.name for rule in self.rules]
-        if len(set(names)) < len(names):
-            raise ValueError(f"rules: {names} given, each name may come once")
         self.patience, self.warm_up, self.settle, self.grace, self.lead = patience, warm_up, settle, grace, lead
-        self._state = _State({name: _Streak() for name in names})
+        self._state = _State({rule.name: _Streak() for rule in self.rules})
+        if len(self._state.streaks) < len(self.rules):
+            raise ValueError(f"rules: {[rule.name for rule in self.rules]} given, each name may come once")
 
     def update(self, step: int, **signals: Unpack[Signals]) -> Verdict:
         """Judge the run by what was measured at a step, whatever of `Signals` there is.

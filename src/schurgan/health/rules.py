@@ -15,7 +15,6 @@ _HISTORY = 200  # healthy values that a baseline remembers
 _LEAST_HISTORY = 8  # values below which a median and its spread say nothing
 _EARLY = 5  # values that count as early
 _LEVEL = 3  # values whose median is a level
-_MAD_TO_DEVIATION = 1.4826  # standard deviations of a normal distribution per median absolute deviation
 
 
 class Signals(TypedDict, total=False):
@@ -151,9 +150,8 @@ class OverEarly(Rule):
 
     def _judge(self, value: float, memory: Any, signals: Signals) -> str | None:
         early = statistics.median(memory) if memory and len(memory) == _EARLY else math.inf
-        if value <= self.factor * early:
-            return None
-        return f"{value:.3g}, over {self.factor:g} times its early level, {early:.3g}"
+        finding = f"{value:.3g}, over {self.factor:g} times its early level, {early:.3g}"
+        return finding if value > self.factor * early else None
 
     def _remember(self, value: float, memory: Any, warm: bool) -> Any:
         return [*(memory or []), value][:_EARLY]
@@ -194,8 +192,8 @@ class NeverOver(Under):
 class Exploding(Rule):
     """A number over `factor` times its healthy median m, and over m by `deviations` robust standard deviations.
 
-    A robust deviation is 1.4826 times the median absolute deviation, which a few bad values do not move. The first
-    line is for what hardly varies (a normalised layer), the second for what grows all the time.
+    The first line is for what hardly varies (a normalised layer), the second for what grows all the time. A robust
+    deviation is 1.4826 times the median absolute deviation, which a few bad values do not move.
     """
 
     factor: float = 3.0
@@ -205,7 +203,7 @@ class Exploding(Rule):
         if not memory or len(memory) < _LEAST_HISTORY:
             return None
         median = statistics.median(memory)
-        deviation = _MAD_TO_DEVIATION * statistics.median([abs(x - median) for x in memory])
+        deviation = 1.4826 * statistics.median([abs(x - median) for x in memory])
         if value <= max(self.factor * median, median + self.deviations * deviation):
             return None
         return f"{value:.3g}, in this run's healthy past about {median:.3g}"
