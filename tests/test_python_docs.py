@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-import schurgan.evaluation
-
 PAGE = (Path(__file__).parents[1] / "docs" / "python.md").read_text("utf-8")
 PROGRAMS = re.findall(r"^## (\d+\. .*?)\n.*?^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
@@ -35,8 +33,6 @@ def test_there_are_ten():
 
 @pytest.mark.parametrize(("title", "program"), PROGRAMS, ids=[title for title, _ in PROGRAMS])
 def test_a_program_runs_as_it_stands(workplace, monkeypatch, title, program):
-    if "import score" in program and not hasattr(schurgan.evaluation, "score"):
-        pytest.skip("evaluation.score is not there yet")
     monkeypatch.chdir(workplace)
     run(title, program)
 

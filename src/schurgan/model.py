@@ -293,8 +293,10 @@ class Model:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """For short FFTs: more threads gain little on an idle machine, and on a busy one wait for each other ten times as
-    long as the work takes."""
+    """Use one thread for short FFTs.
+
+    More gain little on an idle machine, and on a busy one wait for each other ten times as long as the work takes.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -293,9 +293,9 @@ def test_it_has_nothing_to_save():
         ({"policy": "colour,cut-out"}, 'policy "cut-out": no such policy; did you mean "cutout"'),
         ({"policy": "xyz"}, 'policy "xyz": no such policy: colour, translation, cutout are known'),
         ({"images": "logs"}, 'images "logs": no such images; did you mean "log"'),
-        ({"strength": 1.5}, "strength is 1.5: a number from 0 to 1"),
-        ({"strength": float("nan")}, "strength is nan"),
-        ({"floor_db": 0.0}, "floor_db is 0.0"),
+        ({"strength": 1.5}, "strength: 1.5 given"),
+        ({"strength": float("nan")}, "strength: nan"),
+        ({"floor_db": 0.0}, "floor_db: 0.0"),
     ],
 )
 def test_options_that_do_not_exist_are_refused_by_name(given, message):
@@ -304,5 +304,5 @@ def test_options_that_do_not_exist_are_refused_by_name(given, message):
 
 
 def test_images_without_a_batch_are_refused():
-    with pytest.raises(ValueError, match=r"\(3, 16, 16\): \(B, C, H, W\) is needed"):
+    with pytest.raises(ValueError, match="images: shape"):
         DiffAugment()(images(3, 16, 16), noise())

@@ -1,4 +1,4 @@
-"""The commands about a run: to train it, to take it up again, and to look at it."""
+"""The commands that train a run, resume it and look at it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def train_command(default: Config) -> Callable[..., None]:
         out: Folder,
         config_file: Annotated[Path | None, arg(name="config", metavar="FILE")] = None,
     ) -> None:
-        """Train a GAN on prepared shards; the run is a folder that says all about itself.
+        """Train a GAN on prepared shards. The run is a folder that describes itself.
 
         Args:
             config: options of the run
@@ -49,15 +49,15 @@ def resume(
     Args:
         run: folder of the run
         data: where its shards are now, if they were moved
-        allow: options in RUN/config.yaml that may be others than the checkpoint was made with, such as train.lr-g
+        allow: options in RUN/config.yaml that may differ from those of the checkpoint, such as train.lr-g
     """
-    from schurgan.training import resume as go_on
+    from schurgan.training import resume as resume_run
 
-    print(f"trained: {go_on(run, data, allow)}")
+    print(f"trained: {resume_run(run, data, allow)}")
 
 
 def status(run: Run, /, *, json: bool = False) -> None:
-    """How a run is doing, from another terminal: step, rate, time left, losses, health, events, checkpoints.
+    """Show how a run is doing, from another terminal: step, rate, time left, losses, health, events, checkpoints.
 
     Args:
         run: folder of the run

@@ -24,13 +24,6 @@ class DiffAugment(nn.Module):
 
     images (B, C, H, W) in [−1, 1], rows ascending in frequency, columns in time  ->  the same shape and type.
 
-    policy    any of "colour", "translation", "cutout", with commas between; "" changes nothing
-    strength  from 0, no change, to 1, the ranges below
-    images    what the images are, which decides what a change means: a scale of `schurgan.audio.Spectrogram`
-              ("log", "log_real", "linear"), "colormap" for a painted one, or "photo"
-    floor_db  level of −1 below that of 1, for the logarithmic scales
-    floor     value of silence, one for all channels or one for each; by default −1, for photographs 0
-
         augment = DiffAugment("colour,translation,cutout", images="log")
         scores_real, scores_fake = discriminator(augment(torch.cat([real, fake]), noise), labels.repeat(2)).chunk(2)
 
@@ -40,7 +33,7 @@ class DiffAugment(nn.Module):
       keeps silence and full scale and presses or spreads what lies between (contrast); then a gain of −12 to 0 dB
       (brightness): of the logarithmic scales a shift that stops at the floor, of the linear one a factor. Gains above
       0 dB would leave the range: images are relative to their clip's maximum. All channels alike: equal ones stay
-      equal. Painted images have colours instead of levels, and get the brightness, saturation and contrast of
+      equal. Images with a colour map have colours instead of levels, and get the brightness, saturation and contrast of
       photographs, for which silence is a colour like any other and which do leave the range.
     - translation: in time by up to an eighth of the width, what moves in being silence; in frequency by up to 1/32 of
       the height (about three semitones on the wavelet's 7½ octaves), as pitch and formants name many classes.
@@ -51,8 +44,18 @@ class DiffAugment(nn.Module):
     ways; one box of half the height and width; mid-grey where nothing is.
 
     `noise` is a generator on the CPU, or a `Noise`: each call takes nine numbers an image from it, whatever the policy,
-    so that leaving one change out leaves the others as they were, and none where there is nothing to do. ValueError for
-    an unknown policy or kind of image (with the nearest), a strength outside 0 to 1 and other shapes.
+    so that leaving one change out leaves the others as they were, and none where there is nothing to do.
+
+    Args:
+        policy: any of "colour", "translation", "cutout", with commas between; "" changes nothing.
+        strength: from 0, no change, to 1, the ranges above.
+        images: what the images are, which decides what a change means: a scale of `schurgan.audio.Spectrogram` ("log",
+            "log_real", "linear"), "colormap" for one with a colour map, or "photo".
+        floor_db: level of −1 below that of 1, for the logarithmic scales.
+        floor: value of silence, one for all channels or one for each; by default −1, for photographs 0.
+
+    Raises:
+        ValueError: an unknown policy or kind of image, a strength outside 0 to 1, or another shape of images.
     """
 
     floor: Tensor
@@ -73,9 +76,9 @@ class DiffAugment(nn.Module):
                 near = did_you_mean(value, known) or f": {', '.join(known)} are known"
                 raise ValueError(f'{argument} "{value}": no such {argument}{near}')
         if not 0 <= strength <= 1:
-            raise ValueError(f"strength is {strength}: a number from 0 to 1 is needed")
+            raise ValueError(f"strength: {strength} given, a number from 0 to 1 is needed")
         if not floor_db > 0:
-            raise ValueError(f"floor_db is {floor_db}: a number of decibels above 0 is needed")
+            raise ValueError(f"floor_db: {floor_db} given, a number of decibels above 0 is needed")
         self.policy = tuple(name for name in POLICIES if name in names) if strength else ()
         self.strength = strength
         self.images = images
@@ -85,8 +88,9 @@ class DiffAugment(nn.Module):
         self.register_buffer("floor", level[:, None, None] if level.ndim else level, persistent=False)
 
     def forward(self, images: Tensor, noise: torch.Generator | Noise) -> Tensor:
+        """Change images (B, C, H, W), each in its own way, by random numbers on the CPU."""
         if images.ndim != 4:
-            raise ValueError(f"images have shape {tuple(images.shape)}: (B, C, H, W) is needed")
+            raise ValueError(f"images: shape {tuple(images.shape)} given, (B, C, H, W) is needed")
         if not self.policy:
             return images
         draws = uniform(noise, len(images), N_DRAWS).to(images.device, non_blocking=True)
@@ -101,6 +105,7 @@ class DiffAugment(nn.Module):
         return out.to(images.dtype, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
     def extra_repr(self) -> str:
+        """Return the options."""
         return f'"{",".join(self.policy)}", strength={self.strength}, images="{self.images}"'
 
     def _translate(self, x: Tensor, draws: Tensor) -> Tensor:
@@ -136,18 +141,20 @@ class DiffAugment(nn.Module):
 
 
 def tone_curve(augment: DiffAugment, x: Tensor, draw: Tensor) -> Tensor:
-    """m ↦ m + k m (1 − m) for the level m = (x + 1)/2: rising, 0 ↦ 0, 1 ↦ 1."""
+    """Bend the level: m ↦ m + k m (1 − m) for the level m = (x + 1)/2: rising, 0 ↦ 0, 1 ↦ 1."""
     level = (x + 1) / 2
     return 2 * (level + TONE * augment.strength * signed(draw, x) * level * (1 - level)) - 1
 
 
 def log_colour(augment: DiffAugment, x: Tensor, draws: Tensor) -> Tensor:
+    """Bend and lower the level of a logarithmic scale."""
     x = tone_curve(augment, x, draws[:, 0])
     down = GAIN_DB * augment.strength * (signed(draws[:, 1], x) + 1) / 2
     return torch.relu(x + 1 - down * (2 / augment.floor_db)) - 1
 
 
 def linear_colour(augment: DiffAugment, x: Tensor, draws: Tensor) -> Tensor:
+    """Bend and lower the level of a linear scale."""
     x = tone_curve(augment, x, draws[:, 0])
     down = GAIN_DB * augment.strength * (signed(draws[:, 1], x) + 1) / 2
     return (x + 1) * 10 ** (-down / 20) - 1
@@ -164,16 +171,17 @@ def photo_colour(augment: DiffAugment, x: Tensor, draws: Tensor) -> Tensor:
 
 
 def signed(draw: Tensor, x: Tensor) -> Tensor:
-    """u in [0, 1) (B,)  ->  2u − 1 (B, 1, 1, 1) on the images' type, or float32 where that is a half one."""
+    """Map u in [0, 1) (B,)  ->  2u − 1 (B, 1, 1, 1) on the images' type, or float32 where that is a half one."""
     return (2 * draw - 1).to(torch.promote_types(x.dtype, torch.float32))[:, None, None, None]
 
 
 def whole(draw: Tensor, count: int) -> Tensor:
-    """u in [0, 1)  ->  0 to count − 1, each as likely."""
+    """Map u in [0, 1)  ->  0 to count − 1, each as likely."""
     return (draw * count).long().clamp_max(count - 1)  # float32 may round u · count up to count
 
 
 def rounded(pixels: float) -> int:
+    """Round half up."""
     return int(pixels + 0.5)
 
 

@@ -154,7 +154,7 @@ def build_conditions(config: Config, classes: int) -> dict[str, Condition]:
 
 
 def build_latent(model: ModelOptions, generator: nn.Module) -> Latent:
-    """z of the generator's length. Raises ValueError for a variance of a uniform z."""
+    """Take z of the generator's length. Raises ValueError for a variance of a uniform z."""
     return Latent(cast(int, generator.latent_dim), model.latent, variance=model.latent_variance)
 
 

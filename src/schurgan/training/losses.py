@@ -41,9 +41,11 @@ class Minimax(Loss):
     boundary = 0.0
 
     def discriminator(self, real_scores: Tensor, fake_scores: Tensor) -> Tensor:
+        """Return −E log p(x) − E log(1 − p(G(z)))."""
         return -F.logsigmoid(real_scores).mean() - F.logsigmoid(-fake_scores).mean()  # 1 − σ(s) = σ(−s)
 
     def generator(self, real_scores: Tensor, fake_scores: Tensor) -> Tensor:
+        """Return E log(1 − p(G(z)))."""
         return F.logsigmoid(-fake_scores).mean()
 
 
@@ -51,6 +53,7 @@ class NonSaturating(Minimax):
     """D as in `Minimax`, G minimises −E log p(G(z)): the same fixed point, a gradient while D is ahead."""
 
     def generator(self, real_scores: Tensor, fake_scores: Tensor) -> Tensor:
+        """Return −E log p(G(z))."""
         return -F.logsigmoid(fake_scores).mean()
 
 
@@ -60,9 +63,11 @@ class Hinge(Loss):
     boundary = 0.0
 
     def discriminator(self, real_scores: Tensor, fake_scores: Tensor) -> Tensor:
+        """Return E max(0, 1 − D(x)) + E max(0, 1 + D(G(z)))."""
         return F.relu(1 - real_scores).mean() + F.relu(1 + fake_scores).mean()
 
     def generator(self, real_scores: Tensor, fake_scores: Tensor) -> Tensor:
+        """Return −E D(G(z))."""
         return -fake_scores.mean()
 
 
@@ -72,9 +77,11 @@ class LeastSquares(Loss):
     boundary = 0.5
 
     def discriminator(self, real_scores: Tensor, fake_scores: Tensor) -> Tensor:
+        """Return ½ E (D(x) − 1)² + ½ E D(G(z))²."""
         return ((real_scores - 1).square().mean() + fake_scores.square().mean()) / 2
 
     def generator(self, real_scores: Tensor, fake_scores: Tensor) -> Tensor:
+        """Return ½ E (D(G(z)) − 1)²."""
         return (fake_scores - 1).square().mean() / 2
 
 
@@ -88,9 +95,11 @@ class Wasserstein(Loss):
     lipschitz = True
 
     def discriminator(self, real_scores: Tensor, fake_scores: Tensor) -> Tensor:
+        """Return E D(G(z)) − E D(x)."""
         return fake_scores.mean() - real_scores.mean()
 
     def generator(self, real_scores: Tensor, fake_scores: Tensor) -> Tensor:
+        """Return −E D(G(z))."""
         return -fake_scores.mean()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,36 +25,24 @@ KINDS = ("relaxed", "full")
 class DiscriminatorPhase:
     """What a regulariser sees of a step of D: one part of its batch, both kinds of images augmented."""
 
-    network: nn.Module
-    """D as a plain module, not wrapped for several processes."""
-    real: Tensor
-    """Real images (B, C, H, W)."""
-    fake: Tensor
-    """Generated images (B, C, H, W), without a gradient to G."""
-    labels: Tensor
-    """Classes (B,) of both."""
-    real_scores: Tensor
-    """D's scores (B,) of the real images."""
-    fake_scores: Tensor
-    """D's scores (B,) of the generated images."""
-    step: int
-    """Number of the step of D."""
-    noise: torch.Generator | Noise
-    """Random numbers of this part."""
+    network: nn.Module  # D as a plain module, not wrapped for several processes
+    real: Tensor  # real images (B, C, H, W)
+    fake: Tensor  # generated images (B, C, H, W), without a gradient to G
+    labels: Tensor  # classes (B,) of both
+    real_scores: Tensor  # D's scores (B,) of the real images
+    fake_scores: Tensor  # D's scores (B,) of the generated images
+    step: int  # number of the step of D
+    noise: torch.Generator | Noise  # random numbers of this part
 
 
 @dataclass(frozen=True)
 class GeneratorPhase:
     """What a regulariser sees of a step of G: one part of its batch."""
 
-    network: nn.Module
-    """G as a plain module."""
-    fake: Tensor
-    """Generated images (B, C, H, W), differentiable in G's parameters."""
-    labels: Tensor
-    """Their classes (B,)."""
-    step: int
-    """Number of the step of G."""
+    network: nn.Module  # G as a plain module
+    fake: Tensor  # generated images (B, C, H, W), differentiable in G's parameters
+    labels: Tensor  # their classes (B,)
+    step: int  # number of the step of G
 
 
 class Regularizer:
@@ -101,7 +89,7 @@ class OrthogonalRegularizer(Regularizer):
     ) -> None:
         if kind not in KINDS:
             raise ValueError(f'kind: "{kind}" given, "relaxed" or "full" is needed{did_you_mean(kind, KINDS)}')
-        self.weight, self.kind, self.network = checked_weight(weight), kind, network
+        self.weight, self.kind, self.network = _checked_weight(weight), kind, network
 
     def __call__(self, network: nn.Module) -> Tensor:
         """Return the term for `network`, a scalar."""
@@ -116,9 +104,11 @@ class OrthogonalRegularizer(Regularizer):
             return self.weight * total
 
     def discriminator(self, phase: DiscriminatorPhase) -> Tensor:
+        """Return the term of D's weights; 0 where `network` is the generator."""
         return self(phase.network) if self.network == "discriminator" else super().discriminator(phase)
 
     def generator(self, phase: GeneratorPhase) -> Tensor:
+        """Return the term of G's weights; 0 where `network` is the discriminator."""
         return self(phase.network) if self.network == "generator" else super().generator(phase)
 
 
@@ -172,7 +162,7 @@ class LeCam(nn.Module, Regularizer):
             raise ValueError(f"decay: {decay} given, a number from 0 to below 1 is needed")
         if start < 0:
             raise ValueError(f"start: {start} given, a whole number of 0 or more is needed")
-        self.weight, self.decay, self.start = checked_weight(weight), decay, start
+        self.weight, self.decay, self.start = _checked_weight(weight), decay, start
         self.register_buffer("real", torch.zeros(()))
         self.register_buffer("fake", torch.zeros(()))
         self.updates = 0  # in the extra state: `forward` branches on it, and must not wait for a device to do so
@@ -190,16 +180,20 @@ class LeCam(nn.Module, Regularizer):
         return self.weight * ((real - self.fake).square().mean() + (fake - self.real).square().mean())
 
     def discriminator(self, phase: DiscriminatorPhase) -> Tensor:
+        """Return the penalty on both kinds of scores."""
         penalty: Tensor = self(phase.real_scores, phase.fake_scores)
         return penalty
 
     def extra_repr(self) -> str:
+        """Return the options."""
         return f"weight={self.weight}, decay={self.decay}, start={self.start}"
 
     def get_extra_state(self) -> dict[str, Any]:
+        """Return the number of steps."""
         return {"updates": self.updates}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Go on from that number of steps."""
         self.updates = state["updates"]
 
     def _update(self, real: Tensor, fake: Tensor) -> None:
@@ -241,7 +235,7 @@ class Penalty(Regularizer, ABC):
     def __init__(self, weight: float, every: int = 1) -> None:
         if every < 1:
             raise ValueError(f"every: {every} given, a whole number of 1 or more is needed")
-        self.weight, self.every = checked_weight(weight), every
+        self.weight, self.every = _checked_weight(weight), every
 
     def __call__(
         self,
@@ -264,9 +258,9 @@ class Penalty(Regularizer, ABC):
             noise: random numbers of the step, on the CPU.
         """
         if step % self.every:
-            return real.new_zeros((), dtype=at_least_float32(real))
+            return real.new_zeros((), dtype=_at_least_float32(real))
         images = self.points(real.detach(), fake.detach(), noise)
-        images = images.to(at_least_float32(images)).requires_grad_()
+        images = images.to(_at_least_float32(images)).requires_grad_()
         with gradients_of_gradients(discriminator, images.device.type):
             scores = discriminator(images, labels)
             # One backward pass gives every image's own gradient: no score depends on another image.
@@ -274,6 +268,7 @@ class Penalty(Regularizer, ABC):
             return self.weight * self.every * self.measure(gradient.flatten(1)).mean()
 
     def discriminator(self, phase: DiscriminatorPhase) -> Tensor:
+        """Return the penalty at the images of the step."""
         return self(phase.network, phase.real, phase.fake, phase.labels, step=phase.step, noise=phase.noise)
 
     @abstractmethod
@@ -284,9 +279,6 @@ class Penalty(Regularizer, ABC):
     def measure(self, gradient: Tensor) -> Tensor:
         """Gradients (B, CHW)  ->  what is penalised in each (B,)."""
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(weight={self.weight}, every={self.every})"
-
 
 class GradientPenalty(Penalty):
     """weight · E (‖∇D(x̂)‖ − 1)², x̂ = ε x + (1 − ε) G(z), ε ~ U[0, 1] for each pair (Gulrajani et al. 2017).
@@ -295,6 +287,7 @@ class GradientPenalty(Penalty):
     """
 
     def points(self, real: Tensor, fake: Tensor, noise: torch.Generator | Noise) -> Tensor:
+        """Return a place between the images of each pair."""
         if real.shape != fake.shape:
             raise ValueError(
                 f"fake: {tuple(fake.shape)} given, the shape of the real images {tuple(real.shape)} is needed"
@@ -303,6 +296,7 @@ class GradientPenalty(Penalty):
         return torch.lerp(fake.to(real), real, share.to(real.dtype))
 
     def measure(self, gradient: Tensor) -> Tensor:
+        """Return the squared distance of each norm from 1."""
         return (torch.linalg.vector_norm(gradient, dim=1) - 1).square()
 
 
@@ -310,9 +304,11 @@ class R1(Penalty):
     """weight/2 · E ‖∇D(x)‖² over the real images (Mescheder et al. 2018; their γ is our weight)."""
 
     def points(self, real: Tensor, fake: Tensor, noise: torch.Generator | Noise) -> Tensor:
+        """Return the real images."""
         return real
 
     def measure(self, gradient: Tensor) -> Tensor:
+        """Return half of each squared norm."""
         return gradient.square().sum(1) / 2
 
 
@@ -320,6 +316,7 @@ class R2(R1):
     """weight/2 · E ‖∇D(G(z))‖² over the generated images (Mescheder et al. 2018)."""
 
     def points(self, real: Tensor, fake: Tensor, noise: torch.Generator | Noise) -> Tensor:
+        """Return the generated images."""
         return fake
 
 
@@ -337,19 +334,16 @@ def gradients_of_gradients(discriminator: nn.Module, device: str) -> Iterator[No
     The penalty's own backward pass may come after: it runs no forward again. `discriminator` is the plain module, not
     one wrapped for several processes: the gradients of the shared parameters reach the wrapper by the loss's backward.
     """
-    with ExitStack() as stack:
-        stack.enter_context(plain_attention(discriminator))
-        stack.enter_context(torch.autocast(device, enabled=False))
-        stack.enter_context(torch.compiler.set_stance("force_eager"))
-        stack.enter_context(frozen_power_iterations(discriminator))
+    eager, single = torch.compiler.set_stance("force_eager"), torch.autocast(device, enabled=False)
+    with plain_attention(discriminator), single, eager, frozen_power_iterations(discriminator):
         yield
 
 
-def checked_weight(weight: float) -> float:
+def _checked_weight(weight: float) -> float:
     if not 0 < weight < math.inf:
         raise ValueError(f"weight: {weight} given, a finite number above 0 is needed")
     return weight
 
 
-def at_least_float32(images: Tensor) -> torch.dtype:
+def _at_least_float32(images: Tensor) -> torch.dtype:
     return torch.promote_types(images.dtype, torch.float32)
