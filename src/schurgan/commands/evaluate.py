@@ -1,4 +1,4 @@
-"""The commands about scores: to take them, to compare runs, to sweep the truncation. Nothing imports torch before."""
+"""The commands of scores: evaluate, compare, sweep. torch is imported when one is called."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Run = Annotated[Positional[Path], arg(metavar="RUN")]
 BatchNormName = Literal["standing", "batch"]
 _LONGEST = 4 * 3600.0
-"""Seconds that processes wait for the one that trains classifiers; one that ended is noticed at once."""
+"""Seconds that processes wait for the one that trains classifiers; the end of one is noticed at once."""
 _QUICK_IMAGES = 256
 
 
@@ -54,11 +54,11 @@ def evaluate(
         data: where the shards are now, if they were moved
         device: cpu, cuda, ...; auto takes a GPU where there is one
     """
-    from schurgan.evaluation.evaluate import evaluate as score
+    from schurgan.evaluation.evaluate import evaluate as evaluate_run
     from schurgan.evaluation.table import print_evaluation
 
     with _join(device) as world:
-        found = score(
+        evaluation = evaluate_run(
             run,
             extractor=extractor,
             images=min(images, _QUICK_IMAGES) if quick else images,
@@ -72,7 +72,7 @@ def evaluate(
             world=world,
         )
     if world.is_main:
-        print_evaluation(found)
+        print_evaluation(evaluation)
         print(f"scores: {RunFolder(run).scores}")
 
 
@@ -94,11 +94,11 @@ def compare(
         if path is not None and path.suffix != ending:
             raise UserError(f"--{name}: {path} given, a name that ends in {ending} is needed")
     from schurgan.core.files import atomic_write
-    from schurgan.evaluation.compare import compare as table
+    from schurgan.evaluation.compare import compare as compare_runs
     from schurgan.evaluation.compare import legend
 
-    cells, said = table(runs), legend(runs)
-    text = f"{cells.markdown()}\n{said}\n"
+    table = compare_runs(runs)
+    text = f"{table.markdown()}\n{legend(runs)}\n"
     print(text, end="")
     if out is not None:
         with writing(out):
@@ -108,7 +108,7 @@ def compare(
     if png is not None:
         with writing(png):
             png.parent.mkdir(parents=True, exist_ok=True)
-            cells.save_png(png)
+            table.save_png(png)
 
 
 def sweep(
@@ -140,10 +140,10 @@ def sweep(
         device: cpu, cuda, ...; auto takes a GPU where there is one
     """
     alphas = _numbers(truncations)
-    from schurgan.evaluation.sweep import sweep as over
+    from schurgan.evaluation.sweep import sweep as sweep_run
 
     with _join(device) as world:
-        found = over(
+        result = sweep_run(
             run,
             alphas,
             extractor=extractor,
@@ -156,7 +156,7 @@ def sweep(
             world=world,
         )
     if world.is_main:
-        print(found.cells().markdown(), end="")
+        print(result.cells().markdown(), end="")
         print(f"sweep: {RunFolder(run).sweep.with_suffix('.png' if figures else '.md')}")
 
 
@@ -172,7 +172,7 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 @contextmanager
 def _join(device: str) -> Iterator[World]:
-    """The processes that the same launcher started."""
+    """Join the processes that the same launcher started."""
     from schurgan.core.distributed import join
 
     try:
