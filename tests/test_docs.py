@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from schurgan.commands import main as cli
-from schurgan.commands.parsing import parse, value_of
+from schurgan.commands.parsing import parse
 from schurgan.networks import ARCHITECTURES, Discriminator, Generator
 from schurgan.runs.config import Config
 from schurgan.runs.presets import preset_names
@@ -181,11 +181,7 @@ def commands(document: Path) -> list[str]:
 def test_every_command_in_a_block_is_understood(document):
     for line in commands(document):
         name, arguments = cli.command_of(shlex.split(line, comments=True)[1:])
-        command = cli.COMMANDS[name]
-        if name == "train":
-            command = cli.train_command(
-                Config.from_preset(value_of(arguments, "--preset"), value_of(arguments, "--config"))
-            )
+        command = cli.find_command(name, arguments)
         parse(command, name, arguments)  # raises UserError for what it does not know; nothing is run
 
 
@@ -195,7 +191,7 @@ ALIASES = {"sample": {"--class"}, "train": {"--config", "--preset", "--data"}}
 def option_names(call: str) -> set[str]:
     """A command's options: its parameters, and the fields of those that are dataclasses."""
     names: set[str] = set()
-    for name, kind in get_type_hints(cli.COMMANDS[call]).items():
+    for name, kind in get_type_hints(cli.find_command(call, [])).items():
         names |= {field.name for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else {name}
     return {f"--{name.replace('_', '-')}" for name in names}
 

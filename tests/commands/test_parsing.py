@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from schurgan.commands.main import sample
+from schurgan.commands.model import sample
 from schurgan.commands.parsing import name_options, option_names
 from schurgan.commands.run import train_command
 from schurgan.runs.config import Config

@@ -7,13 +7,18 @@ import os
 import platform
 import re
 
-import torch
-
 from schurgan.version import __version__
+
+
+def doctor() -> None:
+    """Print what is installed and what this machine has, for a bug report."""
+    print("\n".join(diagnosis()))
 
 
 def diagnosis() -> list[str]:
     """Lines of text: this program, the machine, and every package that is needed or that an [extra] names."""
+    import torch
+
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     lines = [
         f"schurgan {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}",

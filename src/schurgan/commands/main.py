@@ -1,214 +1,61 @@
-"""The command line: one function a command. Nothing here imports torch before a command needs it."""
+"""The command line: the table of commands, and the call of one.
+
+A command's module is imported when the command is called: `schurgan --help` imports neither torch nor the parser.
+"""
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from tyro.conf import Positional, arg
+from typing import Any
 
 import schurgan
-from schurgan.commands.data import (
-    Frame,
-    Scale,
-    TransformName,
-    data_export,
-    data_verify,
-    download,
-    prepare_cifar10,
-    prepare_common_voice,
-    prepare_esc50,
-    prepare_folder,
-    prepare_soundscape,
-    prepare_urbansound8k,
-)
-from schurgan.commands.evaluate import compare, evaluate, sweep
-from schurgan.commands.parsing import Folder, check_counts, check_rate, name_options, option_names, parse, value_of
-from schurgan.commands.run import animate, report, resume, status, train_command
-from schurgan.commands.study import study
-from schurgan.core.errors import Interrupted, UserError, did_you_mean, say, writing
-from schurgan.runs.config import Config
-from schurgan.runs.folder import RunFolder
-from schurgan.runs.presets import preset_names, preset_summary
+from schurgan.core.errors import Interrupted, UserError, did_you_mean, say
 from schurgan.version import __version__
 
-PhaseName = Literal["noise", "carrier", "griffin-lim"]
-
-
-def export(
-    run: Annotated[Positional[Path], arg(metavar="RUN")],
-    /,
-    *,
-    out: Annotated[Path, arg(metavar="FILE")],
-) -> None:
-    """The generator of a run as a file that runs without this program: .pt2 (torch.export) or .onnx.
-
-    Args:
-        run: folder of a run, or a generator.safetensors
-        out: the file; z and labels go in, images come out, in batches of any size
-    """
-    if out.suffix not in (".pt2", ".onnx"):
-        raise UserError(f"--out: {out} given, a name that ends in .pt2 or .onnx is needed")
-    from schurgan.model import load
-    from schurgan.networks import export_generator
-
-    model = load(run)
-    with writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        export_generator(model.generator, out, "pt2" if out.suffix == ".pt2" else "onnx")
-    shape = f"z (batch, {model.generator.latent_dim}) and labels (batch,) below {len(model.classes)}"
-    print(f"{out}: takes {shape}")
-
-
-def sample(
-    run: Annotated[Positional[Path], arg(metavar="RUN")],
-    /,
-    *,
-    label: Annotated[str | None, arg(name="class", metavar="NAME")] = None,
-    count: int = 8,
-    truncation: float | None = None,
-    seed: int = 0,
-    phase: PhaseName = "noise",
-    refine: int | None = None,
-    out: Folder | None = None,
-) -> None:
-    """Make sounds: a WAV file and a picture each.
-
-    Args:
-        run: folder of a run, or a generator.safetensors
-        label: which class, all of them by default
-        count: sounds a class
-        truncation: variance of the noise: under 1 more typical, above 1 more varied
-        seed: the same seed gives the same sounds
-        phase: found from noise, by Griffin-Lim, or started from a recording of the class (carrier)
-        refine: iterations of fitting sound to image, 32 by default
-        out: folder for the files, RUN/sounds by default
-    """
-    from schurgan.model import load
-
-    _check_refine(refine)
-    model = load(run)
-    folder = out or RunFolder(run if run.is_dir() else run.parent).sounds
-    labels = [label] if label is not None else list(model.classes)
-    for name in labels:
-        sounds = model.sample(name, count, truncation, seed, phase=phase, refine=refine)
-        with writing(folder):
-            sounds.save(folder)
-    print(f"{count * len(labels)} {'pictures' if model.pictures else 'sounds'} in {folder}")
-
-
-def _check_refine(refine: int | None) -> None:
-    if refine is not None and refine < 0:
-        raise UserError(f"--refine: {refine} given, 0 or more iterations are needed")
-
-
-def reconstruct(
-    files: Annotated[Positional[tuple[Path, ...]], arg(metavar="FILE ...")],
-    /,
-    *,
-    out: Folder,
-    size: int = 128,
-    scale: Scale = "log",
-    transform: TransformName = "wavelet",
-    frame: Frame = "paper",
-    phase: PhaseName = "carrier",
-    refine: int | None = None,
-    seconds: float = 5.0,
-    sample_rate: int = 16000,
-    json: bool = False,
-) -> None:
-    """Recording to image to recording: what of a sound survives, heard and measured.
-
-    Args:
-        files: recordings, any format
-        out: folder for the rebuilt WAV files and pictures of the images
-        size: rows and columns of the image
-        scale: magnitude scale of the image
-        transform: wavelet (complex Morlet) or stft
-        frame: 50 ms frames resized to the columns (paper), or one frame a column (native)
-        phase: the recording's own (carrier), or found from noise or by Griffin-Lim
-        refine: iterations of fitting; 0 with the recording's own phase, else 32
-        seconds: longer recordings are cut to this length
-        sample_rate: Hz
-        json: print one JSON object a file
-    """
-    from schurgan.commands.reconstruct import reconstruct as rebuild
-
-    check_rate(sample_rate)
-    _check_refine(refine)
-    settings = {"transform": transform, "size": size, "scale": scale, "frame": frame, "sample_rate": sample_rate}
-    rebuild(files, out, settings, phase=phase, refine=refine, seconds=seconds, as_json=json)
-
-
-def presets(*, batch_size: int = 32, width: int | None = None, classes: int = 10, channels: int = 3) -> None:
-    """List the presets of `train`, and what a step of training each architecture costs.
-
-    Args:
-        batch_size: images a step
-        width: channels of a multiple of 1, each architecture's own by default
-        classes: classes of sounds
-        channels: channels of an image
-    """
-    check_counts(batch_size=batch_size, width=width, classes=classes, channels=channels)
-    space = max(map(len, preset_names()))
-    print("\n".join(f"{name:<{space}}  {preset_summary(name)}" for name in preset_names()), flush=True)
-
-    from schurgan.networks.costs import cost_table
-
-    print()
-    for line in cost_table(width=width, classes=classes, channels=channels, batch_size=batch_size):
-        print(line, flush=True)
-
-
-def demo(*, out: Folder = Path("runs/demo")) -> None:
-    """The whole way in a few minutes: make soundscapes, train on them, sample every class, write a page.
-
-    Args:
-        out: folder of the run
-    """
-    from schurgan.commands.demo import run_demo
-
-    run_demo(out)
-
-
-def doctor() -> None:
-    """What is installed, and what this machine has."""
-    from schurgan.commands.doctor import diagnosis
-
-    print("\n".join(diagnosis()))
-
-
-COMMANDS: dict[str, Callable[..., Any]] = {
-    "download": download,
-    "prepare folder": prepare_folder,
-    "prepare esc50": prepare_esc50,
-    "prepare urbansound8k": prepare_urbansound8k,
-    "prepare common_voice": prepare_common_voice,
-    "prepare cifar10": prepare_cifar10,
-    "prepare soundscape": prepare_soundscape,
-    "data verify": data_verify,
-    "data export": data_export,
-    "train": train_command(Config()),
-    "resume": resume,
-    "status": status,
-    "sample": sample,
-    "reconstruct": reconstruct,
-    "report": report,
-    "animate": animate,
-    "evaluate": evaluate,
-    "compare": compare,
-    "sweep": sweep,
-    "study": study,
-    "export": export,
-    "presets": presets,
-    "demo": demo,
-    "doctor": doctor,
+COMMANDS = {
+    "download": ("data", "Fetch a public data set."),
+    "prepare folder": ("data", "Make shards of a folder of recordings or images for each class."),
+    "prepare esc50": ("data", "Make shards of ESC-50 or ESC-10."),
+    "prepare urbansound8k": ("data", "Make shards of UrbanSound8K."),
+    "prepare common_voice": ("data", "Make shards of Mozilla Common Voice."),
+    "prepare cifar10": ("data", "Make shards of CIFAR-10."),
+    "prepare soundscape": ("data", "Make shards of sounds that the program makes itself."),
+    "data verify": ("data", "Read every byte of shards and name what is missing or damaged."),
+    "data export": ("data", "Write shards as tar files that the webdataset library reads."),
+    "train": ("run", "Train a GAN on shards, into the folder of a run."),
+    "resume": ("run", "Continue a run exactly as if it had never stopped."),
+    "status": ("run", "Show how a run is doing: step, time left, losses, health, events."),
+    "sample": ("model", "Make sounds with a trained model: a WAV file and a picture each."),
+    "reconstruct": ("model", "Rebuild recordings from their images, and measure what survives."),
+    "report": ("run", "Write a page of real and generated sounds, curves, events and scores."),
+    "animate": ("run", "Write a film of a run's sample grids."),
+    "evaluate": ("evaluate", "Score a run, each score beside what real images reach."),
+    "compare": ("evaluate", "Put the scores of several runs into one table."),
+    "sweep": ("evaluate", "Score a run at several truncations: fidelity against variety."),
+    "study": ("study", "Train, score and lay out a table or figure of the paper."),
+    "export": ("model", "Write a generator to a file that runs without this program."),
+    "presets": ("model", "List the presets, and what a training step of each architecture costs."),
+    "demo": ("model", "Make sounds, train on them and write a page, in a few minutes."),
+    "doctor": ("doctor", "Print what is installed and what this machine has."),
 }
-"""By name: a word, or two where several commands share the first."""
+"""Module and summary of each command. Its function has its name, with _ for the space of one of two words."""
+
+
+def find_command(name: str, arguments: list[str]) -> Callable[..., Any]:
+    """Import the function of a command. The defaults of `train` are those of the preset that its arguments name."""
+    module = importlib.import_module(f"schurgan.commands.{COMMANDS[name][0]}")
+    if name == "train":
+        from schurgan.commands.parsing import value_of
+        from schurgan.runs.config import Config
+
+        return module.train_command(
+            Config.from_preset(value_of(arguments, "--preset"), value_of(arguments, "--config"))
+        )
+    return getattr(module, name.replace(" ", "_"))
 
 
 def command_of(arguments: Sequence[str]) -> tuple[str, list[str]]:
@@ -266,9 +113,9 @@ def _run(arguments: list[str]) -> None:
         print(_usage(group))
         return
     name, rest = command_of(arguments)
-    command = COMMANDS[name]
-    if name == "train":
-        command = train_command(Config.from_preset(value_of(rest, "--preset"), value_of(rest, "--config")))
+    command = find_command(name, rest)
+    from schurgan.commands.parsing import name_options, option_names, parse
+
     try:
         parse(command, name, rest)()
     except UserError as error:
@@ -276,13 +123,14 @@ def _run(arguments: list[str]) -> None:
 
 
 def _usage(names: Iterable[str]) -> str:
-    """The commands, a line each. Short of building every command's parser: a newcomer's first call is quick."""
-    texts = {name: (COMMANDS[name].__doc__ or "").strip().splitlines()[0] for name in names}
+    """The commands, a line each; those of `prepare` together, unless they are asked for."""
+    texts = {name: COMMANDS[name][1] for name in names}
     if len(texts) == len(COMMANDS):
         sources = _group("prepare")
-        about = f"Recordings or images to shards, by SOURCE: {', '.join(name.partition(' ')[2] for name in sources)}."
+        about = f"Make shards of a SOURCE: {', '.join(name.partition(' ')[2] for name in sources)}."
         texts = {"prepare SOURCE" if name in sources else name: text for name, text in texts.items()}
         texts["prepare SOURCE"] = about
+    width = max(map(len, texts)) + 2
     lines = ["usage: schurgan COMMAND ...", "", (schurgan.__doc__ or "").strip(), ""]
-    lines += [f"  {name:<{max(map(len, texts)) + 2}}{text}" for name, text in texts.items()]
+    lines += [f"  {name:<{width}}{text}" for name, text in texts.items()]
     return "\n".join([*lines, "", "`schurgan COMMAND --help` lists a command's options with their units and defaults."])

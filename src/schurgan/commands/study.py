@@ -27,16 +27,16 @@ def study(
     jobs: int = 1,
     dry_run: bool = False,
 ) -> None:
-    """A table or figure of the paper: train what is missing, score it, lay it out beside the paper's numbers.
+    """Train and score what a table or figure of the paper needs, and lay it out beside the paper's numbers.
 
     Args:
-        name: table1, table2, table3, table4, figure1, figure2, figure3 or figures5-10
+        name: table1 to table4, figure1, figure2, figure3 or figures5-10
         data: prepared folders by the names that the study gives them, which --dry-run lists
-        out: folder for runs (OUT/trials) and results; started again, only what is missing is done
+        out: folder for runs (OUT/trials) and results; a second call does only what is missing
         scale: laptop (hours of two cores), gpu (half an hour of a large one) or paper (the paper's settings)
-        seeds: runs of each row, the scale's own number by default
-        jobs: runs side by side, one thread each
-        dry_run: only list the runs, and what they will take by a few steps of each kind
+        seeds: runs of each row, by default as many as the scale says
+        jobs: runs at the same time, with one thread each
+        dry_run: list the runs and what they will take, measured by a few steps of each kind, and train nothing
     """
     check_counts(seeds=seeds, jobs=jobs)
     from schurgan.studies import load_study

@@ -1,0 +1,270 @@
+"""The commands about models: to sample, to export, to rebuild recordings from their images, to list presets.
+
+Nothing here imports torch before a command needs it.
+"""
+
+from __future__ import annotations
+
+import json as json_format
+import math
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
+
+from schurgan.commands.data import Frame, Scale, TransformName
+from schurgan.commands.parsing import Folder, check_counts, check_rate
+from schurgan.core.errors import UserError, writing
+from schurgan.runs.folder import RunFolder
+from schurgan.runs.presets import preset_names, preset_summary
+
+if TYPE_CHECKING:
+    from schurgan.audio import Spectrogram
+
+PhaseName = Literal["noise", "carrier", "griffin-lim"]
+_SHORTEST = 0.25  # seconds; shorter recordings are padded to this, so that their image has some frames
+
+
+def export(
+    run: Annotated[Positional[Path], arg(metavar="RUN")],
+    /,
+    *,
+    out: Annotated[Path, arg(metavar="FILE")],
+) -> None:
+    """Write the generator of a run to a file that runs without this program: .pt2 (torch.export) or .onnx.
+
+    Args:
+        run: folder of a run, or a generator.safetensors
+        out: the file; it takes z and labels and returns images, in batches of any size
+    """
+    if out.suffix not in (".pt2", ".onnx"):
+        raise UserError(f"--out: {out} given, a name that ends in .pt2 or .onnx is needed")
+    from schurgan.model import load
+    from schurgan.networks import export_generator
+
+    model = load(run)
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        export_generator(model.generator, out, "pt2" if out.suffix == ".pt2" else "onnx")
+    shape = f"z (batch, {model.generator.latent_dim}) and labels (batch,) below {len(model.classes)}"
+    print(f"{out}: takes {shape}")
+
+
+def sample(
+    run: Annotated[Positional[Path], arg(metavar="RUN")],
+    /,
+    *,
+    label: Annotated[str | None, arg(name="class", metavar="NAME")] = None,
+    count: int = 8,
+    truncation: float | None = None,
+    seed: int = 0,
+    phase: PhaseName = "noise",
+    refine: int | None = None,
+    out: Folder | None = None,
+) -> None:
+    """Make sounds: a WAV file and a picture each.
+
+    Args:
+        run: folder of a run, or a generator.safetensors
+        label: the class to sample, every class by default
+        count: sounds of each class
+        truncation: variance of the noise; below 1 sounds are more typical, above 1 more varied
+        seed: the same seed gives the same sounds
+        phase: estimated from noise or by Griffin-Lim, or borrowed from a recording of the class (carrier)
+        refine: iterations that fit the sound to its image, 32 by default
+        out: folder for the files, RUN/sounds by default
+    """
+    from schurgan.model import load
+
+    _check_refine(refine)
+    model = load(run)
+    folder = out or RunFolder(run if run.is_dir() else run.parent).sounds
+    labels = [label] if label is not None else list(model.classes)
+    for name in labels:
+        sounds = model.sample(name, count, truncation, seed, phase=phase, refine=refine)
+        with writing(folder):
+            sounds.save(folder)
+    print(f"{count * len(labels)} {'pictures' if model.pictures else 'sounds'} in {folder}")
+
+
+def _check_refine(refine: int | None) -> None:
+    if refine is not None and refine < 0:
+        raise UserError(f"--refine: {refine} given, 0 or more iterations are needed")
+
+
+def reconstruct(
+    files: Annotated[Positional[tuple[Path, ...]], arg(metavar="FILE ...")],
+    /,
+    *,
+    out: Folder,
+    size: int = 128,
+    scale: Scale = "log",
+    transform: TransformName = "wavelet",
+    frame: Frame = "paper",
+    phase: PhaseName = "carrier",
+    refine: int | None = None,
+    seconds: float = 5.0,
+    sample_rate: int = 16000,
+    json: bool = False,
+) -> None:
+    """Rebuild recordings from their images, to hear and to measure what of a sound survives.
+
+    Args:
+        files: recordings, any format
+        out: folder for the rebuilt WAV files and pictures of the images
+        size: rows and columns of the image
+        scale: magnitude scale of the image
+        transform: wavelet (complex Morlet) or stft
+        frame: 50 ms frames resized to the columns (paper), or one frame a column (native)
+        phase: the recording's own (carrier), or estimated from noise or by Griffin-Lim
+        refine: iterations that fit the sound to its image; by default 0 with the recording's own phase, else 32
+        seconds: length to which longer recordings are cut
+        sample_rate: samples a second, Hz
+        json: print one JSON object for each file
+    """
+    check_rate(sample_rate)
+    _check_refine(refine)
+    settings = {"transform": transform, "size": size, "scale": scale, "frame": frame, "sample_rate": sample_rate}
+    _rebuild(files, out, settings, phase=phase, refine=refine, seconds=seconds, as_json=json)
+
+
+def _rebuild(
+    files: Sequence[Path],
+    out: Path,
+    settings: Mapping[str, Any],
+    *,
+    phase: str = "carrier",
+    refine: int | None = None,
+    seconds: float = 5.0,
+    as_json: bool = False,
+) -> int:
+    """Rebuild each file from its image, print its scores, and return how many were rebuilt.
+
+    settings are those of `Spectrogram`. OUT gets NAME.wav (rebuilt), NAME.original.wav (what went in: mono, at the
+    transform's rate, peak 1) and NAME.png. One of several files that cannot be used is named on standard error;
+    UserError when none can, or when nothing can be written.
+    """
+    import torch
+
+    from schurgan.audio import AudioError, Spectrogram
+
+    if not files:
+        raise UserError("FILE: missing; one recording or more is needed")
+    if not _SHORTEST <= seconds <= 600:
+        raise UserError(f"--seconds: {seconds:g} given, {_SHORTEST:g} to 600 is needed")
+    try:
+        Spectrogram(**settings, channels=1, n_samples=round(seconds * settings["sample_rate"]))
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    torch.set_num_threads(1)  # short FFTs: more threads would wait for each other
+    transforms: dict[int, Spectrogram] = {}
+    rebuilt = 0
+    for file, name in zip(files, _names(files), strict=True):
+        try:
+            scores = _one(file, out / name, settings, transforms, phase, refine, seconds)
+        except AudioError as error:
+            if len(files) == 1:
+                raise UserError(str(error)) from None
+            print(f"schurgan: {error}", file=sys.stderr)
+            continue
+        rebuilt += 1
+        print(json_format.dumps(scores) if as_json else _line(scores), flush=True)
+    if not rebuilt:
+        raise UserError(f"none of {len(files)} recordings can be used")
+    if not as_json:
+        print(f"{rebuilt} sound{'s' * (rebuilt > 1)} in {out}")
+    return rebuilt
+
+
+def _one(
+    file: Path,
+    target: Path,
+    settings: Mapping[str, Any],
+    transforms: dict[int, Spectrogram],
+    phase: str,
+    refine: int | None,
+    seconds: float,
+) -> dict[str, Any]:
+    from schurgan import audio
+    from schurgan.audio import AudioError, AudioWarning, Spectrogram
+    from schurgan.audio.pictures import picture, save_png
+
+    rate = settings["sample_rate"]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", AudioWarning)
+        samples = audio.read_audio(file, rate)
+    n = min(max(len(samples), math.ceil(_SHORTEST * rate), settings["size"]), round(seconds * rate))
+    clip, _, notes = audio.fit_clip(samples, n, rate)
+    if n not in transforms:
+        try:
+            transforms[n] = Spectrogram(**settings, channels=1, n_samples=n)
+        except ValueError as error:
+            raise AudioError(f"{file}: too short for this transform ({error})") from None
+    spectrogram = transforms[n]
+    image, aux = spectrogram.encode(clip[None])
+    rebuilt = spectrogram.decode(image, aux, phase=phase, refine=refine)[0]
+    with warnings.catch_warnings(), writing(target.parent):
+        warnings.simplefilter("ignore", AudioWarning)  # a rebuilt peak may pass full scale by a hair
+        target.parent.mkdir(parents=True, exist_ok=True)
+        audio.write_audio(target.with_name(target.name + ".wav"), rebuilt, rate)
+        audio.write_audio(target.with_name(target.name + ".original.wav"), clip, rate)
+        save_png(picture(image[0], max(1, 256 // settings["size"])), target.with_name(target.name + ".png"))
+    scores = {name: getattr(audio, name) for name in ("snr_db", "snr_paper_db", "power_ratio_db")}
+    values = {name: float(score(clip, rebuilt)) for name, score in scores.items()}
+    return {
+        "file": str(file),
+        **{name: round(value, 4) if math.isfinite(value) else None for name, value in values.items()},
+        "seconds": n / rate,
+        "notes": [str(note.message) for note in caught if issubclass(note.category, AudioWarning)] + notes,
+        "wav": str(target.with_name(target.name + ".wav")),
+    }
+
+
+def _names(files: Sequence[Path]) -> list[str]:
+    """A name for each file's results: its stem, numbered where two would be the same."""
+    names: list[str] = []
+    for file in files:
+        name, number = file.stem, 2
+        while name in names:
+            name, number = f"{file.stem}-{number}", number + 1
+        names.append(name)
+    return names
+
+
+def _line(scores: Mapping[str, Any]) -> str:
+    names = ("snr_db", "snr_paper_db", "power_ratio_db")
+    return "  ".join([scores["file"], *(f"{name} {scores[name]:.2f}" for name in names if scores[name] is not None)])
+
+
+def presets(*, batch_size: int = 32, width: int | None = None, classes: int = 10, channels: int = 3) -> None:
+    """List the presets of `train`, and what a training step of each architecture costs.
+
+    Args:
+        batch_size: images in a step
+        width: channels of the narrowest layer, each architecture's own by default
+        classes: number of classes
+        channels: channels of an image
+    """
+    check_counts(batch_size=batch_size, width=width, classes=classes, channels=channels)
+    space = max(map(len, preset_names()))
+    print("\n".join(f"{name:<{space}}  {preset_summary(name)}" for name in preset_names()), flush=True)
+
+    from schurgan.networks.costs import cost_table
+
+    print()
+    for line in cost_table(width=width, classes=classes, channels=channels, batch_size=batch_size):
+        print(line, flush=True)
+
+
+def demo(*, out: Folder = Path("runs/demo")) -> None:
+    """Make soundscapes, train on them, sample every class and write a page, in a few minutes.
+
+    Args:
+        out: folder of the run; a demo that was stopped continues there
+    """
+    from schurgan.commands.demo import run_demo
+
+    run_demo(out)
