@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from schurgan.commands.data import prepare_folder
 from schurgan.commands.model import sample
 from schurgan.commands.parsing import name_options, option_names
 from schurgan.commands.run import train_command
@@ -32,6 +33,7 @@ def test_an_argument_has_the_name_that_its_option_has():
     options = option_names(sample)
     assert name_options("label: missing", options) == "--class: missing"
     assert name_options("run: missing", options) == "run: missing"  # no option
+    assert name_options("shard_clips: 0 given", option_names(prepare_folder)) == "--shard-clips: 0 given"
 
 
 def test_a_command_says_what_the_library_refused_with_dashes(refused, finished_run, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import inspect
 import io
@@ -42,10 +43,10 @@ def parse(command: Callable[..., None], name: str, arguments: list[str]) -> Call
 
     if {"-h", "--help"} & set(arguments):
         return tyro.cli(bind, prog=f"schurgan {name}", args=arguments)
-    said = io.StringIO()
-    with contextlib.redirect_stderr(said), contextlib.suppress(SystemExit), _wide():
+    printed = io.StringIO()
+    with contextlib.redirect_stderr(printed), contextlib.suppress(SystemExit), _wide():
         return tyro.cli(bind, prog=f"schurgan {name}", args=arguments)
-    raise UserError(_sentence(said.getvalue(), bind, name))
+    raise UserError(_sentence(printed.getvalue(), bind, name))
 
 
 def option_names(command: Callable[..., Any]) -> dict[str, str]:
@@ -63,7 +64,7 @@ def option_names(command: Callable[..., Any]) -> dict[str, str]:
         if fields:  # the groups of a Config stand at the top
             for group, field in fields.items():
                 names[group] = _option(group)
-                inner += [(option, f"{group}.{option}") for option in _fields(field.annotation)]
+                inner += [(option, f"{group}.{option}") for option in _fields(getattr(field, "annotation", None))]
         elif parameter.kind is parameter.KEYWORD_ONLY:
             names[name] = _option(shown)
     count = Counter(option for option, _ in inner)
@@ -88,8 +89,10 @@ def _option(name: str) -> str:
 
 
 def _fields(kind: Any) -> Mapping[str, Any]:
-    """The fields of a pydantic model, none of anything else."""
-    return kind.model_fields if isinstance(kind, type) and issubclass(kind, BaseModel) else {}
+    """The fields of a pydantic model or a dataclass, none of anything else."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return kind.model_fields
+    return {field.name: field for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else {}
 
 
 @contextlib.contextmanager
@@ -110,25 +113,25 @@ def _sentence(box: str, command: Callable[..., Any], name: str) -> str:
     """What the parser found wrong, from its box of text: what, what was given, what would do."""
     lines = [line.strip("│╭╮╰╯ ─").strip() for line in box.splitlines()]
     text = re.sub(r"\s+", " ", " ".join(lines))
-    if found := re.search(r"Unrecognized options: ([^-]\S*)", text):
-        return f'"{found[1]}": one argument too many for `schurgan {name}`'
-    if found := re.search(r"Unrecognized options: (-[\w.-]*)", text):
+    if match := re.search(r"Unrecognized options: ([^-]\S*)", text):
+        return f'"{match[1]}": one argument too many for `schurgan {name}`'
+    if match := re.search(r"Unrecognized options: (-[\w.-]*)", text):
         known = set(re.findall(r"--[a-z][\w.-]*", _help(command, name)))
-        return f"{found[1]}: no such option of `schurgan {name}`{did_you_mean(found[1], known)}"
-    if found := re.search(r"Missing value for argument '(.*?)'\. Expected (\d+) value", text):
-        return f"{found[1]}: a value is missing, {found[2]} {'is' if found[2] == '1' else 'are'} needed"
+        return f"{match[1]}: no such option of `schurgan {name}`{did_you_mean(match[1], known)}"
+    if match := re.search(r"Missing value for argument '(.*?)'\. Expected (\d+) value", text):
+        return f"{match[1]}: a value is missing, {match[2]} {'is' if match[2] == '1' else 'are'} needed"
     invalid = r"Error parsing config(?:\.(\w+))?: .*? for \w+ (\w+)\S* (.*?) \[type=\w+, input_value=(.*?), input_type"
-    if found := re.search(invalid, text):
-        option = "-".join(".".join(part for part in found.group(1, 2) if part).split("_"))
-        return f"--{option}: {found[4]} given, {found[3].removeprefix('Input should be ')} is needed"
+    if match := re.search(invalid, text):
+        option = "-".join(".".join(part for part in match.group(1, 2) if part).split("_"))
+        return f"--{option}: {match[4]} given, {match[3].removeprefix('Input should be ')} is needed"
     unread = r"Error parsing ([\w.-]+): (?:invalid literal for (int)|could not convert string to (float)).*?: '(.*?)'"
-    if found := re.search(unread, text):
-        return f"{found[1]}: {found[4]!r} given, a {'whole ' if found[2] else ''}number is needed"
+    if match := re.search(unread, text):
+        return f"{match[1]}: {match[4]!r} given, a {'whole ' if match[2] else ''}number is needed"
     union = r"Error parsing ([\w.-]+): no type matching \{None\}\|(INT|FLOAT) could be instantiated from \['(.*?)'\]"
-    if found := re.search(union, text):
-        return f"{found[1]}: {found[3]!r} given, a {'whole ' * (found[2] == 'INT')}number is needed"
-    if found := re.search(r"invalid choice (.*?) for argument '(.*?)'\. Expected one of \((.*?)\)", text):
-        return f"{found[2]}: {found[1]} given, one of {found[3].rstrip(',')} is needed"
+    if match := re.search(union, text):
+        return f"{match[1]}: {match[3]!r} given, a {'whole ' * (match[2] == 'INT')}number is needed"
+    if match := re.search(r"invalid choice (.*?) for argument '(.*?)'\. Expected one of \((.*?)\)", text):
+        return f"{match[2]}: {match[1]} given, one of {match[3].rstrip(',')} is needed"
     required = r"(?<!\S)(--[a-z][\w-]*|[A-Z]{3,}(?: \.\.\.)?)(?= )[^()]*(?:\([^()]*\)[^()]*)*?\(required\)"
     if missing := re.findall(required, text):
         return f"{' and '.join(missing)}: missing; `schurgan {name} --help` says what is needed"
