@@ -101,9 +101,9 @@ def test_one_grid_is_a_picture_and_what_is_no_picture_is_left_out(tmp_path):
     [
         ({"run": "none"}, "none: no such run folder"),
         ({"run": "."}, "samples: no sample grids here yet"),
-        ({"run": "run", "out": "film.webm"}, r"--out: film.webm given, a name that ends in .gif or .mp4 is needed"),
-        ({"run": "run", "fps": 0.0}, "--fps: 0 given, 0.1 to 50 frames a second are possible"),
-        ({"run": "run", "fps": float("nan")}, "--fps: nan given"),
+        ({"run": "run", "out": "film.webm"}, r"out: film.webm given, a name that ends in .gif or .mp4 is needed"),
+        ({"run": "run", "fps": 0.0}, "fps: 0 given, 0.1 to 50 frames a second are possible"),
+        ({"run": "run", "fps": float("nan")}, "fps: nan given"),
         ({"run": "damaged"}, "none of its 1 sample grids is a picture that can be read"),
         ({"run": "run", "out": "film.mp4"}, "there is no ffmpeg on the PATH; a name that ends in .gif needs none"),
     ],

@@ -33,15 +33,15 @@ def animate(run: str | Path, out: str | Path | None = None, fps: float = 6.0) ->
     run = Path(run)
     out = Path(out) if out is not None else RunFolder(run).animation
     if not 0.1 <= fps <= 50:
-        raise UserError(f"--fps: {fps:g} given, 0.1 to 50 frames a second are possible")
+        raise UserError(f"fps: {fps:g} given, 0.1 to 50 frames a second are possible")
     if out.suffix not in (".gif", ".mp4"):
-        raise UserError(f"--out: {out} given, a name that ends in .gif or .mp4 is needed")
+        raise UserError(f"out: {out} given, a name that ends in .gif or .mp4 is needed")
     if not run.is_dir():
         raise UserError(f"{run}: no such run folder")
     grids = _grids(run)
     if not grids:
         folder = RunFolder(run).samples
-        raise UserError(f"{folder}: no sample grids here yet; a run makes one each --train.sample-every steps")
+        raise UserError(f"{folder}: no sample grids here yet; a run makes one every `train.sample_every` steps")
     pictures = _frames(grids)
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +115,7 @@ def _save_gif(frames: Sequence[Image.Image], out: Path, fps: float) -> None:
 def _save_mp4(frames: Sequence[Image.Image], out: Path, fps: float) -> None:
     program = shutil.which("ffmpeg")
     if program is None:
-        raise UserError(f"--out: {out} given, but there is no ffmpeg on the PATH; a name that ends in .gif needs none")
+        raise UserError(f"out: {out} given, but there is no ffmpeg on the PATH; a name that ends in .gif needs none")
     width, height = frames[0].size
     held = [*frames, *[frames[-1]] * round(_HOLD_SECONDS * fps)]
     with tempfile.TemporaryDirectory(prefix="schurgan-") as folder:

@@ -36,7 +36,7 @@ def run_trials(trials: Sequence[Trial], jobs: int = 1) -> None:
     placement = find_placement(os.environ)
     spanning = placement is not None and placement.size > 1
     if spanning and jobs > 1:
-        raise UserError(f"--jobs: {jobs} given under a launcher of {placement.size} processes, 1 is needed")  # type: ignore[union-attr]
+        raise UserError(f"jobs: {jobs} given under a launcher of {placement.size} processes, 1 is needed")  # type: ignore[union-attr]
     open_ = [trial for trial in trials if spanning or not _done(trial)]
     if left := len(trials) - len(open_):
         say(f"{left} of {len(trials)} trials are done already")

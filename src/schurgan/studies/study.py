@@ -137,7 +137,7 @@ class Study(Options):
     def scale(self, name: ScaleName) -> ScaleOptions:
         """Raises UserError for a scale that the study has not."""
         if name not in self.scales:
-            raise UserError(f"--scale: {name} given, study {self.name} has {', '.join(self.scales)}")
+            raise UserError(f"scale: {name} given, study {self.name} has {', '.join(self.scales)}")
         return self.scales[name]
 
     def rows_at(self, scale: ScaleName) -> tuple[Row, ...]:

@@ -70,7 +70,7 @@ def check_same(trial: Trial) -> None:
     if odd := [name for name in here if here[name] != there[name]]:
         name = odd[0].replace("_", "-")
         other = f"holds a run with {name} {there[odd[0]]}, the study has {here[odd[0]]}"
-        raise UserError(f"{trial.folder}: {other}; choose another --out")
+        raise UserError(f"{trial.folder}: {other}; choose another `out`")
 
 
 def _finished(trial: Trial) -> dict[str, object] | None:
