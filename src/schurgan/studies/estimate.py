@@ -73,8 +73,7 @@ def estimate(trials: Sequence[Trial], classes: Sequence[int]) -> Iterator[Estima
 
 
 def arithmetic(config: Config, classes: int) -> tuple[float, Costs]:
-    """Operations of a step with all its steps of D, and the costs of one with a single step of D, on tensors without
-    numbers.
+    """Count a step's operations with all its steps of D, and the costs of a step with one, on tensors without numbers.
 
     A pass of D's phase is G forward on a batch and D forward and back on two: with g and d the operations of one
     forward pass of a batch, g + 6 d, out of 4 g + 8 d for the pair (whose last D pass leaves out the weights).

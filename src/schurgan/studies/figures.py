@@ -230,20 +230,17 @@ _STYLE: dict[Any, Any] = {
 
 @contextmanager
 def sheet(path: Path, height: float) -> Iterator[Figure]:
-    """`with sheet(OUT / "figure1", 2.5) as figure:` draws a page's width by `height` inches, PATH.png and PATH.svg."""
+    """Yield a figure of a page's width and `height` inches, and save it as PATH.png and PATH.svg."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(WIDE, height), layout="constrained")
         yield figure
-        formats: tuple[tuple[str, dict[str, Any]], ...] = (
-            ("png", {"dpi": 200}),
-            ("svg", {"metadata": {"Date": None}}),
-        )
+        formats: dict[str, dict[str, Any]] = {"png": {"dpi": 200}, "svg": {"metadata": {"Date": None}}}
         with writing(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
-            for kind, about in formats:
+            for kind, about in formats.items():
                 buffer = io.BytesIO()
                 figure.savefig(buffer, format=kind, **about)
                 with atomic_write(path.with_suffix(f".{kind}")) as file:
@@ -318,8 +315,10 @@ def phase_picture(model: Model, original: Tensor) -> Tensor:
 
 
 def save_set(model: Model, found: Borrowed, folder: Path, seed: int) -> None:
-    """FOLDER/original.wav, synthesized-1.wav, ..., approximated-noise.wav, ..., a PNG of each image under its name, and
-    about.json. Approximated phases are of the first alpha's image."""
+    """Write a set to listen to: each sound as WAV with its image as PNG, and about.json.
+
+    The files are original, synthesized-1, ..., approximated-noise, ...; approximated phases are of the first image.
+    """
     rate = model.spectrogram.sample_rate
     of_first = {
         f"approximated-{phase}": (

@@ -181,10 +181,15 @@ class Study(Options):
             raise UserError(f"study {self.name}, row {row.name}, scale {scale}: {explain(error)}") from None
 
     def trials(self, scale: ScaleName, seeds: int | None, data: Mapping[str, Path], out: Path) -> tuple[Trial, ...]:
-        """Every run: all rows of the first seed, then all of the next, variants last, so that a study that is stopped
-        early has something to say of all rows.
+        """List every run: all rows of the first seed, then all of the next, variants last.
 
-        data: folders by name; variants without one are left out.
+        So a study that is stopped early has a result for every row.
+
+        Args:
+            scale: size of the machine.
+            seeds: runs of each row, None for the scale's own number.
+            data: folders by name; variants without one are left out.
+            out: folder of the study.
         """
         at = self.scale(scale)
         found = []

@@ -7,6 +7,7 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,11 @@ class Figure:
 
     @property
     def mean(self) -> float | None:
+        """Mean over seeds, None without values."""
         return statistics.fmean(self.values) if self.values else None
 
     def as_json(self) -> dict[str, Any]:
+        """Values and their statistics for the JSON file."""
         interval = Interval.of(torch.tensor(self.values, dtype=torch.float64)) if len(self.values) > 1 else None
         return {
             "values": list(self.values),
@@ -108,7 +111,11 @@ def _figure(study: Study, row: Row, column: str, results: Sequence[Result]) -> F
 
 def _lay_out(study: Study, rows: Sequence[Row], figures: dict[str, dict[str, Figure]]) -> Cells:
     printed = {column for column in study.columns if any(column in row.paper for row in study.rows)}
-    _shown = {"best_step": _at_best, "onset": _counted, "extreme": _counted}
+    _shown: dict[str, Callable[[Figure], str]] = {
+        "best_step": partial(_counted, never="–"),
+        "onset": _counted,
+        "extreme": _counted,
+    }
     head, of = ["row"], list[tuple[str, Callable[[Figure], str]]]()
     for column in study.columns:
         head.append(_title(column))
@@ -159,11 +166,6 @@ def _counted(found: Figure, never: str = "none") -> str:
         return never
     few = f" ({len(found.values)} of {found.count})" if len(found.values) < found.count else ""
     return f"{statistics.median(found.values):,.0f}{few}"
-
-
-def _at_best(found: Figure) -> str:
-    """As `_counted`; a run without a best step was not measured."""
-    return _counted(found, "–")
 
 
 def _theirs(found: Figure) -> str:

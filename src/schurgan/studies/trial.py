@@ -294,6 +294,7 @@ def read_results(trials: Sequence[Trial]) -> list[Result]:
 
 
 def name_column(column: str) -> str:
+    """The heading of a table's column."""
     return STEPS.get(column) or ENDS.get(column) or title(column)
 
 
