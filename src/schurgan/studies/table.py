@@ -111,15 +111,12 @@ def _figure(study: Study, row: Row, column: str, results: Sequence[Result]) -> F
 
 def _lay_out(study: Study, rows: Sequence[Row], figures: dict[str, dict[str, Figure]]) -> Cells:
     printed = {column for column in study.columns if any(column in row.paper for row in study.rows)}
-    _shown: dict[str, Callable[[Figure], str]] = {
-        "best_step": partial(_counted, never="–"),
-        "onset": _counted,
-        "extreme": _counted,
-    }
+    at_best = partial(_counted, never="–")
+    special: dict[str, Any] = {"best_step": at_best, "onset": _counted, "extreme": _counted}
     head, of = ["row"], list[tuple[str, Callable[[Figure], str]]]()
     for column in study.columns:
         head.append(_title(column))
-        of.append((column, _shown.get(column, _ours)))
+        of.append((column, special.get(column, _ours)))
         if column in printed:
             head.append("paper")
             of.append((column, _theirs_in_thousands if column in STEPS else _theirs))
