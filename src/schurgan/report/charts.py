@@ -107,7 +107,7 @@ class _Chart:
 
 _CHARTS = (
     _Chart("rows", "loss", (("loss_d", "discriminator", "a"), ("loss_g", "generator", "b"))),
-    _Chart("rows", "share of images that D judges right", (("accuracy_d", "discriminator", "a"),)),
+    _Chart("rows", "accuracy of D", (("accuracy_d", "discriminator", "a"),)),
     _Chart("rows", "gradient norm at the images", (("gradient_g", "of the generator’s loss", "a"),), log=True),
     _Chart("health", "Fréchet distance", (("frechet", "generator", "b"), ("frechet_ema", "EMA generator", "a")), True),
     _Chart("health", "variety within a class", (("variety", "generator", "a"),)),
