@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from schurgan.core.errors import did_you_mean
-from schurgan.training.noise import Noise, uniform
+from schurgan.training.learner import Noise, uniform
 
 POLICIES = ("colour", "translation", "cutout")
 GAIN_DB = 12.0  # how much quieter the gain makes a sound at most

@@ -16,7 +16,7 @@ from schurgan.core.distributed import current_world
 from schurgan.core.errors import did_you_mean
 from schurgan.networks import plain_attention
 from schurgan.networks.spectral import as_matrix, frozen_power_iterations, raw_weight, weighted_layers
-from schurgan.training.noise import Noise, uniform
+from schurgan.training.learner import Noise, uniform
 
 KINDS = ("relaxed", "full")
 

@@ -16,9 +16,8 @@ from schurgan.networks import Latent, leading_singular_values
 from schurgan.networks.batch_norm import convert_batch_norm
 from schurgan.normality import Condition
 from schurgan.training.augment import DiffAugment
-from schurgan.training.learner import Learner, Part, cut, frozen_parameters
+from schurgan.training.learner import Format, Learner, Part, Precision, cut, frozen_parameters
 from schurgan.training.losses import Loss
-from schurgan.training.precision import Format, Precision
 from schurgan.training.regularizers import DiscriminatorPhase, GeneratorPhase, Regularizer
 
 Metrics = dict[str, Tensor]

@@ -23,7 +23,6 @@ from schurgan.normality import DDFN
 from schurgan.runs.config import Config
 from schurgan.training.health_scores import HealthScores
 from schurgan.training.logger import Means
-from schurgan.training.precision import first_not_finite
 from schurgan.training.trainer import Metrics, Trainer
 
 _MOST_REAL = 2000  # real images that generated ones are compared with
@@ -190,14 +189,12 @@ class Watcher:
 
     def _not_finite(self, trainer: Trainer) -> dict[str, str]:
         """A tensor that a step may not notice: training uses neither running statistics nor the averaged generator."""
-        networks = {name: getattr(trainer, name) for name in ("generator", "discriminator", "generator_ema")}
-        tensors = (
-            (f"{name}.{path}", value)
-            for name, network in networks.items()
-            for path, value in chain(network.named_parameters(), network.named_buffers())
-        )
-        name = first_not_finite(tensors)
-        return {} if name is None else {"not_finite": f"{name} held a NaN or an infinity"}
+        for name in ("generator", "discriminator", "generator_ema"):
+            network = getattr(trainer, name)
+            for path, value in chain(network.named_parameters(), network.named_buffers()):
+                if not value.isfinite().all():
+                    return {"not_finite": f"{name}.{path} held a NaN or an infinity"}
+        return {}
 
     def _stretched(self, seconds: float) -> int:
         """How many times less often evaluations must come to stay within their share of the time."""

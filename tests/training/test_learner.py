@@ -12,7 +12,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
-from schurgan.training.precision import LossScale, Precision, first_not_finite, guarded_step
+from schurgan.training.learner import LossScale, Precision, guarded_step
 
 CPU = torch.device("cpu")
 
@@ -43,15 +43,13 @@ def test_a_step_that_is_not_finite_changes_no_weight_no_moment_and_no_count(kind
     net = network()
     optimizer = adam(net, kind)
     loss_of(net).backward()
-    assert guarded_step(optimizer, [loss_of(net)]).skipped == 0
+    assert guarded_step(optimizer, [loss_of(net)]) == 0
     before = snapshot(net, optimizer)
     what, value = spoiled.split()
     losses = [loss_of(net)] + ([torch.tensor(float(value))] if what == "loss" else [])
     if what == "gradient":
         net[2].bias.grad.fill_(float(value))
-    outcome = guarded_step(optimizer, losses)
-    assert outcome.skipped == 1
-    assert bool(outcome.norm.isfinite()) is (what == "loss")
+    assert guarded_step(optimizer, losses) == 1
     after = snapshot(net, optimizer)
     assert len(before) == 4 + 4 * 3
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
@@ -76,43 +74,35 @@ def test_the_very_first_step_may_be_left_out():
     before = [p.detach().clone() for p in net.parameters()]
     optimizer = adam(net)
     loss_of(net, float("inf")).backward()
-    assert guarded_step(optimizer, []).skipped == 1
+    assert guarded_step(optimizer, []) == 1
     assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
     assert all(state["step"] == 0 for state in optimizer.state.values())
-
-
-def test_the_norm_is_that_of_all_gradients():
-    net = network()
-    loss_of(net).backward()
-    expected = torch.cat([p.grad.flatten() for p in net.parameters()]).double().norm()
-    torch.testing.assert_close(guarded_step(adam(net), []).norm.double(), expected, rtol=1e-6, atol=0)
 
 
 def test_an_optimiser_that_cannot_be_guarded_is_refused():
     net = network()
     with pytest.raises(ValueError, match="fused=True is needed"):
         guarded_step(torch.optim.Adam(net.parameters(), 0.01), [])
-    with pytest.raises(ValueError, match="backward pass"):
-        guarded_step(adam(net), [])
 
 
 def test_a_loss_scale_changes_no_step():
     net, plain = network(), network()
-    optimizer, alone, scale = adam(net), adam(plain), LossScale(2.0**10)
+    optimizer, alone, scale = adam(net), adam(plain), LossScale()
     for _ in range(3):
         net.zero_grad()
         scale.apply(loss_of(net)).backward()
-        outcome = guarded_step(optimizer, [], scale)
+        guarded_step(optimizer, [], scale)
         plain.zero_grad()
         loss_of(plain).backward()
-        expected = guarded_step(alone, [])
-        assert torch.equal(outcome.norm, expected.norm)  # by a power of two: no rounding
+        guarded_step(alone, [])  # by a power of two: no rounding
     for a, b in zip(snapshot(net, optimizer), snapshot(plain, alone), strict=True):
         assert torch.equal(a, b)
 
 
 def test_a_loss_scale_halves_after_a_bad_step_and_doubles_after_a_row_of_good_ones():
-    scale = LossScale(8.0, interval=3)
+    scale = LossScale()
+    scale.interval = 3
+    scale.value.fill_(8.0)
     seen = []
     for bad in (1, 0, 0, 1, 0, 0, 0, 0):
         scale.update(torch.tensor(float(bad)))
@@ -134,7 +124,7 @@ def test_float16_gradients_that_vanish_without_a_scale_are_kept_by_it():
         with precision.autocast():
             out = layers(torch.ones(2, 1, 8, 8))
         assert out.dtype == torch.float16
-        (1e-6 * precision.scores(out).mean() * factor).backward()
+        (1e-6 * out.float().mean() * factor).backward()
         return layers[0].weight.grad / factor
 
     exact = gradient_in_single()
@@ -155,14 +145,12 @@ def gradient_in_single() -> Tensor:
     ("name", "made"),
     [("fp32", torch.float32), ("tf32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)],
 )
-def test_networks_run_in_the_format_and_scores_come_in_single(name: Any, made: torch.dtype):
+def test_networks_run_in_the_format(name: Any, made: torch.dtype):
     precision = Precision(name, CPU)
     layer = nn.Linear(3, 2)
     with precision.autocast():
         out = layer(torch.ones(1, 3))
     assert out.dtype == made
-    assert precision.scores(out).dtype == torch.float32
-    assert precision.scores(out.double()).dtype == torch.float64
     assert (precision.loss_scale() is not None) is (name == "fp16")
 
 
@@ -183,16 +171,6 @@ def test_torchs_switches_are_set_inside_and_come_back_after_an_error(name: Any, 
     assert state() == before
 
 
-def test_the_first_tensor_that_is_not_finite_is_named():
-    net = network()
-    assert first_not_finite(net.named_parameters()) is None
-    with torch.no_grad():
-        net[2].weight[0, 3] = float("inf")
-        net[2].bias[0] = float("nan")
-    assert first_not_finite(net.named_parameters()) == "2.weight"
-    assert first_not_finite({"empty": torch.empty(0), "count": torch.tensor(3), "x": torch.tensor(-torch.inf)}) == "x"
-
-
 def process(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
@@ -203,7 +181,7 @@ def process(rank: int, folder: str) -> None:
         for bad in (None, 0, 1):
             net.zero_grad()
             loss_of(net).backward()
-            flags.append(guarded_step(optimizer, [torch.tensor(float("nan") if rank == bad else 1.0)]).skipped)
+            flags.append(guarded_step(optimizer, [torch.tensor(float("nan") if rank == bad else 1.0)]))
         counts = torch.stack([state["step"] for state in optimizer.state.values()])
         weights = torch.cat([p.detach().flatten() for p in net.parameters()])
         torch.save(
