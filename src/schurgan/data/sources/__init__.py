@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,10 +12,9 @@ from schurgan.core.errors import UserError, did_you_mean
 from schurgan.data.sources.base import Item, Skipped, Source
 from schurgan.data.sources.cifar10 import open_cifar10
 from schurgan.data.sources.common_voice import open_common_voice
-from schurgan.data.sources.esc50 import open_esc50
+from schurgan.data.sources.environmental import open_esc50, open_urbansound8k
 from schurgan.data.sources.folder import open_folder
 from schurgan.data.sources.soundscape import open_soundscape
-from schurgan.data.sources.urbansound8k import open_urbansound8k
 
 __all__ = ["SOURCES", "Entry", "Item", "Skipped", "Source", "open_source"]
 
@@ -43,13 +42,12 @@ def open_source(name: str, root: str | os.PathLike[str] | None = None, **options
     Raises UserError, one sentence, for an unknown name or option, and for a root that is missing or of another kind.
     """
     if name not in SOURCES:
-        raise UserError(f'source "{name}": no such source{did_you_mean(name, SOURCES) or "; " + _one_of(SOURCES)}')
+        raise UserError(f'source "{name}": no such source{_hint(name, list(SOURCES))}')
     entry = SOURCES[name]
     known = [option for option in inspect.signature(entry.open).parameters if option != "root"]
     for option in options:
         if option not in known:
-            hint = did_you_mean(option, known) or ("; " + _one_of(known) if known else "; it has none")
-            raise UserError(f'source "{name}": no option "{option}"{hint}')
+            raise UserError(f'source "{name}": no option "{option}"{_hint(option, known)}')
     if entry.root is None:
         if root is not None:
             raise UserError(f'source "{name}": makes its own sounds and reads no folder, yet "{root}" was given')
@@ -74,5 +72,5 @@ def _folder(name: str, root: str | os.PathLike[str] | None, needed: str) -> Path
     return root
 
 
-def _one_of(names: Iterable[str]) -> str:
-    return "one of " + ", ".join(names) + " would do"
+def _hint(name: str, known: list[str]) -> str:
+    return did_you_mean(name, known) or (f"; one of {', '.join(known)} would do" if known else "; it has none")

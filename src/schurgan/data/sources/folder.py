@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from schurgan.core.errors import UserError
+from schurgan.data.manifest import printable
 from schurgan.data.sources.base import AUDIO_SUFFIXES, FileSource, Item, Skipped, choices
 from schurgan.data.sources.image_files import IMAGE_SUFFIXES
-from schurgan.data.sources.tables import Names, read_table
+from schurgan.data.sources.tables import read_table
 
 KINDS = {
     "audio": (AUDIO_SUFFIXES, "an audio file", "sound files", "recordings (WAV, FLAC, OGG, MP3, …)"),
@@ -38,39 +39,47 @@ def open_folder(root: Path, kind: str | None = None, table: str | Path | None = 
 
 
 def _folders(root: Path, kind: str | None) -> FileSource:
-    entries = list(walk(root, (*AUDIO_SUFFIXES, *IMAGE_SUFFIXES)))
-    kind = kind or _kind_of(origin for origin, _, reason in entries if reason is None)
+    either = (*AUDIO_SUFFIXES, *IMAGE_SUFFIXES)
+    above = {_identity(folder) for folder in (root.resolve(), *root.resolve().parents)}
+    entries: list[tuple[str, str | None]] = []
+    for entry in _entries(root):
+        if os.path.isdir(entry):
+            entries += list(_inside(entry, entry.name, set(above), either)) or [(entry.name, "an empty folder")]
+        else:
+            entries.append((entry.name, _unfit(entry, either)))
+    kind = kind or _kind_of(origin for origin, reason in entries if reason is None)
     suffixes, what, files, needed = KINDS[kind]
     listing: list[Item] = []
     skipped: list[Skipped] = []
     loose = 0
-    for origin, label, reason in entries:
+    for origin, reason in entries:
         if reason is None and not origin.lower().endswith(suffixes):
             reason = f"not {what} by its name"
-        elif reason is None and not label:
+        elif reason is None and "/" not in origin:
             reason = "lies outside the class folders"
             loose += 1
         if reason is None:
-            listing.append(Item(origin, label))
+            listing.append(Item(origin, origin.partition("/")[0]))
         else:
             skipped.append((printable(origin), reason))
     if not listing:
         if loose:
-            raise UserError(
-                f"{root}: {loose} {files} but no folders of them; move them into one folder for each class, "
-                f"as in {root / 'dog' / 'bark.wav'}"
+            example = root / "dog" / "bark.wav"
+            reason = (
+                f"{loose} {files} but no folders of them; move them into one folder for each class, as in {example}"
             )
+            raise UserError(f"{root}: {reason}")
         raise UserError(f"{root}: no {files} found in its folders; one folder of {needed} for each class is needed")
     return _source(root, kind, sorted(listing, key=lambda item: (item.label, item.origin)), sorted(skipped))
 
 
 def _table(root: Path, kind: str | None, table: Path) -> FileSource:
     path = table if table.is_file() else root / table
-    names = Names()
+    lines: dict[str, int] = {}
     listing: list[Item] = []
     skipped: list[Skipped] = []
     for row in read_table(path, ("path", "label")):
-        origin = names.once(row, "path", row.inner_path("path", "a path inside the folder"))
+        origin = row.once("path", row.inner_path("path", "a path inside the folder"), lines)
         label = row.filled("label", "a class name").strip()
         fold = row.whole("fold", 1) if "fold" in row.fields else None
         if (root / origin).is_file():
@@ -93,29 +102,10 @@ def _kind_of(origins: Iterable[str]) -> str:
     return "images" if suffixes & set(IMAGE_SUFFIXES) and not suffixes & set(AUDIO_SUFFIXES) else "audio"
 
 
-def walk(root: Path, suffixes: tuple[str, ...]) -> Iterator[tuple[str, str, str | None]]:
-    """(origin, name of the first folder or '', None or a reason) of everything under `root`, in the order of names.
-
-    What is named with one of `suffixes` is checked to be a file. OSError when `root` itself cannot be read.
-    """
-    above = {_identity(folder) for folder in (root.resolve(), *root.resolve().parents)}
-    for entry in _entries(root):
-        if os.path.isdir(entry):
-            inside = list(_inside(entry, entry.name, set(above), suffixes))
-            for origin, reason in inside or [(entry.name, "an empty folder")]:
-                yield origin, entry.name, reason
-        else:
-            yield entry.name, "", _unfit(entry, suffixes)
-
-
-def printable(name: str) -> str:
-    """A file's name as UTF-8 can hold it."""
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
 def _inside(
     folder: os.DirEntry[str], origin: str, seen: set[tuple[int, int]], suffixes: tuple[str, ...]
 ) -> Iterator[tuple[str, str | None]]:
+    """(origin, None or why it is skipped) of everything under a folder, in the order of names."""
     if reason := _unfit_name(folder.name):
         yield origin, reason
         return

@@ -50,6 +50,9 @@ def read_image(path: str | Path) -> Tensor:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise ImageError(f"{path}: {width} by {height} pixels; at most {MAX_PIXELS} in all are read")
+            if image.mode in ("I", "F"):  # no way to 8 bits without guessing
+                kind = "32-bit integers" if image.mode == "I" else "floats"
+                raise ImageError(f"{path}: pixels of {kind}; save it with 8 or 16 bits")
             pixels = _eight_bits(ImageOps.exif_transpose(image))
     except ImageError:
         raise
@@ -57,27 +60,17 @@ def read_image(path: str | Path) -> Tensor:
         raise ImageError(f"{path}: not an image ({' '.join(FORMATS)} can be read)") from None
     except Image.DecompressionBombError:
         raise ImageError(f"{path}: more pixels than the {MAX_PIXELS} that are read at most") from None
-    except _Unfit as reason:
-        raise ImageError(f"{path}: {reason}") from None
     except Exception as error:  # decoders of damaged files raise whatever they stumble over
         raise ImageError(f"{path}: damaged ({' '.join(str(error).split()) or type(error).__name__})") from None
     planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
     return torch.from_numpy(planes.copy(order="C"))
 
 
-class _Unfit(Exception):
-    """A kind of image that cannot be brought to 8 bits without guessing."""
-
-
 def _eight_bits(image: Image.Image) -> np.ndarray:
     """(H, W) or (H, W, 3) uint8."""
     if image.mode.startswith("I;16"):
         return (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
-    if image.mode in ("I", "F"):
-        raise _Unfit(f"pixels of {'32-bit integers' if image.mode == 'I' else 'floats'}; save it with 8 or 16 bits")
     grey = image.mode in ("1", "L", "LA", "La")
     if image.has_transparency_data:
-        clear = image.convert("RGBA")
-        white = Image.new("RGBA", clear.size, "white")
-        image = Image.alpha_composite(white, clear)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return np.asarray(image.convert("L" if grey else "RGB"))

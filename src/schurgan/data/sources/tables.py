@@ -57,48 +57,30 @@ class Row:
             raise self.bad(column, f"a whole number of {least} or more")
         return int(text)
 
-
-class Names:
-    """The names and the numbered classes of a table so far: each name stands once, each class has one number."""
-
-    def __init__(self) -> None:
-        self._line_of: dict[str, int] = {}
-        self._target_of: dict[str, int] = {}
-        self._category_of: dict[int, str] = {}
-
-    def once(self, row: Row, column: str, name: str) -> str:
-        """`name`, which no row before has."""
-        if (before := self._line_of.setdefault(name, row.line)) != row.line:
-            raise row.bad(column, f"a name other than that of line {before}")
+    def once(self, column: str, name: str, lines: dict[str, int]) -> str:
+        """`name`, which no row before has; `lines` collects the names and their lines."""
+        if (before := lines.setdefault(name, self.line)) != self.line:
+            raise self.bad(column, f"a name other than that of line {before}")
         return name
-
-    def numbered(self, row: Row, target_column: str, category_column: str) -> str:
-        """The row's class, whose number is the same in every row."""
-        target = row.whole(target_column, 0)
-        category = row.filled(category_column, "a class name")
-        if (known := self._target_of.setdefault(category, target)) != target:
-            raise row.bad(target_column, f'{known}, as in the rows of "{category}" before,')
-        if (name := self._category_of.setdefault(target, category)) != category:
-            raise row.bad(category_column, f'"{name}", as in the rows of target {target} before,')
-        return category
-
-    def in_order(self, used: set[str]) -> tuple[str, ...]:
-        """Those of the numbered classes that are used, by their numbers."""
-        return tuple(sorted(used, key=self._target_of.__getitem__))
 
 
 def read_table(table: Path, columns: tuple[str, ...], delimiter: str = ",") -> Iterator[Row]:
     """The rows of a UTF-8 table with a header that has `columns`, one at a time.
 
     Comma-separated fields may be quoted; tab-separated ones never are, so that a stray " in a sentence is just that.
-    Raises UserError with file and line for other columns, other bytes, and rows that cannot be told apart.
+    Raises UserError with file and line.
     """
     line = 1
     try:
         if not table.is_file():
             raise UserError(f"{table}: {'not a regular file' if table.exists() else 'no such file'}; a table is needed")
         with open(table, encoding="utf-8-sig", newline="" if delimiter == "," else "\n") as file:
-            lines = _csv(file) if delimiter == "," else _plain(file, delimiter)
+            if delimiter == ",":
+                reader = csv.reader(_bounded(file), strict=True)
+                lines = ((reader.line_num, cells) for cells in reader)
+            else:
+                texts = (text.rstrip("\r\n") for text in _bounded(file))
+                lines = ((number, text.split(delimiter) if text else []) for number, text in enumerate(texts, 1))
             _, header = next(lines, (1, []))
             missing = [column for column in columns if column not in header]
             if missing:
@@ -112,18 +94,6 @@ def read_table(table: Path, columns: tuple[str, ...], delimiter: str = ",") -> I
         raise UserError(f"{table} after line {line}: not UTF-8 text") from None
     except (csv.Error, OSError, ValueError) as error:
         raise UserError(f"{table} after line {line}: cannot be read ({error})") from None
-
-
-def _csv(file: IO[str]) -> Iterator[tuple[int, list[str]]]:
-    reader = csv.reader(_bounded(file), strict=True)
-    for cells in reader:
-        yield reader.line_num, cells
-
-
-def _plain(file: IO[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    for number, line in enumerate(_bounded(file), start=1):
-        text = line.rstrip("\r\n")
-        yield number, text.split(delimiter) if text else []
 
 
 def _bounded(file: IO[str]) -> Iterator[str]:
