@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from schurgan.commands.parsing import Folder, check_counts, check_rate
+from schurgan.commands.parsing import Folder, check_counts, name_options
 from schurgan.core.errors import UserError, say
 
 Scale = Literal["log", "linear", "log_real"]
@@ -40,15 +40,7 @@ class ShardOptions:
 
 
 @dataclass(frozen=True)
-class PictureOptions:
-    """How pictures are kept."""
-
-    images: Literal["colour", "grey"] = "colour"
-    """How pictures are kept."""
-
-
-@dataclass(frozen=True)
-class SoundOptions:
+class SoundOptions(ShardOptions):
     """How recordings become images."""
 
     scale: Scale = "log"
@@ -67,139 +59,106 @@ class SoundOptions:
     """Keep the recordings in the shards, which phases can be borrowed from."""
 
 
-Root = Annotated[Positional[Path], arg(metavar="ROOT")]
-_Shards = Annotated[ShardOptions, arg(name="")]
-_Sounds = Annotated[SoundOptions, arg(name="")]
-_Pictures = Annotated[PictureOptions, arg(name="")]
+@dataclass(frozen=True)
+class PictureOptions(ShardOptions):
+    """How pictures are kept."""
+
+    images: Literal["colour", "grey"] = "colour"
+    """In colour or in grey."""
+
+
+@dataclass(frozen=True)
+class FolderOptions(SoundOptions, PictureOptions):
+    """How recordings become images, and how pictures are kept."""
+
+
+_Unpacked = Annotated[Positional[Path], arg(metavar="ROOT", help="the unpacked data set")]
 
 
 def prepare_folder(
-    root: Root,
+    root: Annotated[Positional[Path], arg(metavar="ROOT", help="folder of one folder of files for each class")],
     /,
-    shards: _Shards,
-    sounds: _Sounds,
-    pictures: _Pictures,
+    options: Annotated[FolderOptions, arg(name="")],
     *,
-    kind: Literal["audio", "images"] | None = None,
-    table: Annotated[Path | None, arg(metavar="FILE")] = None,
+    kind: Annotated[Literal["audio", "images"] | None, arg(help="images where both are there, or audio")] = None,
+    table: Annotated[
+        Path | None,
+        arg(metavar="FILE", help="a CSV file of path, label and, where wanted, fold, instead of a folder a class"),
+    ] = None,
 ) -> None:
-    """Your own recordings or images, a folder a class, to shards; started again, it does what is missing.
-
-    Args:
-        root: folder with one folder of recordings (any audio) or images for each class
-        shards: where the shards go, and how they are made
-        sounds: how recordings become images
-        pictures: how pictures are kept
-        kind: images where both are there, or audio
-        table: a CSV file with the columns path, label and, where wanted, fold, instead of a folder a class
-    """
-    _prepare("folder", root, {"kind": kind, "table": table}, shards, sounds, pictures)
+    """Your own recordings or images, a folder a class, to shards; started again, it does what is missing."""
+    _prepare("folder", root, {"kind": kind, "table": table}, options)
 
 
-def prepare_esc50(root: Root, /, shards: _Shards, sounds: _Sounds, *, subset: str = "all") -> None:
-    """ESC-50, 2,000 recordings in 50 classes, to shards.
+def prepare_esc50(
+    root: _Unpacked,
+    /,
+    options: Annotated[SoundOptions, arg(name="")],
+    *,
+    subset: Annotated[str, arg(help="all, or esc10, its 400 recordings in 10 classes")] = "all",
+) -> None:
+    """ESC-50, 2,000 recordings in 50 classes, to shards."""
+    _prepare("esc50", root, {"subset": subset}, options)
 
-    Args:
-        root: the unpacked data set, with meta/esc50.csv and audio/
-        shards: where the shards go, and how they are made
-        sounds: how recordings become images
-        subset: all, or esc10, its 400 recordings in 10 classes
-    """
-    _prepare("esc50", root, {"subset": subset}, shards, sounds)
 
-
-def prepare_urbansound8k(root: Root, /, shards: _Shards, sounds: _Sounds) -> None:
-    """UrbanSound8K, 8,732 recordings in 10 classes, to shards.
-
-    Args:
-        root: the unpacked data set, with metadata/ and audio/fold*/
-        shards: where the shards go, and how they are made
-        sounds: how recordings become images
-    """
-    _prepare("urbansound8k", root, {}, shards, sounds)
+def prepare_urbansound8k(root: _Unpacked, /, options: Annotated[SoundOptions, arg(name="")]) -> None:
+    """UrbanSound8K, 8,732 recordings in 10 classes, to shards."""
+    _prepare("urbansound8k", root, {}, options)
 
 
 def prepare_common_voice(
-    root: Root,
+    root: Annotated[Positional[Path], arg(metavar="ROOT", help="the release, or the folder of one of its languages")],
     /,
-    shards: _Shards,
-    sounds: _Sounds,
+    options: Annotated[SoundOptions, arg(name="")],
     *,
-    by: str = "locale",
-    locales: str | None = None,
-    split: str = "validated",
-    max_seconds: float | None = None,
-    clips: int = 100_000,
-    seed: int = 0,
+    by: Annotated[str, arg(help="classes by locale, sentence, gender, age or accents")] = "locale",
+    locales: Annotated[str | None, arg(help="languages, as en,de; all that are there by default")] = None,
+    split: Annotated[str, arg(help="its tables; of train,dev,test they are folds 1, 2 and 3")] = "validated",
+    max_seconds: Annotated[float | None, arg(help="longer clips are left out")] = None,
+    clips: Annotated[int, arg(help="how many are drawn")] = 100_000,
+    seed: Annotated[int, arg(help="of the draw")] = 0,
 ) -> None:
-    """A release of Common Voice, spoken sentences, to shards.
-
-    Args:
-        root: the release, with validated.tsv and clips/ for each language, or the folder of one language
-        shards: where the shards go, and how they are made
-        sounds: how recordings become images
-        by: classes by locale, sentence, gender, age or accents
-        locales: languages with commas between them, as en,de; all that are there by default
-        split: its tables; of train,dev,test they are folds 1, 2 and 3
-        max_seconds: longer clips are left out
-        clips: how many are drawn
-        seed: of the draw
-    """
-    options = {"by": by, "locales": locales, "split": split, "max_seconds": max_seconds, "clips": clips, "seed": seed}
-    _prepare("common_voice", root, options, shards, sounds)
+    """A release of Common Voice, spoken sentences, to shards."""
+    own = {"by": by, "locales": locales, "split": split, "max_seconds": max_seconds, "clips": clips, "seed": seed}
+    _prepare("common_voice", root, own, options)
 
 
-def prepare_cifar10(root: Root, /, shards: _Shards, pictures: _Pictures, *, per_class: int | None = None) -> None:
-    """CIFAR-10, 60,000 images in 10 classes, to shards.
-
-    Args:
-        root: the unpacked data set, cifar-10-batches-py or cifar-10-batches-bin
-        shards: where the shards go, and how they are made
-        pictures: how pictures are kept
-        per_class: the first so many images a class of each batch
-    """
-    _prepare("cifar10", root, {"per_class": per_class}, shards, SoundOptions(), pictures)
-
-
-def prepare_soundscape(shards: _Shards, sounds: _Sounds, *, per_class: int = 150, seed: int = 0) -> None:
-    """Eight classes of sounds that the program makes itself, to shards.
-
-    Args:
-        shards: where the shards go, and how they are made
-        sounds: how recordings become images
-        per_class: clips a class
-        seed: other seeds make other clips
-    """
-    options = {"per_class": per_class, "seed": seed, "seconds": sounds.seconds}
-    _prepare("soundscape", None, options, shards, sounds)
-
-
-def _prepare(
-    name: str,
-    root: Path | None,
-    options: Mapping[str, object],
-    shards: ShardOptions,
-    sounds: SoundOptions,
-    pictures: PictureOptions | None = None,
+def prepare_cifar10(
+    root: _Unpacked,
+    /,
+    options: Annotated[PictureOptions, arg(name="")],
+    *,
+    per_class: Annotated[int | None, arg(help="the first so many images a class of each batch")] = None,
 ) -> None:
-    from schurgan.data.sources import open_source
+    """CIFAR-10, 60,000 images in 10 classes, to shards."""
+    _prepare("cifar10", root, {"per_class": per_class}, options)
 
-    source = open_source(name, root, **{option: value for option, value in options.items() if value is not None})
-    if sounds.seconds is not None and not 0.05 <= sounds.seconds <= 600:
-        raise UserError(f"--seconds: {sounds.seconds:g} given, 0.05 to 600 is needed")
-    check_rate(sounds.sample_rate)
-    check_counts(shard_clips=shards.shard_clips, workers=shards.workers)
 
+def prepare_soundscape(
+    options: Annotated[SoundOptions, arg(name="")],
+    *,
+    per_class: Annotated[int, arg(help="clips a class")] = 150,
+    seed: Annotated[int, arg(help="other seeds make other clips")] = 0,
+) -> None:
+    """Eight classes of sounds that the program makes itself, to shards."""
+    _prepare("soundscape", None, {"per_class": per_class, "seed": seed, "seconds": options.seconds}, options)
+
+
+def _prepare(name: str, root: Path | None, own: Mapping[str, object], options: ShardOptions) -> None:
+    """Prepare source `name`, of options of its `own`; those of recordings are the defaults for sources of pictures."""
     from schurgan.core.progress import Bar
     from schurgan.data import prepare, summary
     from schurgan.data.codec import codec_for
     from schurgan.data.prepare import PITCHES
+    from schurgan.data.sources import open_source
 
+    sounds = options if isinstance(options, SoundOptions) else SoundOptions(options.out)
+    source = open_source(name, root, **{option: value for option, value in own.items() if value is not None})
     try:
         codec = codec_for(
             source,
-            shards.size,
-            grey=pictures is not None and pictures.images == "grey",
+            options.size,
+            grey=isinstance(options, PictureOptions) and options.images == "grey",
             seconds=sounds.seconds,
             sample_rate=sounds.sample_rate,
             transform=sounds.transform,
@@ -209,38 +168,38 @@ def _prepare(
         with Bar("prepare", len(source.items()), "clips") as bar:
             manifest = prepare(
                 source,
-                shards.out,
+                options.out,
                 codec,
-                dtype=shards.dtype,
-                shard_clips=shards.shard_clips,
+                dtype=options.dtype,
+                shard_clips=options.shard_clips,
                 keep_audio=sounds.audio,
                 pitches=PITCHES if sounds.augment_pitch else (),
-                workers=shards.workers,
-                cluster=shards.cluster,
-                strict=shards.strict,
-                overwrite=shards.overwrite,
+                workers=options.workers,
+                cluster=options.cluster,
+                strict=options.strict,
+                overwrite=options.overwrite,
                 progress=lambda done, total, heard: bar.update(done, f"{heard:.0f} s of sound" if heard else ""),
             )
     except ValueError as error:
-        raise UserError(f"prepare: {error}") from None
+        names = {each.name: f"--{each.name.replace('_', '-')}" for each in fields(sounds)}
+        raise UserError(name_options(str(error), names)) from None
     print("\n".join(summary(manifest)))
-    print(f"{len(manifest)} clips in {shards.out}")
+    print(f"{len(manifest)} clips in {options.out}")
 
 
 def download(
-    name: Annotated[Positional[str], arg(metavar="NAME")],
+    name: Annotated[
+        Positional[str],
+        arg(metavar="NAME", help="esc50 (0.6 GB), urbansound8k (6 GB), cifar10 (0.2 GB) or common_voice"),
+    ],
     /,
     *,
-    out: Folder = Path("data"),
-    release: Annotated[str | None, arg(metavar="ID")] = None,
+    out: Annotated[Folder, arg(help="folder for the unpacked data set")] = Path("data"),
+    release: Annotated[
+        str | None, arg(metavar="ID", help="of common_voice: the id of a release at Mozilla Data Collective")
+    ] = None,
 ) -> None:
-    """Fetch a public data set; started again, it goes on where it was stopped.
-
-    Args:
-        name: esc50 (0.6 GB), urbansound8k (6 GB), cifar10 (0.2 GB) or common_voice
-        out: folder for the unpacked data set
-        release: of common_voice: the id of a release at Mozilla Data Collective
-    """
+    """Fetch a public data set; started again, it goes on where it was stopped."""
     from schurgan.data.download import download as fetch
 
     home, source = fetch(name, out, release=release)
@@ -249,12 +208,11 @@ def download(
     print(f"{len(source.items())} items in {home}; `schurgan prepare {name} {home} --out DIR` is next")
 
 
-def data_verify(folder: Annotated[Positional[Path], arg(metavar="DIR")], /) -> None:
-    """Read every byte of prepared shards and name what is missing, damaged or too much; exit status 2 if anything is.
+_Prepared = Annotated[Positional[Path], arg(metavar="DIR", help="folder of the shards")]
 
-    Args:
-        folder: folder of the shards
-    """
+
+def data_verify(folder: _Prepared, /) -> None:
+    """Read every byte of prepared shards and name what is wrong; exit status 2 if anything is."""
     from schurgan.core.progress import Bar
     from schurgan.data.manifest import Manifest
     from schurgan.data.verify import verify
@@ -271,21 +229,14 @@ def data_verify(folder: Annotated[Positional[Path], arg(metavar="DIR")], /) -> N
 
 
 def data_export(
-    folder: Annotated[Positional[Path], arg(metavar="DIR")],
+    folder: _Prepared,
     /,
     *,
-    out: Folder,
-    clips_per_tar: int = 1000,
-    audio: bool = False,
+    out: Annotated[Folder, arg(help="new folder for the tar files")],
+    clips_per_tar: Annotated[int, arg(help="clips a file")] = 1000,
+    audio: Annotated[bool, arg(help="the recordings too")] = False,
 ) -> None:
-    """Prepared shards as tar files that the webdataset library reads.
-
-    Args:
-        folder: folder of the shards
-        out: new folder for the tar files
-        clips_per_tar: clips a file
-        audio: the recordings too
-    """
+    """Prepared shards as tar files that the webdataset library reads."""
     check_counts(clips_per_tar=clips_per_tar)
     from schurgan.data.export import export_webdataset
     from schurgan.data.shards import Shards

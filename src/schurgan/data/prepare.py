@@ -134,8 +134,9 @@ def prepare(
         UserError: `out` holds other data or cannot be written, the source has nothing to use, or a worker dies.
         ValueError: arguments that do not fit each other.
     """
-    if shard_clips < 1 or (workers is not None and workers < 1):
-        raise ValueError(f"shard_clips {shard_clips}, workers {workers}: 1 or more are needed")
+    for name, count in (("shard_clips", shard_clips), ("workers", workers)):
+        if count is not None and count < 1:
+            raise ValueError(f"{name}: {count} given, a whole number of 1 or more is needed")
     _check_kind(source, codec, pitches)
     job = Job(
         source,
