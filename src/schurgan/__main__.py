@@ -1,3 +1,5 @@
+"""`python -m schurgan`."""
+
 from schurgan.commands.main import main
 
 main()

@@ -82,9 +82,11 @@ class LossScale(nn.Module):
         self.register_buffer("streak", torch.tensor(0))
 
     def apply(self, loss: Tensor) -> Tensor:  # type: ignore[override]
+        """Return the loss times the scale."""
         return loss * self.value
 
     def update(self, skipped: Tensor) -> None:
+        """Halve the scale after a step that was skipped; double it after `interval` that were not."""
         bad = skipped > 0
         streak = torch.where(bad, 0, self.streak + 1)
         grown = streak >= self.interval
@@ -146,7 +148,7 @@ class Noise:
         return draws[:, self.rows].flatten(0, 1)
 
     def latent(self, latent: Latent) -> Tensor:
-        """z (count, dim)."""
+        """Return z (count, dim)."""
         return latent.sample(self.total, self.generator)[self.rows]
 
 
