@@ -39,8 +39,9 @@ from schurgan.data import Shards, prepare
 from schurgan.data.codec import open_codec
 from schurgan.data.sources import open_source
 from schurgan.evaluation.features.classifier import cached_classifier
+from schurgan.evaluation.features.embedding import TextureEmbedding
 from schurgan.evaluation.features.extractor import Extracted, Extractor
-from schurgan.evaluation.features.registry import open_embedding, open_extractor
+from schurgan.evaluation.features.registry import open_extractor
 from schurgan.evaluation.metrics.frechet import frechet_distance
 from schurgan.evaluation.metrics.kernel import squared_discrepancy
 from tables import head, row
@@ -146,9 +147,15 @@ def sounds(shards: Shards, quick: bool) -> None:
         raise SystemExit(f"{shards.folder}: --sounds needs a set of sounds")
     extractor = open_extractor("classifier", shards, val_folds=(HELD_OUT,), quick=quick)
     rate = spectrogram.sample_rate
-    embeddings = {
-        name: open_embedding(name, rate, spectrogram=spectrogram, extractor=extractor)
-        for name in ("audio", "classifier")
+
+    def classify(audio: Tensor) -> Tensor:
+        """Features of sounds analysed again: unlike the images they were decoded from, they hold the sound alone."""
+        return extractor(torch.cat([spectrogram.encode(part)[0] for part in audio.float().split(32)])).features
+
+    texture = TextureEmbedding(rate)
+    embeddings: dict[str, Callable[[Tensor], Tensor]] = {
+        "audio": lambda audio: texture(audio).features,
+        "classifier": classify,
     }
     folds = [shards.select(folds=folds) for folds in SPLITS[0]]
     real, made = (torch.stack([chosen.recording(clip) for clip in range(len(chosen))]) for chosen in folds)
@@ -158,11 +165,11 @@ def sounds(shards: Shards, quick: bool) -> None:
         versions[f"noise {snr:g} dB below"] = partial(damage.noisy_sound, made, snr, chance)
     for cutoff in CUTOFFS:
         versions[f"nothing above {cutoff:g} Hz"] = partial(damage.low_passed_sound, made, cutoff, rate)
-    known = {name: embedding(real).features for name, embedding in embeddings.items()}
+    known = {name: embedding(real) for name, embedding in embeddings.items()}
     head(f"{len(made)} sounds against {len(real)}", *(f"FAD, {name}" for name in embeddings))
     for name, version in versions.items():
         audio = version()
-        distances = (frechet_distance(known[e], embedding(audio).features) for e, embedding in embeddings.items())
+        distances = (frechet_distance(known[e], embedding(audio)) for e, embedding in embeddings.items())
         row(name, *(f"{distance:.4g}" for distance in distances))
 
 

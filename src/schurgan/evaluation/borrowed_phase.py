@@ -36,23 +36,9 @@ class Fidelity:
 
 
 class Donors:
-    """Recordings that lend their phase to images.
-
-    Args:
-        spectrogram: what made the images.
-        recordings: (M, L).
-        labels: their classes (M,).
-
-    Raises:
-        ValueError: recordings that the spectrogram is not of, and labels of another number.
-    """
+    """Recordings (M, L) of classes (M,) that lend their phase to images of a spectrogram."""
 
     def __init__(self, spectrogram: Spectrogram, recordings: Tensor, labels: Tensor) -> None:
-        if recordings.ndim != 2 or recordings.shape[1] != spectrogram.n_samples or len(recordings) != len(labels):
-            raise ValueError(
-                f"recordings {tuple(recordings.shape)} of {len(labels)} labels: as many (N, {spectrogram.n_samples}) "
-                f"as labels are needed"
-            )
         self.spectrogram, self.recordings, self.labels = spectrogram, recordings, labels
         encoded = [spectrogram.encode(part) for part in torch.split(recordings, _BATCH)]
         self.images = torch.cat([spectrogram.invert_colormap(image) for image, _ in encoded])  # (M, 1, R, R)

@@ -64,7 +64,7 @@ def save_sweep_figure(truncations: Sequence[float], points: Sequence[Mapping[str
                 y = [float("nan") if (v := points[i][name]["value"]) is None else v for i in order]
                 ax.plot(x, y, marker=marker, linestyle=line, color=colour, label=title(name))
                 floor = points[0][name]["floor"]
-                if floor is not None and BY_NAME[name].floor == "gap":
+                if floor is not None and BY_NAME[name].floor_is_gap:
                     ax.axhspan(-floor, floor, color="0.85", linewidth=0)
                 elif floor is not None:
                     ax.axhline(floor, color=colour, linestyle=":", linewidth=1)

@@ -1,25 +1,17 @@
-"""The table of metrics: for each its name, its function, which way is better, and which references stand beside it."""
+"""The table of metrics: for each its name, its function, which way is better, and where it is shown."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from operator import attrgetter
+from typing import Any
 
 from schurgan.evaluation import score_images as images
 from schurgan.evaluation import score_sounds as sounds
 from schurgan.evaluation import usefulness
 from schurgan.evaluation.scores import Score
-
-Floor = Literal["halves", "training", "gap", "definition"]
-"""What real images reach among themselves:
-
-halves      random halves of each class of the training images, one against the other
-training    the training images in place of generated ones
-gap         the size of the difference of random halves: real values lie on both sides of 0
-definition  a fixed number, as the metric is relative to the training images
-"""
 
 
 @dataclass(frozen=True)
@@ -31,111 +23,53 @@ class Metric:
     title: str
     """In tables."""
     take: Callable[[Any], Score | None]
-    """A Comparison, SoundMeasures or Usefulness -> the score; None where it does not apply."""
+    """A Comparison, SoundMeasures or Usefulness -> the score beside its references; None where it does not apply."""
     higher_is_better: bool | None = None
     """None where neither is: the nearer to what real images have, the better."""
-    floor: Floor | None = None
-    matched: bool = False
-    """Whether it is also taken of as many generated images as are in a half."""
-    held_out: bool = False
-    """Whether it is also taken of held-out real images in place of generated ones."""
     compared: bool = False
     """Whether it is a column of `schurgan compare`."""
     swept: bool = False
     """Whether it is a column of `schurgan sweep`."""
+    floor_is_gap: bool = False
+    """Whether real values lie on both sides of 0, and the floor is their mean size."""
 
 
-_HALVES: dict[str, Any] = {"floor": "halves", "matched": True, "held_out": True, "compared": True}
-_NEIGHBOURS = _HALVES | {"higher_is_better": True}
+_UP: dict[str, Any] = {"higher_is_better": True}
+_DOWN: dict[str, Any] = {"higher_is_better": False}
 
 IMAGE_METRICS = (
+    Metric("inception_score", "Inception Score", images.score_inception, compared=True, swept=True, **_UP),
+    Metric("fid", "FID", images.score_fid, compared=True, swept=True, **_DOWN),
+    Metric("fid_per_class", "FID, mean of classes", images.score_fid_per_class, **_DOWN),
+    Metric("kid", "KID", images.score_kid, compared=True, **_DOWN),
     Metric(
-        "inception_score",
-        "Inception Score",
-        images.score_inception,
-        higher_is_better=True,
-        floor="training",
-        held_out=True,
-        compared=True,
-        swept=True,
+        "precision", "precision", partial(images.score_neighbourhood, "precision"), compared=True, swept=True, **_UP
     ),
-    Metric("fid", "FID", images.score_fid, higher_is_better=False, swept=True, **_HALVES),
-    Metric("fid_per_class", "FID, mean of classes", images.score_fid_per_class, higher_is_better=False, held_out=True),
-    Metric("kid", "KID", images.score_kid, higher_is_better=False, floor="halves", held_out=True, compared=True),
-    Metric("precision", "precision", partial(images.score_neighbourhood, "precision"), swept=True, **_NEIGHBOURS),
-    Metric("recall", "recall", partial(images.score_neighbourhood, "recall"), swept=True, **_NEIGHBOURS),
-    Metric("density", "density", partial(images.score_neighbourhood, "density"), **_NEIGHBOURS),
-    Metric("coverage", "coverage", partial(images.score_neighbourhood, "coverage"), **_NEIGHBOURS),
-    Metric("accuracy", "class accuracy", images.score_accuracy, higher_is_better=True, held_out=True, compared=True),
-    Metric(
-        "variety",
-        "variety, share of real",
-        images.score_variety,
-        floor="definition",
-        held_out=True,
-        compared=True,
-        swept=True,
-    ),
-    Metric("vendi_score", "Vendi score", images.score_vendi, floor="training", swept=True),
-    Metric("departure_gap", "Δ² gap", images.score_departure, floor="gap", held_out=True, compared=True, swept=True),
-    Metric(
-        "nearest_training",
-        "distance to training, share of real",
-        images.score_nearest_training,
-        floor="definition",
-        held_out=True,
-    ),
-    Metric(
-        "memorisation",
-        "memorisation ratio",
-        partial(images.score_memorisation, "ratio"),
-        held_out=True,
-        compared=True,
-    ),
-    Metric(
-        "near_copies",
-        "near copies",
-        partial(images.score_memorisation, "near_copies"),
-        higher_is_better=False,
-        held_out=True,
-    ),
+    Metric("recall", "recall", partial(images.score_neighbourhood, "recall"), compared=True, swept=True, **_UP),
+    Metric("density", "density", partial(images.score_neighbourhood, "density"), compared=True, **_UP),
+    Metric("coverage", "coverage", partial(images.score_neighbourhood, "coverage"), compared=True, **_UP),
+    Metric("accuracy", "class accuracy", images.score_accuracy, compared=True, **_UP),
+    Metric("variety", "variety, share of real", images.score_variety, compared=True, swept=True),
+    Metric("vendi_score", "Vendi score", images.score_vendi, swept=True),
+    Metric("departure_gap", "Δ² gap", images.score_departure, compared=True, swept=True, floor_is_gap=True),
+    Metric("nearest_training", "distance to training, share of real", images.score_nearest_training),
+    Metric("memorisation", "memorisation ratio", partial(images.score_memorisation, "ratio"), compared=True),
+    Metric("near_copies", "near copies", partial(images.score_memorisation, "near_copies"), **_DOWN),
 )
 SOUND_METRICS = (
-    Metric("snr_db", "SNR, borrowed phase, dB", sounds.score_snr, held_out=True),
-    Metric(
-        "image_distance_db",
-        "image after decoding, dB",
-        sounds.score_consistency,
-        higher_is_better=False,
-        floor="training",
-    ),
-    Metric(
-        "frechet_audio_distance",
-        "Fréchet audio distance",
-        sounds.score_distance,
-        higher_is_better=False,
-        floor="halves",
-        matched=True,
-        compared=True,
-    ),
-    Metric("louder_lu", "louder than real, LU", sounds.score_loudness, floor="definition"),
-    Metric("clipped", "clipped samples", sounds.score_clipped, higher_is_better=False, floor="training"),
+    Metric("snr_db", "SNR, borrowed phase, dB", sounds.score_snr),
+    Metric("image_distance_db", "image after decoding, dB", sounds.score_consistency, **_DOWN),
+    Metric("frechet_audio_distance", "Fréchet audio distance", attrgetter("distance"), compared=True, **_DOWN),
+    Metric("louder_lu", "louder than real, LU", sounds.score_loudness),
+    Metric("clipped", "clipped samples", sounds.score_clipped, **_DOWN),
 )
 USEFULNESS_METRICS = (
-    Metric(
-        "augmentation_utility",
-        "augmentation utility",
-        usefulness.score_utility,
-        higher_is_better=True,
-        floor="definition",
-        compared=True,
-    ),
+    Metric("augmentation_utility", "augmentation utility", usefulness.score_utility, compared=True, **_UP),
     Metric(
         "classification_accuracy_score",
         "classification accuracy score",
         usefulness.score_trained_on_generated,
-        higher_is_better=True,
-        held_out=True,
+        **_UP,
     ),
 )
 METRICS = (*IMAGE_METRICS, *SOUND_METRICS, *USEFULNESS_METRICS)
@@ -144,18 +78,13 @@ BY_NAME: Mapping[str, Metric] = {metric.name: metric for metric in METRICS}
 
 
 def take_scores(metrics: Sequence[Metric], source: object) -> dict[str, Score]:
-    """Take the scores of `source` that apply to it, each with the references that the table gives it."""
-    scores = {}
-    for metric in metrics:
-        if (score := metric.take(source)) is not None:
-            scores[metric.name] = replace(
-                score,
-                higher_is_better=metric.higher_is_better,
-                floor=score.floor if metric.floor else None,
-                matched=score.matched if metric.matched else None,
-                held_out=score.held_out if metric.held_out else None,
-            )
-    return scores
+    """Take the scores of `source` that apply to it."""
+    scores = ((metric, metric.take(source)) for metric in metrics)
+    return {
+        metric.name: replace(score, higher_is_better=metric.higher_is_better)
+        for metric, score in scores
+        if score is not None
+    }
 
 
 def title(name: str) -> str:

@@ -105,25 +105,23 @@ def score_fid_per_class(sets: Comparison) -> Score | None:
     """Mean over classes of the Fréchet distance of each; None where classes mean nothing."""
     if not sets.classes:
         return None
-    real, fake, unseen, count = sets.real, sets.fake, sets.held_out, len(sets.classes)
-    take = partial(frechet_per_class, real.features, real.labels, classes=count, least=2)
-    each, problem = attempt(partial(take, fake.features, fake.labels))
-    of_unseen = take(unseen.features, unseen.labels) if unseen else (None,) * count
-    least = [min(int((real.labels == c).sum()), int((fake.labels == c).sum())) for c in range(count)]
+    real, fake, classes = sets.real, sets.fake, sets.classes
+    against = partial(frechet_per_class, real.features, real.labels, classes=len(classes))
+    each = against(fake.features, fake.labels)
+    unseen = against(sets.held_out.features, sets.held_out.labels) if sets.held_out else (None,) * len(classes)
+    least = [min(int((real.labels == c).sum()), int((fake.labels == c).sum())) for c in range(len(classes))]
     d = fake.features.shape[1]
-    small = [name for name, n in zip(sets.classes, least, strict=True) if n <= d]
-    which = "every class has" if len(small) == count else f"{', '.join(small)}: a class has"
-    bias = f"{which} no more images than the {d} features: biased far upwards" if small else ""
-    names = partial(zip, sets.classes, strict=True)
+    small = [name for name, n in zip(classes, least, strict=True) if n <= d]
+    which = "every class has" if len(small) == len(classes) else f"{', '.join(small)}: a class has"
     return Score(
-        _mean_of_known(each or ()),
-        held_out=_mean_of_known(of_unseen),
-        flags=_flags(problem, bias),
+        _over_runs(each)[0],
+        held_out=_over_runs(unseen)[0],
+        flags=(f"{which} no more images than the {d} features: biased far upwards",) if small else (),
         details={
             "value_is": "the mean over classes",
-            "per_class": dict(names(each or (None,) * count)),
-            "held_out_per_class": dict(names(of_unseen)),
-            "least_images": dict(names(least)),
+            "per_class": dict(zip(classes, each, strict=True)),
+            "held_out_per_class": dict(zip(classes, unseen, strict=True)),
+            "least_images": dict(zip(classes, least, strict=True)),
         },
         **sets.counts,
     )
@@ -168,11 +166,10 @@ def score_accuracy(sets: Comparison) -> Score | None:
     values = [run.accuracy for run in sets.runs]
     if None in values:
         return None
-    names = partial(zip, sets.classes, strict=True)
     per_class = class_accuracy(probabilities_of(sets.fake), sets.fake.labels).per_class
-    details: dict[str, object] = {"per_class": dict(names(per_class))}
+    details: dict[str, object] = {"per_class": dict(zip(sets.classes, per_class, strict=True))}
     if sets.accuracy is not None:
-        details["real_per_class"] = dict(names(sets.accuracy[1]))
+        details["real_per_class"] = dict(zip(sets.classes, sets.accuracy[1], strict=True))
         details["held_out_is"] = "of real clips that the extractor was not trained on"
     return Score(
         *_over_runs(values),
@@ -293,12 +290,9 @@ def _as_few(sets: Comparison) -> float | None:
 
 
 def _over_runs(values: Sequence[float | None]) -> tuple[float | None, float | None]:
+    """Mean and standard deviation of those that are known."""
     known = [value for value in values if value is not None]
     return statistics.fmean(known) if known else None, statistics.stdev(known) if len(known) > 1 else None
-
-
-def _mean_of_known(values: Sequence[float | None]) -> float | None:
-    return _over_runs(values)[0]
 
 
 def _first(values: Values | None) -> float | None:

@@ -15,8 +15,8 @@ from schurgan.core.errors import UserError
 from schurgan.core.progress import Meter
 from schurgan.data.shards import Shards
 from schurgan.evaluation.borrowed_phase import Donors, Fidelity, consistency
+from schurgan.evaluation.features.embedding import TextureEmbedding
 from schurgan.evaluation.features.extractor import Extractor
-from schurgan.evaluation.features.registry import open_embedding
 from schurgan.evaluation.metrics.frechet import frechet_distance
 from schurgan.evaluation.metrics.intervals import Spread
 from schurgan.evaluation.metrics.loudness import Levels, levels
@@ -24,52 +24,22 @@ from schurgan.evaluation.scores import Counts, Score
 from schurgan.evaluation.target import check_apart, check_fits, chunks
 from schurgan.model import Model
 
-_DECODED = 16
+_DECODED = 16  # images at a time
 _SPLITS = 10
-_DONORS = 50
-_REFINE = 32
-_WANTED = 100
-"""Sounds over all classes: an audio distance needs more of them than it has features, 77."""
+_DONORS = 50  # training clips of each class at most
+_REFINE = 32  # iterations that find a phase; most of the time goes there
+_WANTED, _LEAST = 100, 8
+"""Sounds over all classes, and of each: an audio distance needs more of them than it has features, 77."""
 
 
-@dataclass(frozen=True)
-class AudioDistance:
-    """Fréchet audio distance (Kilgour et al., 2019) of generated sounds from recordings, and what it cannot go below.
+def frechet_audio_distance(recordings: Tensor, generated: Tensor, embedding: Extractor, seed: int = 0) -> Score:
+    """Fréchet audio distance (Kilgour et al., 2019) of sounds (M, L) from four or more recordings (N, L).
 
     The distance of finite samples is biased upward, the more the fewer they are: `matched` and `floor` are means over
-    random halves of the recordings, of generated sounds against a half and of the two halves, all of `n_matched`.
+    random halves of the recordings, of generated sounds against a half and of the two halves, all equally many.
     """
-
-    distance: float
-    matched: float
-    floor: float
-    floor_sd: float
-    n_real: int
-    n_generated: int
-    n_matched: int
-    dimensions: int
-    embedding: str
-    digest: str
-
-    @property
-    def undersampled(self) -> bool:
-        """Whether a side has no more sounds than features: its covariance is singular, and the bias large."""
-        return min(self.n_real, self.n_generated) <= self.dimensions
-
-
-def frechet_audio_distance(recordings: Tensor, generated: Tensor, embedding: Extractor, seed: int = 0) -> AudioDistance:
-    """Fréchet audio distance of sounds (M, L) from recordings (N, L), by the features of an embedding.
-
-    Raises:
-        ValueError: NaN, under four recordings or two sounds.
-    """
-    for name, sounds, least in (("recordings", recordings, 4), ("generated", generated, 2)):
-        if len(sounds) < least:
-            raise ValueError(f"{name}: {len(sounds)} given, {least} sounds or more are needed for a Fréchet distance")
-        if bad := int((~sounds.isfinite().all(1)).sum()):
-            raise ValueError(f"{name}: {bad} of {len(sounds)} sounds hold NaN or infinite samples")
     real, fake = (embedding(sounds).features for sounds in (recordings, generated))
-    n = min(len(real) // 2, len(fake))
+    n, d = min(len(real) // 2, len(fake)), real.shape[1]
     generator = torch.Generator().manual_seed(seed)
     floors, matched = [], []
     for _ in range(_SPLITS):
@@ -78,17 +48,16 @@ def frechet_audio_distance(recordings: Tensor, generated: Tensor, embedding: Ext
         half, other = real[order[:n]], real[order[n : 2 * n]]
         floors.append(frechet_distance(half, other))
         matched.append(frechet_distance(half, fake[some]))
-    return AudioDistance(
+    few = min(len(real), len(fake))
+    return Score(
         frechet_distance(real, fake),
-        float(np.mean(matched)),
-        float(np.mean(floors)),
-        float(np.std(floors, ddof=1)),
-        len(real),
-        len(fake),
-        n,
-        real.shape[1],
-        embedding.name,
-        embedding.digest,
+        floor=float(np.mean(floors)),
+        matched=float(np.mean(matched)),
+        n_real=len(real),
+        n_fake=len(fake),
+        extractor=embedding.name,
+        flags=(f"{few} sounds on one side for {d} features: the bias is large",) if few <= d else (),
+        details={"floor_sd": float(np.std(floors, ddof=1)), "n_matched": n, "digest": embedding.digest},
     )
 
 
@@ -122,7 +91,7 @@ class SoundMeasures:
     consistency_generated: Spread | None
     """Of sounds whose phase was found by iteration, dB; lower is better."""
     consistency_real: Spread
-    distance: AudioDistance | None
+    distance: Score | None
     """None where there are too few sounds."""
     levels: tuple[ClassLevels, ...]
     n_real: int
@@ -141,42 +110,31 @@ def measure_sounds(
     held_out: Shards | None = None,
     world: World | None = None,
     *,
-    per_class: int | None = None,
-    donors: int = _DONORS,
-    refine: int | None = None,
     truncation: float | None = None,
-    embedding: Extractor | None = None,
     seed: int = 0,
 ) -> SoundMeasures:
     """Compare generated sounds of each class with recordings.
 
+    For the Fréchet audio distance generated sounds are brought to peak 1, as recordings are when they are prepared.
+
     Args:
         model: of sounds.
-        training: clips that it was trained on; up to `donors` of a class, the first, lend phases and levels.
+        training: clips that it was trained on, of which up to 50 of a class lend phases and levels.
         held_out: clips that it was not trained on; without them training clips stand for all real ones.
         world: processes that share the decoding; the sounds are the same whatever their number.
-        per_class: sounds of each class, and held-out clips at most; by default 8 or more, 100 in all.
-        donors: training clips of each class at most.
-        refine: iterations that find a phase, 32 if not given; most of the time goes there.
         truncation: variance of the noise; 1 if not given.
-        embedding: for the Fréchet audio distance; statistics of levels if not given. Generated sounds are brought to
-            peak 1 for it, as recordings are when they are prepared.
         seed: of latents, phases and draws.
 
     Raises:
         UserError: a model of pictures, shards of other classes or clips or without recordings, numbers that cannot be.
     """
     spectrogram, world = model.spectrogram, world or World()
-    per_class = max(8, -(-_WANTED // len(model.classes))) if per_class is None else per_class
-    refine = _REFINE if refine is None else refine
-    for name, value, least in (("per_class", per_class, 1), ("donors", donors, 1), ("refine", refine, 0)):
-        if value < least:
-            raise UserError(f"{name}: {value} given, a whole number of {least} or more is needed")
+    per_class = max(_LEAST, -(-_WANTED // len(model.classes)))
     if held_out is None:
         check_fits(model, training)
     else:
         check_apart(model, training, held_out)
-    known, known_labels = _recordings(training, donors)
+    known, known_labels = _recordings(training, _DONORS)
     lenders = Donors(spectrogram, known, known_labels)
     judged = lenders if held_out is None else Donors(spectrogram, *_recordings(held_out, per_class))
     judged_images, own = spectrogram.apply_colormap(judged.images), torch.arange(len(judged.images))
@@ -192,12 +150,12 @@ def measure_sounds(
         some = torch.randperm(len(known), generator=torch.Generator().manual_seed(seed))[: max(1, len(images))]
     else:
         some = own
-    audio = _decode("generated sounds", model, images, labels, refine, seed, world) if len(images) else None
-    rebuilt = _decode("recordings", model, judged_images[some], judged.labels[some], refine, seed, world)
+    audio = _decode("generated sounds", model, images, labels, seed, world) if len(images) else None
+    rebuilt = _decode("recordings", model, judged_images[some], judged.labels[some], seed, world)
     distance = None
     if audio is not None and len(known) >= 4 and len(audio) >= 2:
         loudest = audio.abs().amax(1, keepdim=True).clamp_min(SILENCE)
-        embedding = embedding or open_embedding("audio", spectrogram.sample_rate)
+        embedding = TextureEmbedding(spectrogram.sample_rate)
         distance = frechet_audio_distance(known, audio / loudest, embedding, seed)
     rate, sounds = spectrogram.sample_rate, known[:0] if audio is None else audio
     return SoundMeasures(
@@ -249,25 +207,6 @@ def score_consistency(sounds: SoundMeasures) -> Score:
     )
 
 
-def score_distance(sounds: SoundMeasures) -> Score | None:
-    """Fréchet audio distance; None where there are too few sounds."""
-    if sounds.distance is None:
-        return None
-    distance = sounds.distance
-    n = min(distance.n_real, distance.n_generated)
-    few = f"{n} sounds on one side for {distance.dimensions} features: the bias is large"
-    return Score(
-        distance.distance,
-        floor=distance.floor,
-        matched=distance.matched,
-        n_real=distance.n_real,
-        n_fake=distance.n_generated,
-        extractor=distance.embedding,
-        flags=(few,) if distance.undersampled else (),
-        details={"floor_sd": distance.floor_sd, "n_matched": distance.n_matched, "digest": distance.digest},
-    )
-
-
 def score_loudness(sounds: SoundMeasures) -> Score:
     """Loudness of generated sounds over that of recordings, the median over classes."""
     louder = {each.label: each.louder for each in sounds.levels}
@@ -297,13 +236,13 @@ def _left_out(sounds: SoundMeasures) -> tuple[str, ...]:
     return (f"{sounds.not_finite} generated images are not finite, and left out",) if sounds.not_finite else ()
 
 
-def _decode(what: str, model: Model, images: Tensor, labels: Tensor, refine: int, seed: int, world: World) -> Tensor:
+def _decode(what: str, model: Model, images: Tensor, labels: Tensor, seed: int, world: World) -> Tensor:
     """Images (N, C, R, R) of classes (N,) -> sounds (N, L), by all processes together."""
     parts = chunks(len(images), _DECODED)
 
     def work(number: int) -> tuple[Tensor, ...]:
         rows = parts[number]
-        return (model.decode(images[rows], labels[rows], refine=refine, seed=seed + rows.start),)
+        return (model.decode(images[rows], labels[rows], refine=_REFINE, seed=seed + rows.start),)
 
     with Meter(what, "chunk", quiet=not world.is_main) as meter:
         return world.share(len(parts), work, meter)[0]

@@ -54,7 +54,7 @@ def figure_and_spread(value: float, spread: float) -> str:
 
 def real_figure(name: str, score: Score) -> str:
     """What real images reach: the floor, or else the held-out images."""
-    if score.floor is not None and name in BY_NAME and BY_NAME[name].floor == "gap":
+    if score.floor is not None and name in BY_NAME and BY_NAME[name].floor_is_gap:
         return f"±{figure(score.floor)}"
     return figure(score.floor if score.floor is not None else score.held_out)
 

@@ -1,19 +1,15 @@
 """Are generated images of use? Classifiers trained with them, without them and on them alone, tested on real ones.
 
-    result = score_usefulness(model, shards.select(exclude_folds=[5]), shards.select(folds=[5]), seeds=5)
-    for line in result.lines():
-        print(line)
-
-The accuracy gained by the first is the augmentation utility, that of the third kind the classification accuracy score
-(CAS) of Ravuri & Vinyals (2019). All are trained for the same number of optimiser steps, of one seed from the same
-weights: otherwise more images would mean more training.
+The accuracy gained by the first is the augmentation utility, that of the third the classification accuracy score (CAS)
+of Ravuri & Vinyals (2019). All are trained for the same number of optimiser steps, of one seed from the same weights:
+otherwise more images would mean more training.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,51 +22,6 @@ from schurgan.evaluation.metrics.intervals import Interval, wilson
 from schurgan.evaluation.scores import Score
 from schurgan.evaluation.target import check_apart
 from schurgan.model import Model
-
-_MOST_SEEDS = 100
-
-Predictor = Callable[[Tensor], Tensor]
-"""Images (N, C, R, R) -> class numbers (N,)."""
-Generate = Callable[[Tensor, int], Tensor]
-"""Labels (N,) and a seed -> images (N, C, R, R)."""
-
-
-class Trainer(Protocol):
-    """Trains a classifier anew for `steps` optimiser steps, however many images there are."""
-
-    @property
-    def steps(self) -> int:
-        """Optimiser steps."""
-
-    def __call__(self, images: Tensor, labels: Tensor, seed: int) -> Predictor:
-        """Train on images (N, C, R, R) of classes (N,); a seed means the same weights at first whatever the images."""
-
-
-@dataclass(frozen=True)
-class ClassifierTrainer:
-    """The classifier of `features.classifier`, with its augmentation, for a fixed number of batches of 32."""
-
-    classes: int
-    channels: int = 1
-    steps: int = 400
-    photo: bool = False
-    """Whether the images are pictures, which are augmented in other ways than spectrograms."""
-    device: str | torch.device = "cpu"
-
-    def __call__(self, images: Tensor, labels: Tensor, seed: int) -> Predictor:
-        """Train on images (N, channels, R, R) of classes (N,)."""
-        return fit_classifier(
-            lambda clips: images[clips],
-            labels,
-            torch.arange(len(images)),
-            classes=self.classes,
-            size=images.shape[-1],
-            channels=self.channels,
-            steps=self.steps,
-            photo=self.photo,
-            seed=seed,
-            device=self.device,
-        ).predict
 
 
 @dataclass(frozen=True)
@@ -93,9 +44,14 @@ class Difference:
     """How much more often the one arm is right than the other, paired; both intervals are about the same mean."""
 
     over_seeds: Interval
-    """Of the differences of single seeds: would another training, with other generated images, say the same?"""
+    """Would another training, with other generated images, say the same?"""
     over_images: Interval
-    """Of the differences of single test images, mean over seeds: would other test images say the same?"""
+    """Would other test images say the same?"""
+
+    @classmethod
+    def of(cls, difference: Tensor) -> Difference:
+        """Take the intervals of a difference (seeds, images)."""
+        return cls(Interval.of(difference.mean(1)), Interval.of(difference.mean(0)))
 
     def verdict(self, more: str, less: str) -> str:
         """Return `more` or `less` with its intervals, where both allow it."""
@@ -121,7 +77,6 @@ class Usefulness:
     """generated − real"""
     chance: float
     """Share of the most frequent class among the test images: the accuracy of who always answers that."""
-    ratio: float
     steps: int
     n_test: int
 
@@ -136,86 +91,17 @@ class Usefulness:
 
     def lines(self) -> list[str]:
         """For the terminal."""
-        seeds = len(self.real.accuracies)
         lines = [
             f"trained on {arm.name} ({arm.n_train} images): {arm.mean:.1%} [{arm.low:.1%}, {arm.high:.1%}]"
             for arm in (self.real, self.both, self.generated)
         ]
+        seeds = len(self.real.accuracies)
         lines.append(f"each {seeds} times for {self.steps} steps, tested on {self.n_test} held-out images")
         if not self.informative:
             return [*lines, f"no classifier is better than chance ({self.chance:.1%}): nothing can be said"]
         lines.append(f"adding generated images: {self.gain.verdict('they help', 'they harm')}")
-        lines.append(
-            f"generated instead of real: {self.gap.verdict('they teach more', 'they teach less')}",
-        )
+        lines.append(f"generated instead of real: {self.gap.verdict('they teach more', 'they teach less')}")
         return lines
-
-
-def usefulness(
-    real: tuple[Tensor, Tensor],
-    test: tuple[Tensor, Tensor],
-    generate: Generate,
-    train: Trainer,
-    classes: Sequence[str],
-    *,
-    ratio: float = 1.0,
-    seeds: int = 5,
-    seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
-) -> Usefulness:
-    """Train three classifiers for each of `seeds` seeds from `seed` on.
-
-    Args:
-        real: images (N, C, R, R) in [−1, 1] and their classes (N,).
-        test: likewise; they must share no image.
-        generate: is asked for `ratio` images for each real one of a class, anew for every seed, so that intervals over
-            seeds hold the luck of the draw too.
-        train: trains a classifier.
-        classes: their names.
-        ratio: generated images per real one.
-        seeds: how many.
-        seed: the first.
-        progress: called with the classifiers trained and their number.
-
-    Raises:
-        ValueError: values that cannot be, NaN, and classes that were not trained on.
-    """
-    if not 2 <= seeds <= _MOST_SEEDS:
-        raise ValueError(f"seeds: {seeds} given, 2 to {_MOST_SEEDS} are needed: one says nothing of the spread")
-    if not (0 < ratio <= 1000):
-        raise ValueError(f"ratio: {ratio:g} given, generated images per real one above 0 and up to 1000 are needed")
-    images, labels = _checked("real", *real, len(classes))
-    unseen, truth = _checked("test", *test, len(classes))
-    if missing := sorted(set(truth.tolist()) - set(labels.tolist())):
-        raise ValueError(f'real: no image of class "{classes[missing[0]]}", which is among those of the test')
-    counts = torch.bincount(labels, minlength=len(classes))
-    wanted = torch.repeat_interleave((ratio * counts).round().long().clamp_min(1) * (counts > 0))
-    right: list[list[Tensor]] = [[], [], []]
-    for number in range(seeds):
-        made, made_labels = _checked("generated", generate(wanted, seed + number), wanted, len(classes))
-        if made.shape[1:] != images.shape[1:]:
-            raise ValueError(f"generated: {tuple(made.shape[1:])} images given, {tuple(images.shape[1:])} are needed")
-        sets = (
-            (images, labels),
-            (torch.cat((images, made)), torch.cat((labels, made_labels))),
-            (made, made_labels),
-        )
-        for arm, (some, their) in enumerate(sets):
-            right[arm].append((train(some, their, seed + number)(unseen) == truth).double())
-            if progress:
-                progress(len(sets) * number + arm + 1, len(sets) * seeds)
-    alone, together, only = (torch.stack(each) for each in right)  # (seeds, n_test)
-    return Usefulness(
-        _arm("real images", alone, truth, classes, len(images)),
-        _arm("real and generated images", together, truth, classes, len(images) + len(wanted)),
-        _arm("generated images alone", only, truth, classes, len(wanted)),
-        _difference(together - alone),
-        _difference(only - alone),
-        torch.bincount(truth).max().item() / len(truth),
-        ratio,
-        train.steps,
-        len(truth),
-    )
 
 
 def score_usefulness(
@@ -223,57 +109,69 @@ def score_usefulness(
     training: Shards,
     held_out: Shards,
     *,
-    ratio: float = 1.0,
+    truncation: float | None = None,
     seeds: int = 5,
     steps: int = 400,
-    per_class: int | None = None,
-    truncation: float | None = None,
     seed: int = 0,
     device: str | torch.device = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> Usefulness:
-    """Measure the `usefulness` of a model's images. Altered copies of clips take no part.
+    """Train three classifiers for each of two or more seeds. Altered copies of clips take no part.
+
+    As many images are generated as there are real ones of a class, anew for every seed, so that intervals over seeds
+    hold the luck of the draw too.
 
     Args:
-        model: of sounds or pictures.
+        model: generates sounds or pictures.
         training: clips to train classifiers on.
         held_out: clips to test them on.
-        ratio: generated images per real one.
+        truncation: variance of the noise.
         seeds: trainings of each of the three classifiers.
         steps: of each training, in batches of 32.
-        per_class: real clips of a class at most, the first; generated images are of most use where those are few.
-        truncation: variance of the noise.
         seed: the first.
         device: where classifiers are trained.
         progress: called with the classifiers trained and their number.
 
     Raises:
-        UserError: shards of other classes or that share clips, and numbers that cannot be.
+        UserError: shards of other classes or that share clips, a model that makes NaN, a truncation that cannot be.
     """
     check_apart(model, training, held_out)
-    for name, value in (("steps", steps), ("per_class", per_class)):
-        if value is not None and value < 2:
-            raise UserError(f"{name}: {value} given, a whole number of 2 or more is needed")
-    real = _images(training, per_class)
-    trainer = ClassifierTrainer(len(model.classes), real[0].shape[1], steps, model.pictures, device)
-
-    def generate(labels: Tensor, number: int) -> Tensor:
-        return model.codec.invert_colormap(model.images(labels, truncation, number))
-
-    try:
-        return usefulness(
-            real,
-            _images(held_out, None),
-            generate,
-            trainer,
-            model.classes,
-            ratio=ratio,
-            seeds=seeds,
-            seed=seed,
-            progress=progress,
-        )
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    real, labels = _images(training)
+    test, truth = _images(held_out)
+    if missing := sorted(set(truth.tolist()) - set(labels.tolist())):
+        raise UserError(f'training: no clip of class "{model.classes[missing[0]]}", which is among those held out')
+    asked = labels.sort().values
+    right = torch.empty(3, seeds, len(truth), dtype=torch.float64)
+    for number in range(seeds):
+        generated = _generate(model, asked, truncation, seed + number)
+        sets = ((real, labels), (torch.cat((real, generated)), torch.cat((labels, asked))), (generated, asked))
+        for arm, (images, classes) in enumerate(sets):
+            classifier = fit_classifier(
+                images.__getitem__,
+                classes,
+                torch.arange(len(images)),
+                classes=len(model.classes),
+                size=real.shape[-1],
+                channels=real.shape[1],
+                steps=steps,
+                photo=model.pictures,
+                seed=seed + number,
+                device=device,
+            )
+            right[arm, number] = (classifier.predict(test) == truth).double()
+            if progress:
+                progress(3 * number + arm + 1, 3 * seeds)
+    alone, both, only = right
+    return Usefulness(
+        _arm("real images", alone, truth, model.classes, len(real)),
+        _arm("real and generated images", both, truth, model.classes, 2 * len(real)),
+        _arm("generated images alone", only, truth, model.classes, len(real)),
+        Difference.of(both - alone),
+        Difference.of(only - alone),
+        torch.bincount(truth).max().item() / len(truth),
+        steps,
+        len(truth),
+    )
 
 
 def score_utility(result: Usefulness) -> Score:
@@ -303,18 +201,6 @@ def _flags(result: Usefulness) -> tuple[str, ...]:
     return () if result.informative else ("no classifier is better than chance: nothing can be said",)
 
 
-def _checked(name: str, images: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    if images.ndim != 4 or len(images) != len(labels) or not len(images):
-        raise ValueError(
-            f"{name}: images {tuple(images.shape)} of {len(labels)} labels, (N, C, R, R) of N labels are needed"
-        )
-    if bad := int((~images.isfinite().flatten(1).all(1)).sum()):
-        raise ValueError(f"{name}: {bad} of {len(images)} images hold NaN or infinite values")
-    if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-        raise ValueError(f"{name}: labels {int(labels.min())} to {int(labels.max())}, 0 to {classes - 1} are needed")
-    return images, labels
-
-
 def _arm(name: str, right: Tensor, truth: Tensor, classes: Sequence[str], n_train: int) -> Arm:
     mean = right.mean().item()
     of_class = {
@@ -324,12 +210,18 @@ def _arm(name: str, right: Tensor, truth: Tensor, classes: Sequence[str], n_trai
     return Arm(name, n_train, tuple(right.mean(1).tolist()), mean, *wilson(mean * len(truth), len(truth)), of_class)
 
 
-def _difference(right: Tensor) -> Difference:
-    return Difference(Interval.of(right.mean(1)), Interval.of(right.mean(0)))
-
-
-def _images(shards: Shards, per_class: int | None) -> tuple[Tensor, Tensor]:
+def _images(shards: Shards) -> tuple[Tensor, Tensor]:
+    """Images (N, C, R, R), sorted by class, and their classes (N,)."""
     shards = shards.select(augmented=False)
-    clips = np.concatenate([np.flatnonzero(shards.labels == c)[:per_class] for c in range(len(shards.classes))])
-    images = shards.codec.invert_colormap(shards.images(clips))
-    return images, torch.from_numpy(shards.labels[clips])
+    clips = np.argsort(shards.labels, kind="stable")
+    return shards.codec.invert_colormap(shards.images(clips)), torch.from_numpy(shards.labels[clips])
+
+
+def _generate(model: Model, labels: Tensor, truncation: float | None, seed: int) -> Tensor:
+    try:
+        images = model.codec.invert_colormap(model.images(labels, truncation, seed))
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    if bad := int((~images.isfinite().flatten(1).all(1)).sum()):
+        raise UserError(f"generated: {bad} of {len(images)} images hold NaN or infinite values")
+    return images

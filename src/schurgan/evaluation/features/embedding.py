@@ -1,18 +1,15 @@
-"""Features of sound, for Fréchet audio distances (Kilgour et al. 2019): extractors that take sounds for images."""
+"""Features of sound, for Fréchet audio distances (Kilgour et al. 2019): an extractor that takes sounds for images."""
 
 from __future__ import annotations
 
 from itertools import pairwise
 from math import ceil, log2, log10
 
-import soxr
 import torch
 from torch import Tensor
 
-from schurgan.audio import Spectrogram
 from schurgan.evaluation.features.cache import state_digest
-from schurgan.evaluation.features.extractor import Extracted, Extractor, checked
-from schurgan.evaluation.features.imported import ImportedExtractor
+from schurgan.evaluation.features.extractor import Extracted, checked
 
 _CHUNK = 32
 _BANDS, _GROUPS = 24, 4
@@ -73,51 +70,6 @@ class TextureEmbedding:
         octaves = [energy[..., (frequency >= low) & (frequency < high)].sum(-1) for low, high in pairwise(_OCTAVES)]
         modulation = torch.stack(octaves, -1).sqrt().flatten(1)
         return torch.cat((level.mean(-1), spread, modulation, together), 1)
-
-
-class ReanalysedEmbedding:
-    """Sound (N, n_samples) -> features of its images.
-
-    Unlike the images that a sound was decoded from, these hold nothing that the sound does not.
-
-    Args:
-        spectrogram: the transform of the shards that `extractor` was trained on, which a run's need not be.
-        extractor: of those images.
-    """
-
-    def __init__(self, spectrogram: Spectrogram, extractor: Extractor) -> None:
-        self.spectrogram, self.extractor = spectrogram, extractor
-        self.name, self.resize = f"audio:{extractor.name}", extractor.resize
-        self.digest = state_digest({}, "reanalysed/1", extractor.digest, spectrogram.config)
-
-    @torch.no_grad()
-    def __call__(self, images: Tensor) -> Extracted:
-        """Raises ValueError for another shape."""
-        if images.ndim != 2 or images.shape[1] != self.spectrogram.n_samples:
-            raise ValueError(f"audio {tuple(images.shape)}: (N, {self.spectrogram.n_samples}) is needed")
-        parts = torch.split(images.detach().cpu().float(), _CHUNK)
-        return self.extractor(torch.cat([self.spectrogram.encode(part)[0] for part in parts]))
-
-
-class ImportedEmbedding:
-    """The user's own, on sound (N, L) at the rate of its attribute `sample_rate`, else as the sound is."""
-
-    def __init__(self, name: str, sample_rate: int, device: str | torch.device = "cpu") -> None:
-        self.function = ImportedExtractor(name, device)
-        self.name, self.sample_rate = name, sample_rate
-        self.wanted = self.function.sample_rate or sample_rate
-        self.resize = "none" if self.wanted == sample_rate else f"{sample_rate} to {self.wanted} Hz by soxr HQ"
-        self.digest = state_digest({}, self.function.digest, self.resize, sample_rate)
-
-    def __call__(self, images: Tensor) -> Extracted:
-        """Raises ValueError for another shape."""
-        if images.ndim != 2:
-            raise ValueError(f"audio {tuple(images.shape)}: (N, L) is needed")
-        audio = images.detach().cpu().float()
-        if self.wanted != self.sample_rate:
-            clips = [soxr.resample(clip.numpy(), self.sample_rate, self.wanted, quality="HQ") for clip in audio]
-            audio = torch.stack([torch.from_numpy(clip) for clip in clips])
-        return self.function(audio)
 
 
 def _mel(sample_rate: int, n_fft: int) -> Tensor:

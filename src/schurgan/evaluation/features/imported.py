@@ -1,7 +1,7 @@
-"""The user's own extractor or embedding, by import path: "package.module:attribute".
+"""The user's own extractor, by import path: "package.module:attribute".
 
     # my/features.py
-    def embed(images):                 # (N, C, H, W) float32 in [-1, 1]; of sound (N, L) at its sample rate
+    def embed(images):                 # (N, C, H, W) float32 in [-1, 1]
         return features                # (N, d); or (features, probabilities), or (features, logits), both (N, K)
 
 The attribute is a function, a torch.nn.Module or another object that can be called, or what makes one: a class, or a
@@ -28,7 +28,7 @@ _SUM = 1e-3  # that a row of probabilities may be off 1 by, in half precision
 
 
 class ImportedExtractor:
-    """What `name` points to, as an extractor of images or of sound.
+    """What `name` points to, as an extractor.
 
     Its digest covers its source file, the name, and its weights where it is a module. It does not cover code elsewhere
     and weights outside a module: rename the extractor when those change.
@@ -50,12 +50,6 @@ class ImportedExtractor:
             self.function = self.function.to(self.device).eval()
             state = self.function.state_dict()
         self.digest = state_digest(state, name, self.resize, _source(self.function))
-
-    @property
-    def sample_rate(self) -> int | None:
-        """In Hz, what an embedding of sound needs by its attribute `sample_rate`; None if it has none."""
-        rate = getattr(self.function, "sample_rate", None)
-        return int(rate) if isinstance(rate, int | float) and rate > 0 else None
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Extracted:

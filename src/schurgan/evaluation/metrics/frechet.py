@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from schurgan.evaluation.metrics.checks import check_width, checked_features, checked_labels
+from schurgan.evaluation.metrics.checks import check_width, checked_features
 
 
 @dataclass(frozen=True)
@@ -62,30 +62,8 @@ def frechet_distance(a: Tensor | Gaussian, b: Tensor | Gaussian) -> float:
 
 
 def frechet_per_class(
-    real: Tensor, real_labels: Tensor, fake: Tensor, fake_labels: Tensor, *, classes: int, least: int | None = None
+    real: Tensor, real_labels: Tensor, fake: Tensor, fake_labels: Tensor, classes: int
 ) -> tuple[float | None, ...]:
-    """Fréchet distance of each class's features.
-
-    Args:
-        real: features (N, d).
-        real_labels: their classes (N,).
-        fake: features (M, d).
-        fake_labels: their classes (M,).
-        classes: number of classes.
-        least: images of a class on either side, below which it has None; by default d + 1, as with fewer no
-            covariance has full rank and the bias exceeds what is to be measured.
-
-    Raises:
-        ValueError: as `frechet_distance` does, for labels that do not fit, and for a `least` below 2.
-    """
-    real, fake = checked_features("real", real), checked_features("fake", fake)
-    least = real.shape[1] + 1 if least is None else least
-    if least < 2:
-        raise ValueError(f"least: {least} given, 2 or more is needed")
-    real_labels = checked_labels("real_labels", real_labels, len(real), classes)
-    fake_labels = checked_labels("fake_labels", fake_labels, len(fake), classes)
-    each: list[float | None] = []
-    for c in range(classes):
-        ours, theirs = real[real_labels == c], fake[fake_labels == c]
-        each.append(frechet_distance(ours, theirs) if min(len(ours), len(theirs)) >= least else None)
-    return tuple(each)
+    """Fréchet distance of the features (N, d) and (M, d) of each class; None where a side has fewer than two images."""
+    pairs = [(real[real_labels == c], fake[fake_labels == c]) for c in range(classes)]
+    return tuple(frechet_distance(a, b) if min(len(a), len(b)) > 1 else None for a, b in pairs)

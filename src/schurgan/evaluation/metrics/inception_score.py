@@ -33,8 +33,6 @@ def inception_score(probabilities: Tensor, splits: int = 10, seed: int = 0) -> M
     Raises:
         ValueError: fewer images than parts, NaN, infinite or negative values, rows that do not sum to 1.
     """
-    if splits < 1:
-        raise ValueError(f"splits: {splits} given, 1 or more is needed")
     probabilities = checked_probabilities("probabilities", probabilities, splits)
     order = torch.randperm(len(probabilities), generator=torch.Generator().manual_seed(seed))
     return MeanSd.of([_score(part) for part in torch.tensor_split(probabilities[order], splits)])
@@ -42,8 +40,6 @@ def inception_score(probabilities: Tensor, splits: int = 10, seed: int = 0) -> M
 
 def inception_score_of_runs(runs: Sequence[Tensor]) -> MeanSd:
     """Mean and deviation of the scores of whole runs of images, each (N, K): the seed paper's ten of 5,000."""
-    if not runs:
-        raise ValueError("runs: none given, 1 or more is needed")
     return MeanSd.of([_score(checked_probabilities(f"runs[{i}]", run)) for i, run in enumerate(runs)])
 
 

@@ -52,9 +52,6 @@ class Spread:
         low, median, high = torch.quantile(known, known.new_tensor([0.1, 0.5, 0.9])).tolist()
         return cls(median, low, high, len(known), len(values) - len(known))
 
-    def __str__(self) -> str:
-        return "unknown" if self.median is None else f"{self.median:.2f} [{self.low:.2f}, {self.high:.2f}]"
-
 
 @dataclass(frozen=True)
 class Interval:

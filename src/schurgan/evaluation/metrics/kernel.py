@@ -8,9 +8,11 @@ from torch import Tensor
 from schurgan.evaluation.metrics.checks import check_width, checked_features
 from schurgan.evaluation.metrics.intervals import MeanSd
 
+_SUBSETS = 100
 
-def kernel_distance(real: Tensor, fake: Tensor, subsets: int = 100, subset_size: int = 1000, seed: int = 0) -> MeanSd:
-    """Mean and deviation (divided by `subsets`) of `squared_discrepancy` over pairs of subsets.
+
+def kernel_distance(real: Tensor, fake: Tensor, subset_size: int, seed: int = 0) -> MeanSd:
+    """Mean and deviation (divided by their number) of `squared_discrepancy` over 100 pairs of subsets.
 
     A true 0 comes out on either side of 0. The deviation tells how much subsets differ; it is no standard error, and 0
     where a subset is all there is.
@@ -18,23 +20,20 @@ def kernel_distance(real: Tensor, fake: Tensor, subsets: int = 100, subset_size:
     Args:
         real: features (N, d).
         fake: features (M, d).
-        subsets: pairs of subsets.
-        subset_size: rows of each, drawn without repetition.
+        subset_size: rows of each subset, drawn without repetition.
         seed: of the draws.
 
     Raises:
-        ValueError: a subset larger than either set or below 2, no subsets, different d, NaN or infinite values.
+        ValueError: a subset larger than either set or below 2, different d, NaN or infinite values.
     """
     real, fake = checked_features("real", real), checked_features("fake", fake)
     check_width("real, fake", real, fake)
-    if subsets < 1:
-        raise ValueError(f"subsets: {subsets} given, 1 or more is needed")
     if not 2 <= subset_size <= min(len(real), len(fake)):
         there = f"of {len(real)} real and {len(fake)} generated images"
         raise ValueError(f"subset_size: {subset_size} given {there}, from 2 to the smaller number is needed")
     generator = torch.Generator().manual_seed(seed)
     values = []
-    for _ in range(subsets):
+    for _ in range(_SUBSETS):
         ours, theirs = (x[torch.randperm(len(x), generator=generator)[:subset_size]] for x in (real, fake))
         values.append(squared_discrepancy(ours, theirs))
     return MeanSd.of(values, correction=0)
@@ -43,12 +42,8 @@ def kernel_distance(real: Tensor, fake: Tensor, subsets: int = 100, subset_size:
 def squared_discrepancy(real: Tensor, fake: Tensor) -> float:
     """Unbiased estimate of E k(x, x') + E k(y, y') - 2 E k(x, y) with k(x, y) = (x·y/d + 1)³.
 
-    Args:
-        real: features x (N, d).
-        fake: features y (M, d).
-
-    Raises:
-        ValueError: fewer than two rows, different d, NaN or infinite values.
+    `real` are features x (N, d), `fake` features y (M, d). Raises ValueError for fewer than two rows, different d, NaN
+    and infinite values.
     """
     real, fake = checked_features("real", real, 2), checked_features("fake", fake, 2)
     check_width("real, fake", real, fake)

@@ -74,8 +74,6 @@ def prdc(real: Tensor, fake: Tensor, k: int = 5) -> Neighbourhoods:
         ValueError: fewer than k + 1 images on either side, different d, NaN or infinite values, and real images of
             which each has k copies.
     """
-    if k < 1:
-        raise ValueError(f"k: {k} given, 1 or more is needed")
     real, fake = checked_features("real", real, k + 1), checked_features("fake", fake, k + 1)
     check_width("real, fake", real, fake)
     real_radii, fake_radii = _radii(real, k), _radii(fake, k)
@@ -107,8 +105,6 @@ def nearest(real: Tensor, fake: Tensor, count: int = 1) -> Nearest:
     Raises:
         ValueError: fewer than `count` real images, none generated, different shapes, NaN or infinite values.
     """
-    if count < 1:
-        raise ValueError(f"count: {count} given, 1 or more is needed")
     real, fake = checked_rows("real", real, count), checked_rows("fake", fake)
     check_width("real, fake", real, fake)
     parts = [part.sort(dim=1, stable=True) for _, part in _distances(fake, real)]
