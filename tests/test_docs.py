@@ -70,9 +70,10 @@ def is_there(named: str) -> bool:
 
 
 def named_code() -> list[str]:
-    """Every file.py and file.py::name; a bare test_name is one of the file of tests named before it on its line."""
+    """Every file.py and file.py::name; a bare test_name is one of the file of tests named before it in its row
+    of a table or its paragraph."""
     found = []
-    for line in PAPER.splitlines():
+    for line in re.sub(r"\n(?=[^|\n])", " ", PAPER).splitlines():
         tests = "no file of tests before it"
         for span in spans(line):
             if re.fullmatch(r"[\w/]+\.py(::[\w.]+)?", span):
