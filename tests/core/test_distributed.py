@@ -28,7 +28,7 @@ from schurgan.core.launch import Placement, find_placement, first_host
 from schurgan.networks import Discriminator, Generator, Latent, apply_spectral_norm
 from schurgan.networks.batch_norm import convert_batch_norm
 from schurgan.training.losses import Hinge
-from schurgan.training.regularizers import R1
+from schurgan.training.regularizers import R1, DiscriminatorPhase
 
 Job = Callable[[World], Any]
 
@@ -137,7 +137,9 @@ def gan(world: World) -> Tensor:
             real, fake, y = images[rows], made[rows.start - whole.start : rows.stop - whole.start], labels[rows]
             with accumulating(replica_d) if micro < parts - 1 else nullcontext():
                 scores = replica_d(torch.cat([real, fake]), y.repeat(2)).chunk(2)
-                slope = penalty(discriminator, real, fake, y, step=step, noise=chance)
+                none = torch.empty(0)
+                phase = DiscriminatorPhase(discriminator, real, fake, y, none, none, step, chance)
+                slope = penalty.discriminator(phase)
                 (factor * (loss.discriminator(*scores) + slope)).backward()
         for_d.step()
         discriminator.train().requires_grad_(False)

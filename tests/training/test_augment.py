@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from schurgan.audio import Spectrogram
-from schurgan.training.augment import GAIN_DB, KINDS, POLICIES, DiffAugment
+from schurgan.training.augment import GAIN_DB, POLICIES, DiffAugment
 
 ALL = "colour,translation,cutout"
 SOUNDS = ("log", "log_real", "linear")
+KINDS = (*SOUNDS, "colormap", "photo")
 MARK = 7.0  # a floor that no image has
 
 
@@ -132,7 +133,7 @@ def test_the_gain_on_a_log_image_is_that_of_a_quieter_clip_on_the_same_scale(flo
     decibels = (deep - 1) * 100  # under the maximum, of cells under the image's floor too
     truth = 1 + (decibels - 9).clamp_min(-floor_db) * 2 / floor_db
     draws = torch.tensor([[0.5, 9 / GAIN_DB, 0.5]])  # the tone as it is, 9 of 12 dB down
-    out = KINDS["log"].colour(DiffAugment("colour", floor_db=floor_db), image, draws)
+    out = DiffAugment("colour", floor_db=floor_db).colour(image, draws)
     assert 0.05 < (truth == -1).float().mean() < 0.95  # some of the clip falls under the floor
     torch.testing.assert_close(out, truth, rtol=0, atol=1e-5)  # 200 dB in float32 to 1e-5 dB
 
@@ -274,14 +275,6 @@ def test_the_layout_stays_and_changes_no_number(layout):
         torch.testing.assert_close(out, DiffAugment(ALL, images=kind)(x.contiguous(), noise()), rtol=0, atol=1e-6)
 
 
-def test_half_precision_images_are_moved_by_whole_pixels_and_keep_their_type():
-    x = images(64, 1, 8, 512).bfloat16()  # bfloat16 cannot count to 512
-    augment = DiffAugment("translation,cutout")
-    out = augment(x, noise())
-    assert out.dtype == torch.bfloat16
-    assert torch.equal(out, augment(x.float(), noise()).bfloat16())
-
-
 def test_it_has_nothing_to_save():
     assert not DiffAugment(ALL).state_dict()
 
@@ -292,17 +285,8 @@ def test_it_has_nothing_to_save():
         ({"policy": "color"}, 'policy "color": no such policy; did you mean "colour"'),
         ({"policy": "colour,cut-out"}, 'policy "cut-out": no such policy; did you mean "cutout"'),
         ({"policy": "xyz"}, 'policy "xyz": no such policy: colour, translation, cutout are known'),
-        ({"images": "logs"}, 'images "logs": no such images; did you mean "log"'),
-        ({"strength": 1.5}, "strength: 1.5 given"),
-        ({"strength": float("nan")}, "strength: nan"),
-        ({"floor_db": 0.0}, "floor_db: 0.0"),
     ],
 )
 def test_options_that_do_not_exist_are_refused_by_name(given, message):
     with pytest.raises(ValueError, match=message):
         DiffAugment(**given)
-
-
-def test_images_without_a_batch_are_refused():
-    with pytest.raises(ValueError, match="images: shape"):
-        DiffAugment()(images(3, 16, 16), noise())

@@ -11,16 +11,16 @@ from torch import Tensor
 class Loss(ABC):
     """A pair of objectives over D's scores (B,), both to be minimised.
 
-    Scores are D's last layer as it is, without a sigmoid, and higher for what D takes for real. Every loss here is
-    finite, with finite gradients, for scores up to ±10⁴ in float32.
+    Scores are D's last layer without a sigmoid, higher for what D takes for real. Loss and gradients are finite for
+    scores up to ±10⁴.
     """
 
     boundary: float | None = None
     """Score above which D takes an image for real; None where scores are known only up to a constant."""
     lipschitz: bool = False
-    """Whether the loss needs a D of bounded slope: a gradient penalty, or at least spectral normalisation."""
+    """Whether the loss needs a D of bounded slope, by a gradient penalty."""
     relativistic: bool = False
-    """Whether the generator's loss compares with scores of real images, which cost D another forward pass there."""
+    """Whether G's loss needs scores of real images, which cost D another forward pass."""
 
     @abstractmethod
     def discriminator(self, real_scores: Tensor, fake_scores: Tensor) -> Tensor:
@@ -32,11 +32,7 @@ class Loss(ABC):
 
 
 class Minimax(Loss):
-    """Eq. (1), Goodfellow et al. 2014, min_G max_D V, V = E log p(x) + E log(1 − p(G(z))), p = σ(D): scores are logits.
-
-    D minimises −V, G minimises the part of V that it can change, E log(1 − p(G(z))), which is negative and without
-    bound. G's gradient vanishes where D is sure of its fakes, which is why `NonSaturating` exists.
-    """
+    """Eq. (1), Goodfellow et al. 2014, p = σ(D): G's gradient vanishes where D is sure of its fakes."""
 
     boundary = 0.0
 
@@ -50,7 +46,7 @@ class Minimax(Loss):
 
 
 class NonSaturating(Minimax):
-    """D as in `Minimax`, G minimises −E log p(G(z)): the same fixed point, a gradient while D is ahead."""
+    """D as in `Minimax`; G has the same fixed point, and a gradient while D is ahead."""
 
     def generator(self, real_scores: Tensor, fake_scores: Tensor) -> Tensor:
         """Return −E log p(G(z))."""
@@ -58,7 +54,7 @@ class NonSaturating(Minimax):
 
 
 class Hinge(Loss):
-    """Lim and Ye, 2017: D minimises E max(0, 1 − D(x)) + E max(0, 1 + D(G(z))), G minimises −E D(G(z))."""
+    """Lim and Ye 2017."""
 
     boundary = 0.0
 
@@ -72,7 +68,7 @@ class Hinge(Loss):
 
 
 class LeastSquares(Loss):
-    """Mao et al. 2017, labels 0 and 1: D minimises ½ E (D(x) − 1)² + ½ E D(G(z))², G minimises ½ E (D(G(z)) − 1)²."""
+    """Mao et al. 2017, with labels 0 and 1."""
 
     boundary = 0.5
 
@@ -86,11 +82,7 @@ class LeastSquares(Loss):
 
 
 class Wasserstein(Loss):
-    """Arjovsky et al. 2017: D minimises E D(G(z)) − E D(x), G minimises −E D(G(z)).
-
-    −(D's loss) estimates the earth mover's distance times D's Lipschitz constant, so D must be held to a bounded one:
-    use it with `regularizers.GradientPenalty`. Without, D's scores grow without bound.
-    """
+    """Arjovsky et al. 2017. Without `regularizers.GradientPenalty` D's scores grow without bound."""
 
     lipschitz = True
 

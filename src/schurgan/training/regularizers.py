@@ -13,12 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from schurgan.core.distributed import current_world
-from schurgan.core.errors import did_you_mean
 from schurgan.networks import plain_attention
 from schurgan.networks.spectral import as_matrix, frozen_power_iterations, raw_weight, weighted_layers
 from schurgan.training.learner import Noise, uniform
-
-KINDS = ("relaxed", "full")
 
 
 @dataclass(frozen=True)
@@ -32,7 +29,7 @@ class DiscriminatorPhase:
     real_scores: Tensor  # D's scores (B,) of the real images
     fake_scores: Tensor  # D's scores (B,) of the generated images
     step: int  # number of the step of D
-    noise: torch.Generator | Noise  # random numbers of this part
+    noise: torch.Generator | Noise  # random numbers of this part, on the CPU
 
 
 @dataclass(frozen=True)
@@ -67,10 +64,8 @@ class OrthogonalRegularizer(Regularizer):
     columns. "full" (Brock et al. 2017) wants them orthonormal, "relaxed" (Brock et al. 2019) only orthogonal. The paper
     prints the latter without the ∘; the matrix product that this would be is another number.
 
-    The weights of all convolutions (1×1 shortcuts and attention's too) and linear layers (those of conditional batch
-    norms too) count, as the optimiser holds them: raw, before any spectral constraint. Embeddings, biases, gains of
-    batch norm and γ of attention do not. The gradient is the formula's, 4β (Gram(W) ∘ (1 − I)) W. Computed in float32
-    or more, whatever autocast says.
+    W are the raw weights, before any spectral constraint, of all convolutions and linear layers; embeddings, biases and
+    gains do not count.
 
     Args:
         weight: β, above 0.
@@ -78,7 +73,7 @@ class OrthogonalRegularizer(Regularizer):
         network: whose loss it is added to.
 
     Raises:
-        ValueError: a weight of 0 or less, or an unknown kind.
+        ValueError: a weight of 0 or less.
     """
 
     def __init__(
@@ -87,20 +82,17 @@ class OrthogonalRegularizer(Regularizer):
         kind: Literal["relaxed", "full"] = "relaxed",
         network: Literal["generator", "discriminator"] = "generator",
     ) -> None:
-        if kind not in KINDS:
-            raise ValueError(f'kind: "{kind}" given, "relaxed" or "full" is needed{did_you_mean(kind, KINDS)}')
         self.weight, self.kind, self.network = _checked_weight(weight), kind, network
 
     def __call__(self, network: nn.Module) -> Tensor:
-        """Return the term for `network`, a scalar."""
+        """Return the term for `network`, a scalar, in float32 whatever autocast says."""
         parameter = next(network.parameters())
         total = torch.zeros((), device=parameter.device)
         distance = relaxed_distance if self.kind == "relaxed" else full_distance
         with torch.autocast(parameter.device.type, enabled=False):
             for layer in weighted_layers(network).values():
                 if not isinstance(layer, nn.Embedding):
-                    matrix = as_matrix(raw_weight(layer))
-                    total = total + distance(matrix.to(torch.promote_types(matrix.dtype, torch.float32)))
+                    total = total + distance(as_matrix(raw_weight(layer)))
             return self.weight * total
 
     def discriminator(self, phase: DiscriminatorPhase) -> Tensor:
@@ -136,57 +128,39 @@ def relaxed_distance(matrix: Tensor) -> Tensor:
 class LeCam(nn.Module, Regularizer):
     """weight · (E (D(x) − α_F)² + E (D(G(z)) − α_R)²), for small data sets (Tseng et al. 2021).
 
-    α_R and α_F are moving averages of D's mean scores of real and generated images: D's scores are drawn to those of
-    the other kind. The averages count as constants in the gradient, and are those of all processes of
-    torch.distributed. They and the number of steps are in the state_dict. The equation is taken as printed: without
-    the clamp, in some code for it, of each difference at 0.
-
-        lecam = LeCam(weight=0.3)
-        loss = hinge.discriminator(real_scores, fake_scores) + lecam(real_scores, fake_scores)
+    α_R and α_F are moving averages of D's mean scores of real and generated images over all processes, constants in the
+    gradient. The equation is taken as printed: without the clamp, in some code for it, of each difference at 0.
 
     Args:
         weight: of the penalty, above 0.
-        decay: of the moving averages per step of D; they start at the first batch's means.
         start: steps of D before the penalty is switched on, while the averages settle.
 
     Raises:
-        ValueError: an option is out of range.
+        ValueError: a weight of 0 or less.
     """
 
     real: Tensor
     fake: Tensor
+    decay = 0.99  # of the averages per step of D; they start at the first batch's means
 
-    def __init__(self, weight: float, *, decay: float = 0.99, start: int = 1000) -> None:
+    def __init__(self, weight: float, start: int = 1000) -> None:
         super().__init__()
-        if not 0 <= decay < 1:
-            raise ValueError(f"decay: {decay} given, a number from 0 to below 1 is needed")
-        if start < 0:
-            raise ValueError(f"start: {start} given, a whole number of 0 or more is needed")
-        self.weight, self.decay, self.start = _checked_weight(weight), decay, start
+        self.weight, self.start = _checked_weight(weight), start
         self.register_buffer("real", torch.zeros(()))
         self.register_buffer("fake", torch.zeros(()))
-        self.updates = 0  # in the extra state: `forward` branches on it, and must not wait for a device to do so
+        self.updates = 0  # in the extra state: the penalty branches on it, and must not wait for a device to do so
 
-    def forward(self, real_scores: Tensor, fake_scores: Tensor) -> Tensor:
-        """Return the penalty, a scalar of float32 or more, for D's scores (B,) of real and of generated images.
-
-        The averages take the batch in first; they and the count move in training mode with gradients enabled only.
-        """
-        real, fake = (s.to(torch.promote_types(s.dtype, torch.float32)) for s in (real_scores, fake_scores))
-        if self.training and torch.is_grad_enabled():
-            self._update(real.detach(), fake.detach())
+    def discriminator(self, phase: DiscriminatorPhase) -> Tensor:
+        """Take the scores into the averages, then return the penalty."""
+        real, fake, world = phase.real_scores, phase.fake_scores, current_world()
+        means = world.sum_over(torch.stack([real.detach().mean(), fake.detach().mean()])) / world.size
+        mean_real, mean_fake = means.to(self.real.dtype)
+        decay = self.decay if self.updates else 0.0
+        self.real, self.fake = torch.lerp(mean_real, self.real, decay), torch.lerp(mean_fake, self.fake, decay)
+        self.updates += 1
         if self.updates <= self.start:
             return real.new_zeros(())
         return self.weight * ((real - self.fake).square().mean() + (fake - self.real).square().mean())
-
-    def discriminator(self, phase: DiscriminatorPhase) -> Tensor:
-        """Return the penalty on both kinds of scores."""
-        penalty: Tensor = self(phase.real_scores, phase.fake_scores)
-        return penalty
-
-    def extra_repr(self) -> str:
-        """Return the options."""
-        return f"weight={self.weight}, decay={self.decay}, start={self.start}"
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return the number of steps."""
@@ -196,40 +170,14 @@ class LeCam(nn.Module, Regularizer):
         """Go on from that number of steps."""
         self.updates = state["updates"]
 
-    def _update(self, real: Tensor, fake: Tensor) -> None:
-        mean_real, mean_fake = (mean.to(self.real.dtype) for mean in means_of_processes(real, fake))
-        decay = self.decay if self.updates else 0.0
-        self.real = torch.lerp(mean_real, self.real, decay)
-        self.fake = torch.lerp(mean_fake, self.fake, decay)
-        self.updates += 1
-
-
-def means_of_processes(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
-    """Means of scores (B,) over the batches of all processes of torch.distributed, which may differ in length."""
-    world = current_world()
-    if world.size == 1:
-        return real.mean(), fake.mean()
-    counts = real.new_full((), len(real)), fake.new_full((), len(fake))
-    sums = world.sum_over(torch.stack([real.sum(), fake.sum(), *counts]))
-    return sums[0] / sums[2], sums[1] / sums[3]
-
 
 class Penalty(Regularizer, ABC):
-    """weight · P(∇D), with every `every`-th step only, `every` times as strong (lazily: Karras et al. 2020).
+    """weight · P(∇D), with every `every`-th step of D only, `every` times as strong (lazily: Karras et al. 2020).
 
-        penalty = R1(weight=1.0)
-        loss = hinge.discriminator(real_scores, fake_scores)
-        loss = loss + penalty(discriminator, real, fake, labels, step=step, noise=noise)
-
-    D's score of an image must depend on no other image (no batch norm in D). `gradients_of_gradients` says how D is
-    run.
-
-    Args:
-        weight: of the penalty, above 0.
-        every: m: it comes with steps 0, m, 2m, ...
+    D's score of an image must depend on no other image (no batch norm in D).
 
     Raises:
-        ValueError: weight or every is out of range.
+        ValueError: a weight of 0 or less, or `every` below 1.
     """
 
     def __init__(self, weight: float, every: int = 1) -> None:
@@ -237,47 +185,24 @@ class Penalty(Regularizer, ABC):
             raise ValueError(f"every: {every} given, a whole number of 1 or more is needed")
         self.weight, self.every = _checked_weight(weight), every
 
-    def __call__(
-        self,
-        discriminator: nn.Module,
-        real: Tensor,
-        fake: Tensor,
-        labels: Tensor,
-        *,
-        step: int,
-        noise: torch.Generator | Noise,
-    ) -> Tensor:
-        """Return the penalty, a scalar, differentiable in D's parameters and nothing else.
-
-        Args:
-            discriminator: D as a plain module.
-            real: real images (B, C, H, W).
-            fake: generated images (B, C, H, W).
-            labels: their common classes (B,).
-            step: number of the step of D.
-            noise: random numbers of the step, on the CPU.
-        """
-        if step % self.every:
-            return real.new_zeros((), dtype=_at_least_float32(real))
-        images = self.points(real.detach(), fake.detach(), noise)
-        images = images.to(_at_least_float32(images)).requires_grad_()
-        with gradients_of_gradients(discriminator, images.device.type):
-            scores = discriminator(images, labels)
+    def discriminator(self, phase: DiscriminatorPhase) -> Tensor:
+        """Return the penalty, a scalar, differentiable in D's parameters and nothing else."""
+        if phase.step % self.every:
+            return super().discriminator(phase)
+        images = self.points(phase.real.detach(), phase.fake.detach(), phase.noise).requires_grad_()
+        with gradients_of_gradients(phase.network, images.device.type):
+            scores = phase.network(images, phase.labels)
             # One backward pass gives every image's own gradient: no score depends on another image.
             (gradient,) = torch.autograd.grad(scores.sum(), images, create_graph=True)
             return self.weight * self.every * self.measure(gradient.flatten(1)).mean()
 
-    def discriminator(self, phase: DiscriminatorPhase) -> Tensor:
-        """Return the penalty at the images of the step."""
-        return self(phase.network, phase.real, phase.fake, phase.labels, step=phase.step, noise=phase.noise)
-
     @abstractmethod
     def points(self, real: Tensor, fake: Tensor, noise: torch.Generator | Noise) -> Tensor:
-        """The images (B, C, H, W) at which D's gradient is taken."""
+        """Return the images (B, C, H, W) at which D's gradient is taken."""
 
     @abstractmethod
     def measure(self, gradient: Tensor) -> Tensor:
-        """Gradients (B, CHW)  ->  what is penalised in each (B,)."""
+        """Return what is penalised in each of the gradients (B, CHW): (B,)."""
 
 
 class GradientPenalty(Penalty):
@@ -288,12 +213,8 @@ class GradientPenalty(Penalty):
 
     def points(self, real: Tensor, fake: Tensor, noise: torch.Generator | Noise) -> Tensor:
         """Return a place between the images of each pair."""
-        if real.shape != fake.shape:
-            raise ValueError(
-                f"fake: {tuple(fake.shape)} given, the shape of the real images {tuple(real.shape)} is needed"
-            )
         share = uniform(noise, len(real), 1, 1, 1).to(real.device, non_blocking=True)
-        return torch.lerp(fake.to(real), real, share.to(real.dtype))
+        return torch.lerp(fake, real, share.to(real.dtype))
 
     def measure(self, gradient: Tensor) -> Tensor:
         """Return the squared distance of each norm from 1."""
@@ -322,17 +243,16 @@ class R2(R1):
 
 @contextmanager
 def gradients_of_gradients(discriminator: nn.Module, device: str) -> Iterator[None]:
-    """Run `discriminator` inside, and take its gradient inside, where that gradient is to be differentiated in turn.
+    """Inside, run `discriminator` and take a gradient that is to be differentiated in turn.
 
     - Self-attention takes the plain path and torch.compile steps aside: neither has a second derivative otherwise. The
       plain path holds the map, 16 MiB an image for 64×64 in float32.
     - Autocast is off: a squared norm over all pixels, through two backward passes, loses too much in half precision.
-    - Power iterations are frozen. The adversarial forward has advanced them once; with another iteration the penalty
-      would be of another D than the loss is of, and how well σ is known would depend on `every`. Their σ still has its
-      gradient.
+    - Power iterations are frozen: with another one the penalty would be of another D than the loss is of. Their σ still
+      has its gradient.
 
-    The penalty's own backward pass may come after: it runs no forward again. `discriminator` is the plain module, not
-    one wrapped for several processes: the gradients of the shared parameters reach the wrapper by the loss's backward.
+    The penalty's own backward pass may come after. `discriminator` is the plain module: the gradients of the shared
+    parameters reach a wrapper for several processes by the loss's backward.
     """
     eager, single = torch.compiler.set_stance("force_eager"), torch.autocast(device, enabled=False)
     with plain_attention(discriminator), single, eager, frozen_power_iterations(discriminator):
@@ -343,7 +263,3 @@ def _checked_weight(weight: float) -> float:
     if not 0 < weight < math.inf:
         raise ValueError(f"weight: {weight} given, a finite number above 0 is needed")
     return weight
-
-
-def _at_least_float32(images: Tensor) -> torch.dtype:
-    return torch.promote_types(images.dtype, torch.float32)
