@@ -15,7 +15,7 @@ from torch import Tensor
 from schurgan.audio import Spectrogram
 from schurgan.core.errors import UserError
 from schurgan.data import Manifest, Shards, prepare, summary
-from schurgan.data.codec import ImageCodec, native_size, open_codec, same_levels
+from schurgan.data.codec import ImageCodec, codec_for, open_codec, same_levels
 from schurgan.data.sources.base import Item
 from schurgan.data.verify import verify
 
@@ -224,11 +224,11 @@ def test_a_transform_of_the_other_kind_is_refused_by_name(tmp_path):
 
 
 def test_the_size_of_small_square_pictures_is_told_from_the_first(monkeypatch):
-    assert native_size(Pictures(), 64) == 16
-    assert native_size(Pictures(broken=(0,)), 64) == 64
+    assert codec_for(Pictures()).size == 16
+    assert codec_for(Pictures(broken=(0,))).size == 64
     for height, width in ((16, 17), (4, 4), (500, 500)):
         monkeypatch.setattr(Pictures, "load_image", lambda self, item, h=height, w=width: picture(0, 3, h, w))
-        assert native_size(Pictures(), 64) == 64
+        assert codec_for(Pictures()).size == 64
 
 
 @pytest.mark.parametrize(("options", "shape"), [([], (3, 16, 16)), (["--images", "grey", "--size", "8"], (1, 8, 8))])

@@ -101,6 +101,7 @@ def test_a_selection_keeps_its_clips_and_numbers_its_classes_in_the_order_given(
     assert list(view.origins) == [item.origin for item in kept]
     assert view.classes == ("high", "low")
     assert [view.classes[label] for label in view.labels] == [item.label for item in kept]
+    assert view.references == (shards.references[2], shards.references[0])
     index = next(i for i, origin in enumerate(shards.origins) if origin == kept[7].origin)
     assert torch.equal(view.images([7]), shards.images([index]))
     assert torch.equal(view.recording(7), shards.recording(index))

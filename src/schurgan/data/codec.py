@@ -1,11 +1,11 @@
-"""What makes images in [−1, 1] of recordings or pictures: one interface, found again by its configuration."""
+"""What makes images in [−1, 1] of recordings or pictures, and undoes it."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -15,52 +15,8 @@ from schurgan.audio.interpolation import resize_weights
 from schurgan.data.manifest import IMAGE
 from schurgan.data.sources.base import Source
 
-Kind = Literal["audio", "images"]
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in grey, of ITU-R BT.601."""
-
-
-class Codec(Protocol):
-    """Makes square images (B, channels, size, size) in [−1, 1], and undoes it.
-
-    `schurgan.audio.Spectrogram` is the codec of recordings, `ImageCodec` that of pictures. `open_codec(config)` is the
-    same codec again.
-    """
-
-    size: int
-    channels: int
-    config: dict[str, Any]
-
-    @property
-    def kind(self) -> Kind:
-        """What it encodes: recordings or pictures."""
-
-    @property
-    def scale(self) -> str:
-        """What a pixel's value stands for: "linear", "log" or "log_real" magnitude, or the light of a "photo"."""
-
-    @property
-    def floor_db(self) -> float:
-        """Level in dB of −1 under that of 1, for the logarithmic scales."""
-
-    @property
-    def colormap(self) -> str | None:
-        """Name of the colour map that gives its images three channels, if there is one."""
-
-    def encode(self, x: Tensor, /) -> tuple[Tensor, Aux]:
-        """Recordings or pictures  ->  images (B, channels, size, size), and what those leave out."""
-
-    def decode(self, image: Tensor, /, aux: Aux | None = None) -> Tensor:
-        """Images (B, channels, size, size)  ->  recordings or pictures."""
-
-    def apply_colormap(self, level: Tensor, /) -> Tensor:
-        """Levels (B, 1, H, W) of recordings  ->  (B, channels, H, W); pictures as they are."""
-
-    def invert_colormap(self, image: Tensor, /) -> Tensor:
-        """Undo `apply_colormap`."""
-
-    def recolored(self, channels: int, colormap: str | None) -> Codec:
-        """This codec with other channels or another colour map. ValueError where it cannot have them."""
 
 
 class ImageCodec:
@@ -88,9 +44,7 @@ class ImageCodec:
         self.config: dict[str, Any] = {"transform": IMAGE, "size": size, "channels": channels}
 
     def encode(self, pictures: Tensor | Sequence[Tensor]) -> tuple[Tensor, Aux]:
-        """Resize the square in each picture's middle by area, linearly where it grows.
-
-        A picture of this very size and kind is kept to the byte: `decode` gives it back.
+        """Resize the square in each picture's middle by area, linearly where it grows; this very size to the byte.
 
         Args:
             pictures: each (C, H, W) uint8 of 1 or 3 channels and of any size.
@@ -141,12 +95,12 @@ def _weights(n_in: int, n_out: int) -> Tensor:
     return resize_weights(n_in, n_out).float()
 
 
-def open_codec(config: dict[str, Any]) -> Codec:
-    """The codec that made the images of a set, by the `transform` of its manifest.
+Codec = Spectrogram | ImageCodec
+"""Encodes recordings or pictures as square images (B, channels, size, size) in [−1, 1], and decodes them."""
 
-    Raises:
-        ValueError, TypeError: the configuration is none of a codec's.
-    """
+
+def open_codec(config: dict[str, Any]) -> Codec:
+    """The codec that made the images of a set, by the `transform` of its manifest. ValueError if it is none's."""
     if config.get("transform") == IMAGE:
         return ImageCodec(**{name: value for name, value in config.items() if name != "transform"})
     return Spectrogram(**config)
@@ -185,7 +139,7 @@ def codec_for(
         ValueError: an argument is out of range.
     """
     if source.kind == "images":
-        return ImageCodec(size or native_size(source, 64), 1 if grey else 3)
+        return ImageCodec(size or _native_size(source), 1 if grey else 3)
     length = getattr(source, "seconds", 5.0) if seconds is None else seconds
     if not 0.05 <= length <= 600:
         raise ValueError(f"seconds: {length:g} given, 0.05 to 600 is needed")
@@ -197,11 +151,10 @@ def codec_for(
     )
 
 
-def native_size(source: Source, otherwise: int, most: int = 128) -> int:
-    """Side of the first picture of a source of images if it is a square of 8 to `most`, else `otherwise`."""
+def _native_size(source: Source) -> int:
     for item in source.items()[:1]:
         with contextlib.suppress(Exception):  # a picture that cannot be read has no size; `prepare` says why
             height, width = source.load_image(item).shape[1:]
-            if height == width and 8 <= height <= most:
+            if height == width and 8 <= height <= 128:
                 return int(height)
-    return otherwise
+    return 64

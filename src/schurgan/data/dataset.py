@@ -23,18 +23,27 @@ Indices = Sequence[int] | NDArray[np.integer[Any]]
 class LabelledImages(ABC):
     """What a model is trained on and judged by: images of numbered classes, by their index.
 
-    `Shards` is one, so is `DatasetImages`; a class of one's own fills in what is abstract.
+    `Shards` is one, so is `DatasetImages`; a class of one's own fills in what is abstract, and the attributes.
 
     Attributes:
         classes: names of the classes; a class's position is its number.
         labels: class number of each image (N,).
         folder: where the images are from, for messages.
+        shape: (C, R, R) of one image.
+        planes: how many of the C channels differ: 1 when all are equal.
+        references: median level of each class's images, at which a generated one becomes sound.
     """
 
     classes: tuple[str, ...]
     labels: NDArray[np.int64]
     folder: Path
+    shape: tuple[int, int, int]
+    planes: int
+    references: tuple[float, ...]
     _clips: NDArray[np.int64]  # this selection's images, as numbers in the whole set
+    _folds: Sequence[int | None] = ()  # of the whole set, as are origins and parents; empty where there are none
+    _origins: Sequence[str] = ()
+    _parents: Sequence[str | None] = ()
 
     def __len__(self) -> int:
         return len(self._clips)
@@ -45,51 +54,36 @@ class LabelledImages(ABC):
         """What made the images."""
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, R, R) of one image."""
-        return self.codec.channels, self.codec.size, self.codec.size
-
-    @property
-    def planes(self) -> int:
-        """How many of the C channels differ: 1 when all are equal."""
-        return self.shape[0]
-
-    @property
-    def references(self) -> tuple[float, ...]:
-        """Median level of each class's images, at which a generated one becomes sound."""
-        return (1.0,) * len(self.classes)
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Hex SHA-256 that identifies these images and labels: a run goes on with the same ones alone."""
 
     @property
     def folds(self) -> tuple[int | None, ...]:
         """The cross-validation fold of each image, None where there is none."""
-        return (None,) * len(self)
+        return tuple(self._folds[clip] if self._folds else None for clip in self._clips)
 
     @property
     def origins(self) -> tuple[str, ...]:
         """Where each image came from."""
-        return tuple(map(str, self._clips))
+        return tuple(self._origins[clip] if self._origins else str(clip) for clip in self._clips)
 
     @property
     def parents(self) -> tuple[str | None, ...]:
         """The origin of the recording that each is an altered copy of, None for recordings themselves."""
-        return (None,) * len(self)
+        return tuple(self._parents[clip] if self._parents else None for clip in self._clips)
 
     @property
     def augmented(self) -> NDArray[np.bool_]:
         """Which are altered copies of others, (N,): evaluation leaves them out, `select(augmented=False)`."""
         return np.fromiter((parent is not None for parent in self.parents), bool, len(self))
 
-    @property
-    @abstractmethod
-    def fingerprint(self) -> str:
-        """Hex SHA-256 that identifies these images and labels: a run goes on with the same ones alone."""
-
     @abstractmethod
     def images(self, indices: Indices) -> Tensor:
         """Images `indices` (B,), in that order  ->  (B, C, R, R) float32 in [-1, 1]."""
 
     def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every image once, in order, for statistics: (images, labels) of `batch_size`, at the end what is left."""
+        """Every image once, in order: (images, labels) of `batch_size`, at the end what is left."""
         for start in range(0, len(self), batch_size):
             indices = np.arange(start, min(start + batch_size, len(self)))
             yield self.images(indices), torch.from_numpy(self.labels[indices])
@@ -112,31 +106,35 @@ class LabelledImages(ABC):
         Raises:
             UserError: a class or fold is not there, or nothing is left.
         """
-        keep = np.ones(len(self), dtype=bool)
-        labels = self.labels
-        if classes is not None:
-            if len(set(classes)) < len(classes):
-                raise UserError(f"classes {', '.join(classes)}: each can be chosen once")
-            for name in classes:
-                if name not in self.classes:
-                    near = did_you_mean(name, self.classes) or f"; there are {', '.join(self.classes)}"
-                    raise UserError(f'class "{name}": not in {self.folder}{near}')
-            number = {name: new for new, name in enumerate(classes)}
-            new = np.asarray([number.get(name, -1) for name in self.classes], dtype=np.int64)
-            labels = new[self.labels]
-            keep &= labels >= 0
-        folds_held = self.folds
+        view = self if classes is None else self._of_classes(classes)
+        keep = np.ones(len(view), dtype=bool)
+        known = sorted({fold for fold in self.folds if fold is not None})
         for wanted, include in ((folds, True), (exclude_folds, False)):
+            for fold in wanted or ():
+                if fold not in known:
+                    listed = f"there are {', '.join(map(str, known))}" if known else "these clips have no folds"
+                    raise UserError(f"fold {fold}: not in {self.folder}; {listed}")
             if wanted is not None:
-                self._check_folds(wanted, folds_held)
-                keep &= np.fromiter(((fold in wanted) == include for fold in folds_held), bool, len(self))
+                keep &= np.fromiter(((fold in wanted) == include for fold in view.folds), bool, len(view))
         if augmented is not None:
-            keep &= self.augmented == augmented
+            keep &= view.augmented == augmented
         if not keep.any():
             raise UserError(f"{self.folder}: no clip is left by this choice of classes and folds; choose more of them")
-        view = self.take(np.flatnonzero(keep))
-        if classes is not None:
-            view.classes, view.labels = tuple(classes), labels[keep]
+        return view.take(np.flatnonzero(keep))
+
+    def _of_classes(self, classes: Sequence[str]) -> Self:
+        if len(set(classes)) < len(classes):
+            raise UserError(f"classes {', '.join(classes)}: each can be chosen once")
+        for name in classes:
+            if name not in self.classes:
+                near = did_you_mean(name, self.classes) or f"; there are {', '.join(self.classes)}"
+                raise UserError(f'class "{name}": not in {self.folder}{near}')
+        chosen = [self.classes.index(name) for name in classes]
+        view = self.take(np.flatnonzero(np.isin(self.labels, chosen)))
+        new = np.full(len(self.classes), -1)
+        new[chosen] = np.arange(len(chosen))
+        view.classes, view.labels = tuple(classes), new[view.labels]
+        view.references = tuple(self.references[label] for label in chosen)
         return view
 
     def take(self, indices: NDArray[np.integer[Any]]) -> Self:
@@ -144,13 +142,6 @@ class LabelledImages(ABC):
         view = copy.copy(self)
         view._clips, view.labels = self._clips[indices], self.labels[indices]
         return view
-
-    def _check_folds(self, wanted: Collection[int], folds_held: Collection[int | None]) -> None:
-        known = sorted({fold for fold in folds_held if fold is not None})
-        for fold in wanted:
-            if fold not in known:
-                listed = f"; there are {', '.join(map(str, known))}" if known else "; these clips have no folds"
-                raise UserError(f"fold {fold}: not in {self.folder}{listed}")
 
 
 class Pairs(Protocol):
@@ -164,11 +155,8 @@ class Pairs(Protocol):
 class DatasetImages(LabelledImages):
     """Any map-style torch dataset of (image, label) pairs as what can be trained on.
 
-        images = DatasetImages(torchvision.datasets.CIFAR10("data", transform=PILToTensor()))
-        batches = Batches(images, 64, seed=0)
-
-    Each pair is read once here, for the labels and the fingerprint, and again whenever it is shown, in the order that
-    the seed draws. An index has to give the same pair every time: random changes are the trainer's (DiffAugment).
+    Each pair is read once here, for the labels and the fingerprint, and again whenever it is shown. An index has to
+    give the same pair every time: random changes are the trainer's (DiffAugment).
 
     Args:
         dataset: its images are tensors (C, H, W), of uint8 and any size, which are cropped to the square in their
@@ -177,7 +165,7 @@ class DatasetImages(LabelledImages):
         size: rows and columns of uint8 images, by default those of the first.
 
     Raises:
-        ValueError: a pair is none, an image has another shape or leaves [-1, 1], or a label has no class.
+        ValueError: an image has another shape or leaves [-1, 1], or a label has no class.
     """
 
     def __init__(self, dataset: Pairs, classes: Sequence[str] | None = None, size: int | None = None) -> None:
@@ -188,7 +176,8 @@ class DatasetImages(LabelledImages):
         if not isinstance(first, Tensor) or first.ndim != 3 or first.shape[0] not in (1, 3):
             kind = tuple(first.shape) if isinstance(first, Tensor) else type(first).__name__
             raise ValueError(f"dataset: an image of {kind} given, a tensor (C, H, W) of 1 or 3 channels is needed")
-        self._codec = ImageCodec(size or min(first.shape[1:]), first.shape[0])
+        self._codec = codec = ImageCodec(size or min(first.shape[1:]), first.shape[0])
+        self.shape, self.planes = (codec.channels, codec.size, codec.size), codec.channels
         self._clips = np.arange(len(dataset))
         labels, digest = [], hashlib.sha256()
         for index in range(len(dataset)):
@@ -199,6 +188,7 @@ class DatasetImages(LabelledImages):
         self.classes = tuple(map(str, range(max(labels) + 1) if names is None else names))
         if min(labels) < 0 or max(labels) >= len(self.classes):
             raise ValueError(f"classes: {len(self.classes)} given, labels reach from {min(labels)} to {max(labels)}")
+        self.references = (1.0,) * len(self.classes)
         self._digest = digest.hexdigest()
 
     @property

@@ -6,9 +6,8 @@ import io
 import json
 import shutil
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,32 +19,14 @@ INDEX = "dataset.json"
 
 
 def export_webdataset(
-    shards: Shards,
-    folder: str | Path,
-    *,
-    clips_per_tar: int = 1000,
-    keep_audio: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    shards: Shards, folder: str | Path, *, clips_per_tar: int = 1000, keep_audio: bool = False
 ) -> list[Path]:
     """Write the clips of `shards`, or of a selection of it, as `shard-000000.tar` and so on; return their paths.
 
     Clip n is the members 00000000n.npy (C, R, R) as stored, uint8 for x = q/127.5 − 1 or floats; .cls, its class's
     number; .json, its class, origin, fold, gain, reference level and, of an altered copy, its parent; with keep_audio
     also .audio.npy, its recording (n_samples,) int16. `dataset.json` has the classes, the transform and the tar files'
-    names. The same clips give the same bytes, and the folder appears when it is whole.
-
-    The standard library writes the archives: webdataset's TarWriter is the same few lines over it, with a time and an
-    owner of its own in every member, and would make an export need that package.
-
-    Args:
-        shards: what to write.
-        folder: a new or empty one.
-        clips_per_tar: clips a file.
-        keep_audio: the recordings too.
-        progress: called with (clips done, clips in all).
-
-    Returns:
-        Paths of the tar files.
+    names. The same clips give the same bytes, and the folder, a new or empty one, appears when it is whole.
 
     Raises:
         UserError: the folder is there already and not empty, or cannot be written.
@@ -60,7 +41,7 @@ def export_webdataset(
         shutil.rmtree(partial, ignore_errors=True)  # of a start that was killed
         partial.mkdir(parents=True)
         try:
-            names = _write(shards, partial, clips_per_tar, keep_audio, progress or (lambda done, total: None))
+            names = _write(shards, partial, clips_per_tar, keep_audio)
             if folder.exists():
                 folder.rmdir()
             partial.rename(folder)
@@ -71,9 +52,7 @@ def export_webdataset(
     return [folder / name for name in names]
 
 
-def _write(
-    shards: Shards, folder: Path, clips_per_tar: int, keep_audio: bool, progress: Callable[[int, int], None]
-) -> list[str]:
+def _write(shards: Shards, folder: Path, clips_per_tar: int, keep_audio: bool) -> list[str]:
     names: list[str] = []
     for start in range(0, len(shards), clips_per_tar):
         clips = range(start, min(start + clips_per_tar, len(shards)))
@@ -86,7 +65,6 @@ def _write(
                 member = tarfile.TarInfo(name)  # of no time and no owner: only the clips count
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
-        progress(clips.stop, len(shards))
     about = {
         "classes": shards.classes,
         "count": len(shards),
@@ -105,21 +83,12 @@ def _members(shards: Shards, clips: Sequence[int], keep_audio: bool) -> Iterator
         image = np.broadcast_to(shards.stored([clip])[0], shards.shape)
         yield f"{clip:09}.npy", _npy(image)
         yield f"{clip:09}.cls", str(shards.labels[clip]).encode()
-        yield f"{clip:09}.json", json.dumps(_about(shards, clip), ensure_ascii=False).encode()
+        record, label = shards.record(clip), shards.classes[shards.labels[clip]]
+        about = {"class": label} | {name: getattr(record, name) for name in ("origin", "fold", "gain", "reference")}
+        about |= {"parent": record.parent} if record.parent is not None else {}
+        yield f"{clip:09}.json", json.dumps(about, ensure_ascii=False).encode()
         if keep_audio:
             yield f"{clip:09}.audio.npy", _npy((shards.recording(clip) * 32767).round().numpy().astype(np.int16))
-
-
-def _about(shards: Shards, clip: int) -> dict[str, Any]:
-    record = shards.record(clip)
-    about = {
-        "class": shards.classes[shards.labels[clip]],
-        "origin": record.origin,
-        "fold": record.fold,
-        "gain": record.gain,
-        "reference": record.reference,
-    }
-    return about | ({"parent": record.parent} if record.parent is not None else {})
 
 
 def _npy(array: Rows) -> bytes:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -29,8 +28,7 @@ class Batches:
     """An endless row of clips, cut into batches.
 
     Epoch e is the permutation of the set that the seed (seed, e) draws; epochs follow one another without a gap, and
-    batch k is clips k·B to (k + 1)·B − 1 of that row. So each epoch shows every clip once, a batch may reach into the
-    next epoch, a set smaller than a batch is repeated, and the same seed, step and set give the same batch anywhere.
+    batch k is clips k·B to (k + 1)·B − 1 of that row, so a batch may reach into the next epoch.
 
     Args:
         data: prepared shards, a selection of them, or `DatasetImages`.
@@ -40,7 +38,7 @@ class Batches:
             hold one of every class in a drawn order, and a class shows each of its clips once before it repeats one.
         rank: of `world` processes this one, which shows clips ⌊rank·B/world⌋ to ⌊(rank + 1)·B/world⌋ − 1 of every
             batch. The shares, one after another, are the batch that a single process shows; where B is no multiple of
-            `world` they differ in length by one clip, and a mean over a batch is not the mean of the shares' means.
+            `world` they differ in length by one clip.
         world: number of processes.
 
     Raises:
@@ -73,7 +71,7 @@ class Batches:
         return self.data.images(indices), torch.from_numpy(self.data.labels[indices])
 
     def indices(self, step: int) -> Indices:
-        """Which clips this process's share of batch `step` shows, (B,), or about (B / world,) of several processes."""
+        """Which clips this process's share of batch `step` shows, about (B / world,)."""
         if step < 0:
             raise ValueError(f"step {step}: 0 or more is needed")
         share = (self.rank * self.batch_size // self.world, (self.rank + 1) * self.batch_size // self.world)
@@ -135,8 +133,7 @@ class Prefetch:
     Args:
         batches: what to assemble.
         ahead: batches assembled in advance and held in memory; 0 assembles each when it is asked for, without a thread.
-        pin: put batches where an accelerator copies them from by itself (`to(device, non_blocking=True)`); by default
-            where there is CUDA.
+        pin: pin batches in memory (`to(device, non_blocking=True)`); by default where there is CUDA.
         then: what else to do to the images, in the thread, such as to colour them.
 
     Raises:
@@ -168,14 +165,10 @@ class Prefetch:
             return self._assemble(step)
         if not self._begun or self._begun[0][0] != step:
             self._forget()
-            self._begin(step)
-        _, ready = self._begun.popleft()
-        while len(self._begun) < self.ahead:
-            self._begin(self._begun[-1][0] + 1 if self._begun else step + 1)
-        return ready.result()
-
-    def _begin(self, step: int) -> None:
-        self._begun.append((step, self._thread.submit(self._assemble, step)))
+        while len(self._begun) <= self.ahead:
+            later = step + len(self._begun)
+            self._begun.append((later, self._thread.submit(self._assemble, later)))
+        return self._begun.popleft()[1].result()
 
     def _assemble(self, step: int) -> Batch:
         images, labels = self.batches.batch(step)
@@ -197,7 +190,5 @@ class Prefetch:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

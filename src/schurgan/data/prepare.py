@@ -29,7 +29,7 @@ from torch import Tensor
 from schurgan.audio import AudioError, AudioWarning, Spectrogram, fit_clip
 from schurgan.audio.pitch import pitch_shift
 from schurgan.core.errors import UserError
-from schurgan.data.codec import Codec, codec_for, open_codec
+from schurgan.data.codec import Codec, ImageCodec, codec_for, open_codec
 from schurgan.data.manifest import FORMAT_VERSION, Clip, DType, Manifest, Skipped, printable
 from schurgan.data.shards import quantise
 from schurgan.data.sources import SOURCES, Item, Source, open_source
@@ -232,19 +232,22 @@ class Job:
         """Load, encode and quantise; whatever is wrong with an item becomes its reason."""
         torch.set_num_threads(1)  # short FFTs: more threads cost time, and could change the last bit
         codec = _open(self.codec)
-        load = self._load_picture if codec.kind == "images" else self._load_recording
         loaded: list[_Loaded] = []
         skipped = []
         for item in items:
             try:
-                loaded += load(item, codec)
+                if isinstance(codec, ImageCodec):
+                    image = codec.encode(self.source.load_image(item)[None])[0][0]
+                    loaded.append(_Loaded(item, item.origin, image))
+                else:
+                    loaded += self._load_recording(item, codec)
             except Exception as error:
                 reason = str(error).rpartition(f"{item.origin}: ")[2] or type(error).__name__
                 skipped.append(Skipped.of(item.origin, reason))
         if not loaded:
             return Chunk(len(items), [], skipped)
         signals = torch.stack([each.signal for each in loaded])
-        if codec.kind == "images":
+        if isinstance(codec, ImageCodec):
             images, references, kept = signals, [1.0] * len(loaded), codec.decode(signals)
         else:
             encoded = [codec.encode(part) for part in torch.split(signals, BATCH)]
@@ -268,13 +271,9 @@ class Job:
         stored = quantise(images[:, : self.planes], self.dtype)
         return Chunk(len(items), clips, skipped, stored, kept.numpy() if self.keep_audio else None)
 
-    def _load_picture(self, item: Item, codec: Codec) -> list[_Loaded]:
-        return [_Loaded(item, item.origin, codec.encode(self.source.load_image(item)[None])[0][0])]
-
-    def _load_recording(self, item: Item, codec: Codec) -> list[_Loaded]:
+    def _load_recording(self, item: Item, codec: Spectrogram) -> list[_Loaded]:
         """The recording as a clip and, if it is short, its copies of other pitches after it."""
-        spectrogram = cast(Spectrogram, codec)
-        rate, n_samples = spectrogram.sample_rate, spectrogram.n_samples
+        rate, n_samples = codec.sample_rate, codec.n_samples
         with _catching, warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", AudioWarning)
             wave = self.source.load(item, rate)

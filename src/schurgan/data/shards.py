@@ -4,8 +4,7 @@
     images = shards.images([3, 1, 4])       # (3, C, R, R) float32 in [-1, 1]
     training = shards.select(exclude_folds=[5])
 
-A memory map of plain `.npy` reads a random clip in some microseconds, dozens of times faster than the containers that
-were tried, and needs no cache of its own: the operating system keeps what is used in memory.
+A memory map of plain `.npy` needs no cache of its own: the operating system keeps what is used in memory.
 """
 
 from __future__ import annotations
@@ -94,11 +93,14 @@ class Shards(LabelledImages):
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.manifest = Manifest.load(self.folder)
-        self.classes = self.manifest.classes
+        self.classes, self.references = self.manifest.classes, self.manifest.references
+        self.shape, self.planes = self.manifest.shape, self.manifest.planes
+        clips = self.manifest.clips
+        self._folds, self._origins, self._parents = clips.fold, clips.origin, clips.parent
         self._files = _Files(self.folder)
         self._starts = np.cumsum([0, *(shard.count for shard in self.manifest.shards)])
         self._clips = np.arange(len(self.manifest))
-        self.labels = np.asarray(self.manifest.clips.label, dtype=np.int64)
+        self.labels = np.asarray(clips.label, dtype=np.int64)
         for file in self.manifest.files():
             if problem := wrong_size(self.folder, file):
                 raise UserError(f"{problem}; copy the folder again or prepare the data again with overwrite")
@@ -109,39 +111,8 @@ class Shards(LabelledImages):
         return open_codec(self.manifest.transform)
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, R, R) of one image."""
-        return self.manifest.shape
-
-    @property
-    def planes(self) -> int:
-        """How many of the C channels are stored: 1 when all are equal."""
-        return self.manifest.planes
-
-    @property
-    def references(self) -> tuple[float, ...]:
-        """Median level of the images of each class of the whole set."""
-        return self.manifest.references
-
-    @property
-    def folds(self) -> tuple[int | None, ...]:
-        """The cross-validation fold of each clip, None where the source has none."""
-        return tuple(self.manifest.clips.fold[clip] for clip in self._clips)
-
-    @property
-    def origins(self) -> tuple[str, ...]:
-        """Where each clip came from."""
-        return tuple(self.manifest.clips.origin[clip] for clip in self._clips)
-
-    @property
-    def parents(self) -> tuple[str | None, ...]:
-        """The origin of the recording that each clip is an altered copy of, None for recordings themselves."""
-        parents = self.manifest.clips.parent
-        return tuple(parents[clip] if parents else None for clip in self._clips)
-
-    @property
     def fingerprint(self) -> str:
-        """Hex SHA-256 that identifies these samples: checksums of the shards, the transform, and the clips selected."""
+        """Hex SHA-256 of the checksums of the shards, the transform, and the clips selected."""
         known = [[file.sha256 for file in self.manifest.files()], self.manifest.transform, self.classes]
         digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode())
         digest.update(self._clips.astype("<i8").tobytes() + self.labels.astype("<i8").tobytes())
@@ -160,7 +131,7 @@ class Shards(LabelledImages):
     def stored(self, indices: Indices) -> Rows:
         """Images of the clips `indices` (B,) as they lie in the shards: (B, planes, R, R) of `manifest.dtype`."""
         clips = self._clips[np.asarray(indices, dtype=np.int64)]
-        shape = (self.manifest.planes, *self.shape[1:])
+        shape = (self.planes, *self.shape[1:])
         stored = np.empty((len(clips), *shape), self.manifest.dtype)
         shards = np.searchsorted(self._starts, clips, side="right") - 1
         rows = clips - self._starts[shards]
