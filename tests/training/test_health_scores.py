@@ -216,22 +216,6 @@ def test_a_large_set_is_judged_by_a_part_that_the_seed_draws():
     assert one._variety == pytest.approx(variety(train, labels), rel=0.01)
 
 
-@pytest.mark.parametrize(
-    ("train", "held_out", "images", "said"),
-    [
-        (real(1), None, 90, "train: 1 images given, 2 or more"),
-        (real(0), None, 90, r"train: shape \(0, 1, 16, 16\) given"),
-        ((real()[0], real()[1][:5]), None, 90, r"train labels: shape \(5,\) given, \(120,\)"),
-        ((real()[0] / 0, real()[1]), None, 90, "train: 120 of 120 images hold NaN or infinite"),
-        (real(), (torch.zeros(3, 1, 8, 8), torch.arange(3)), 90, r"held_out: images of \(1, 8, 8\) given"),
-        (real(), None, 5, "images: 5 given, 6 or more are needed, two of each class"),
-    ],
-)
-def test_what_cannot_be_scored_is_refused(train, held_out, images, said):
-    with pytest.raises(ValueError, match=said):
-        HealthScores(train, held_out, images=images)
-
-
 def _score() -> dict[str, float]:
     generator, average, discriminator, latent = networks()
     scores = HealthScores(real(), real(seed=2, level=0.1), extractor=Pooled(), images=150)  # three chunks

@@ -60,15 +60,6 @@ def test_all_but_a_collapse_and_every_verdict_under_warn_goes_on(state, reaction
     assert decide(verdict(state), 0, 3, STEPS, reaction).kind == "continue"
 
 
-def test_odd_arguments_are_named():
-    with pytest.raises(ValueError, match='reaction: "panic"'):
-        decide(verdict(), 0, 3, STEPS, "panic")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="attempt: -1"):
-        decide(verdict(), -1, 3, STEPS)
-    with pytest.raises(ValueError, match="attempt: -1"):
-        gentler(Config(), -1)
-
-
 def options(*, weight: float = 1.0, augment: str = "", **train: object) -> Config:
     given = {"ddfn": {"weight": weight}, "regularize": {"augment": augment}}
     return Config.model_validate(given | {"train": {"d_steps": 2, "lr_g": 1e-3, "lr_d": 2e-3, **train}})

@@ -101,9 +101,9 @@ def test_the_score_of_the_newest_evaluation_is_part_of_the_state(made, monkeypat
     monkeypatch.setattr(watch, "_health_scores", lambda _: lambda *networks: real(*networks) | {"frechet_ema": 2.5})
     watch.evaluate(trainer)
     again, _ = made()
-    assert again.score() is None
+    assert again.score is None
     again.load_state_dict(watch.state_dict())
-    assert again.score() == watch.score() == 2.5
+    assert again.score == watch.score == 2.5
 
 
 def test_how_often_is_settled_once_and_part_of_the_state(made, shards, monkeypatch):

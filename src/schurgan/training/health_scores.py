@@ -20,7 +20,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from schurgan.core.distributed import current_world
 from schurgan.evaluation.features.extractor import Extractor
-from schurgan.evaluation.metrics.checks import checked_labels
 from schurgan.evaluation.metrics.frechet import Gaussian, frechet_distance
 from schurgan.evaluation.metrics.variety import variety, vendi_score
 from schurgan.networks import Latent
@@ -43,13 +42,9 @@ class HealthScores:
         train: images (N, C, H, W) in [−1, 1] that were trained on, and their labels (N,).
         held_out: images and labels that were not trained on.
         extractor: gives the features of the Fréchet distance.
-        images: number of generated images.
+        images: number of generated images, two of each class or more.
         boundary: score above which D says "real", None where it has none.
         seed: of the latents, and of the real images where there are many.
-
-    Raises:
-        ValueError: fewer than two real images, labels that do not fit them, NaN or infinite values, held-out images of
-            another shape, or fewer generated images than two of each class.
     """
 
     def __init__(
@@ -62,12 +57,8 @@ class HealthScores:
         boundary: float | None = 0.0,
         seed: int = 0,
     ) -> None:
-        real, labels = _checked("train", *train, seed)
+        real, labels = _shuffled(*train, seed)
         classes, counts = labels.unique(return_counts=True)
-        if len(real) < 2:
-            raise ValueError(f"train: {len(real)} images given, 2 or more are needed")
-        if images < 2 * len(classes):
-            raise ValueError(f"images: {images} given, {2 * len(classes)} or more are needed, two of each class")
         self.extractor, self.boundary, self.seed = extractor, boundary, seed
         self.labels = classes[torch.arange(images) % len(classes)]
         self._chunks = _chunks(images)
@@ -78,27 +69,17 @@ class HealthScores:
             features = torch.cat([extractor(part).features for part in real.split(256)])
             self._real_features = Gaussian.fit(features)
             self._floor = self._distance_of_copies(features, labels)
-        self._train = (real[:images].clone(), labels[:images])
-        self._real_vendi = self._vendi(self._train[0]) if self._variety > 0 else 0.0
-        self._held_out: Labelled | None = None
+        self._sets = {"train": (real[:images].clone(), labels[:images])}
+        self._real_vendi = self._vendi(real[:images]) if self._variety > 0 else 0.0
         if held_out is not None:
-            others, their_labels = _checked("held_out", *held_out, seed)
-            if others.shape[1:] != real.shape[1:]:
-                shapes = f"{tuple(others.shape[1:])} given, {tuple(real.shape[1:])}"
-                raise ValueError(f"held_out: images of {shapes} as in train is needed")
-            self._held_out = (others[:images].clone(), their_labels[:images])
+            unseen, their_labels = _shuffled(*held_out, seed)
+            self._sets["held_out"] = (unseen[:images].clone(), their_labels[:images])
 
     @torch.no_grad()
     def __call__(
         self, generator: nn.Module, average: nn.Module | None, discriminator: nn.Module | None, latent: Latent
     ) -> dict[str, float]:
-        """Score the networks of a run.
-
-        Args:
-            generator: network G(z, labels).
-            average: its moving average.
-            discriminator: network D(images, labels).
-            latent: what z is drawn from.
+        """Score the networks of a run: G(z, labels), its moving average and D(images, labels).
 
         Returns:
             Scores by name. One is absent where it cannot be known: without an extractor, an average, a D, a boundary
@@ -116,10 +97,9 @@ class HealthScores:
         device = next(generator.parameters()).device
         z = latent.sample(len(self.labels), torch.Generator().manual_seed(self.seed), device=device)
         images, features = self._generate(generator, z)
-        scores = {}
+        scores: dict[str, float] = {}
         if self.extractor is not None:
-            scores["frechet_floor"] = self._floor
-            scores["frechet"] = self._distance(features)
+            scores |= {"frechet_floor": self._floor, "frechet": self._distance(features)}
             if average is not None:
                 scores["frechet_ema"] = self._distance(self._generate(average, z)[1])
         if self._variety > 0:
@@ -172,9 +152,7 @@ class HealthScores:
     def _score_discriminator(self, discriminator: nn.Module, images: Tensor) -> dict[str, float]:
         """The scores accuracy_d and held_out; a chunk at a time, as eval mode keeps images apart."""
         network = copy.deepcopy(discriminator).eval()
-        sets = {"train": self._train, "fake": (images, self.labels)}
-        if self._held_out is not None:
-            sets["held_out"] = self._held_out
+        sets = self._sets | {"fake": (images, self.labels)}
         work = [(name, chunk) for name, (rows, _) in sets.items() for chunk in _chunks(len(rows))]
         device = next(discriminator.parameters()).device
 
@@ -191,7 +169,7 @@ class HealthScores:
         if self.boundary is not None:
             right = [of_set["train"] > self.boundary, of_set["fake"] < self.boundary]
             scores["accuracy_d"] = sum(r.double().mean().item() for r in right) / 2 if finite else math.nan
-        if self._held_out is not None:
+        if "held_out" in sets:
             labels = {name: labels for name, (_, labels) in sets.items()}
             ratio = _held_out_ratio(of_set, labels) if finite else math.nan
             scores |= {} if ratio is None else {"held_out": ratio}
@@ -201,7 +179,7 @@ class HealthScores:
 def _held_out_ratio(scores: dict[str, Tensor], labels: dict[str, Tensor]) -> float | None:
     """`held_out` of `HealthScores`, over the classes that every set has; None where D tells too little apart."""
     common = [c for c in labels["held_out"].unique() if all((of_set == c).any() for of_set in labels.values())]
-    if not common or min(len(scores["train"]), len(scores["fake"])) < 2:
+    if not common:
         return None
     train, held_out, fake = (
         torch.stack([scores[name][labels[name] == c].mean() for c in common]).mean()
@@ -212,17 +190,10 @@ def _held_out_ratio(scores: dict[str, Tensor], labels: dict[str, Tensor]) -> flo
     return ((train - held_out) / lead).item() if lead > 2 * error else None
 
 
-def _checked(name: str, images: Tensor, labels: Tensor, seed: int) -> Labelled:
-    """Images and labels in an order drawn by `seed`, at most 2,000 of them, on the CPU."""
-    if images.ndim != 4 or not len(images):
-        raise ValueError(f"{name}: shape {tuple(images.shape)} given, (N, C, H, W) with images in it is needed")
-    labels = checked_labels(f"{name} labels", labels, len(images))
+def _shuffled(images: Tensor, labels: Tensor, seed: int) -> Labelled:
+    """Images and labels in an order drawn by `seed`, at most 2,000 of them."""
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:_MOST_REAL]
-    images = images.detach().cpu().float()[order]
-    wrong = int((~images.isfinite()).flatten(1).any(1).sum())
-    if wrong:
-        raise ValueError(f"{name}: {wrong} of {len(images)} images hold NaN or infinite values")
-    return images, labels[order]
+    return images.float()[order], labels[order]
 
 
 def _chunks(count: int) -> list[slice]:

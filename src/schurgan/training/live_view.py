@@ -37,11 +37,6 @@ class LiveView:
 
     A step costs a comparison or two: a thread of its own draws the display, a few times a second, on standard error.
     A stream that is closed, full, or a broken pipe is given up silently.
-
-    Args:
-        total: steps of the run.
-        start: step from which it goes on.
-        quiet: show nothing.
     """
 
     def __init__(self, total: int, start: int = 0, *, quiet: bool = False) -> None:
@@ -100,13 +95,8 @@ class LiveView:
         if self._unlogged:
             self._unlogged = False
             speed, left = self._speed()
-            texts = (
-                f"train {self._step}/{self.total}",
-                speed,
-                short_figures(self._row) if self._row else "",
-                f"{left} left",
-            )
-            self._print("  ".join(text for text in texts if text), "plain")
+            texts = (f"train {self._step}/{self.total}", speed, short_figures(self._row), f"{left} left")
+            self._print("  ".join(filter(None, texts)), "plain")
 
     def _speed(self) -> tuple[str, str]:
         """The rate since the start, evaluations and checkpoints included, and the time left at that rate."""
@@ -143,29 +133,25 @@ class LiveView:
 
 
 class _Guarded:
-    """A stream that a run outlives: once a write fails it ignores all that follow."""
+    """A stream that a run outlives: once it fails it ignores all that follows."""
 
     def __init__(self, stream: IO[str] | None) -> None:
         self._stream = stream
         self.encoding = getattr(stream, "encoding", None) or "utf-8"
 
     def write(self, text: str) -> int:
-        if self._stream is not None:
-            try:
-                self._stream.write(text)
-            except (OSError, ValueError):
-                self._stream = None
+        self._try("write", text)
         return len(text)
 
     def flush(self) -> None:
-        if self._stream is not None:
-            try:
-                self._stream.flush()
-            except (OSError, ValueError):
-                self._stream = None
+        self._try("flush")
 
     def isatty(self) -> bool:
+        return bool(self._try("isatty"))
+
+    def _try(self, method: str, *arguments: str) -> object:
         try:
-            return self._stream is not None and self._stream.isatty()
+            return getattr(self._stream, method)(*arguments) if self._stream else None
         except (OSError, ValueError):
-            return False
+            self._stream = None
+            return None

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -62,13 +61,8 @@ class Means:
 class TensorBoard:
     """Scalars, events and sample grids in RUN/tensorboard/attempt-0, attempt-1, ...
 
-    Steps come again after a rollback, so each attempt has curves of its own. A disk that refuses a write ends the
-    writing with a warning, never the run.
-
-    Args:
-        run: folder of the run.
-        start: step from which the run goes on; what was written after it is dropped.
-        attempt: attempt in which it goes on.
+    Steps come again after a rollback, so each attempt has curves of its own. What was written after the step `start` is
+    dropped. A disk that refuses a write ends the writing with a warning, never the run.
 
     Raises:
         UserError: the package tensorboard is missing.
@@ -82,17 +76,16 @@ class TensorBoard:
             raise UserError(f"--train.tensorboard: {missing}; `pip install schurgan[tensorboard]` brings it") from None
         self._make: Callable[..., Any] = SummaryWriter
         self._folder, self._attempt = RunFolder(run).tensorboard, attempt
-        self._writer: Any = None
         self._failed = False
         self._try(lambda: self._open(start + 1))
 
     def row(self, row: Row) -> None:
         """Write scalars train/loss_d, ..., and singular_values/generator.stem, ..."""
-        self._try(lambda: self._add_scalars("train", row, row.values))
+        self._add_scalars("train", row, row.values)
 
     def health(self, record: HealthRecord) -> None:
         """Write scalars health/frechet, ..., and singular_values/generator.stem, ..."""
-        self._try(lambda: self._add_scalars("health", record, record.scores))
+        self._add_scalars("health", record, record.scores)
 
     def event(self, event: Event) -> None:
         """Write the event's sentence as a text."""
@@ -114,23 +107,24 @@ class TensorBoard:
         self._try(lambda: self._writer.close())
         self._failed = True
 
-    def _open(self, purge_step: int | None) -> None:
+    def _open(self, purge_step: int | None = None) -> None:
         self._writer = self._make(str(self._folder / f"attempt-{self._attempt}"), purge_step=purge_step)
 
     def _writer_for(self, attempt: int) -> Any:
-        """The writer of an attempt."""
         if attempt != self._attempt:
             self._writer.close()
             self._attempt = attempt
-            self._open(None)
+            self._open()
         return self._writer
 
     def _add_scalars(self, group: str, record: Row | HealthRecord, values: Mapping[str, float | None]) -> None:
-        writer = self._writer_for(record.attempt)
-        for name, scalars in ((group, values), ("singular_values", record.singular_values)):
-            for key, scalar in scalars.items():
-                if scalar is not None:
-                    writer.add_scalar(f"{name}/{key}", float(scalar), record.step)
+        def add() -> None:
+            for name, scalars in ((group, values), ("singular_values", record.singular_values)):
+                for key, scalar in scalars.items():
+                    if scalar is not None:
+                        self._writer_for(record.attempt).add_scalar(f"{name}/{key}", float(scalar), record.step)
+
+        self._try(add)
 
     def _try(self, write: Callable[[], None]) -> None:
         if self._failed:
@@ -161,23 +155,23 @@ class Logger:
         self._unwritten: list[Record] = []
         self._with_tensorboard = tensorboard and not quiet
         self._tensorboard: TensorBoard | None = None
-        self._exits = ExitStack()
-        self._row_time = time.monotonic()
 
-    def open(self, total: int, start: int, attempt: int) -> Logger:
+    @contextmanager
+    def open(self, total: int, start: int, attempt: int) -> Iterator[None]:
         """Open all logs for steps `start` to `total`; cut off the lines that were written after the state was saved.
 
         Raises:
             UserError: TensorBoard is asked for and not installed.
         """
-        self._view = self._exits.enter_context(LiveView(total, start, quiet=self.quiet))
-        if self._with_tensorboard:
-            self._tensorboard = self._exits.enter_context(TensorBoard(self.run, start, attempt))
-        if not self.quiet:
-            self.file.truncate(self._kept_size)
-        reset_departure_counters()  # of what fitting the real images took
-        self._row_time = time.monotonic()
-        return self
+        with ExitStack() as logs:
+            self._view = logs.enter_context(LiveView(total, start, quiet=self.quiet))
+            if self._with_tensorboard:
+                self._tensorboard = logs.enter_context(TensorBoard(self.run, start, attempt))
+            if not self.quiet:
+                self.file.truncate(self._kept_size)
+            reset_departure_counters()  # of what fitting the real images took
+            self._row_time = time.monotonic()
+            yield
 
     def add(self, step: int, metrics: Metrics) -> None:
         """Add the metrics of step number `step` to the means."""
@@ -187,8 +181,7 @@ class Logger:
     def log(self, trainer: Trainer, attempt: int) -> None:
         """Write a row of means since the last one; waits for an accelerator."""
         count = self.means.count
-        row: dict[str, Any] = {"step": trainer.global_step, "attempt": attempt}
-        row |= self.means.take()
+        row: dict[str, Any] = {"step": trainer.global_step, "attempt": attempt, **self.means.take()}
         if isinstance(ddfn := trainer.conditions.get("ddfn"), DDFN):
             row["ddfn_real"] = ddfn.real_average().item()
             row["ddfn_epsilon"] = ddfn.band().mean().item()
@@ -252,11 +245,3 @@ class Logger:
         self._departures = {name: self._departures.get(name, 0) + count for name, count in counters.items()}
         reset_departure_counters()
         return self._departures
-
-    def __enter__(self) -> Logger:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._exits.__exit__(kind, error, trace)

@@ -298,7 +298,7 @@ class Run:
             state = {"trainer": trainer.state_dict(), "watch": watcher.state_dict()}
             state["journal"] = self.logger.state_dict()
             verdict: dict[str, Any] = {
-                "score": watcher.score(),
+                "score": watcher.score,
                 "healthy": watcher.sound(),
                 "trusted": watcher.trusted(),
             }

@@ -40,19 +40,14 @@ class Watcher:
     """
 
     def __init__(
-        self,
-        config: Config,
-        training: LabelledImages,
-        held_out: LabelledImages | None,
-        codec: Codec,
-        world: World,
+        self, config: Config, training: LabelledImages, held_out: LabelledImages | None, codec: Codec, world: World
     ) -> None:
         self.options, self.world = config.health, world
         self.stretch = 0  # evaluations come so many times less often; 0: not settled yet
         self._config, self._training, self._held_out, self._codec = config, training, held_out, codec
         self.reset()
         self._scores: HealthScores | None = None
-        self._score: float | None = None
+        self.score: float | None = None  # the averaged generator's Fréchet distance at the newest evaluation
         self._timed: list[float] = []
 
     def reset(self) -> None:
@@ -92,7 +87,7 @@ class Watcher:
         verdict = self.monitor.update(trainer.global_step, **measured)
         if not self.stretch:
             self.stretch = self.world.broadcast_object(self._stretched(time.monotonic() - start))
-        self._score = measured.get("frechet_ema")
+        self.score = measured.get("frechet_ema")
         if "gap" in measured:
             error = 2 * measured["gap_standard_error"]
             measured |= {"gap_low": measured["gap"] - error, "gap_high": measured["gap"] + error}
@@ -100,7 +95,7 @@ class Watcher:
 
     def fault(self, step: int, what: str) -> Verdict:
         """Judge a loss or a gradient that was not finite."""
-        self._score = None
+        self.score = None
         return self.monitor.update(step, not_finite=what)
 
     def changes(self, verdict: Verdict) -> list[dict[str, Any]]:
@@ -118,10 +113,6 @@ class Watcher:
             event |= {"onset": verdict.onset, "extreme": verdict.extreme, "best_step": verdict.best_step}
         return [event]
 
-    def score(self) -> float | None:
-        """Return the averaged generator's Fréchet distance at the newest evaluation, None where there is none."""
-        return self._score if self._score is not None and math.isfinite(self._score) else None
-
     def sound(self) -> bool:
         """Whether the newest evaluation had nothing against the run."""
         return self.monitor.verdict().unsuspected
@@ -132,19 +123,15 @@ class Watcher:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the monitor and the means, and the newest score."""
-        return {
-            "monitor": self.monitor.state_dict(),
-            "means": self.means.state_dict(),
-            "stretch": self.stretch,
-            "score": self._score,
-        }
+        state = {"monitor": self.monitor.state_dict(), "means": self.means.state_dict()}
+        return state | {"stretch": self.stretch, "score": self.score}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
         self.monitor.load_state_dict(state["monitor"])
         self.means.load_state_dict(state["means"])
         self.stretch = int(state["stretch"])
-        self._score = state["score"]
+        self.score = state["score"]
         self._state = self.monitor.verdict().state
 
     def _health_scores(self, trainer: Trainer) -> HealthScores:
