@@ -16,9 +16,10 @@ from PIL import Image
 import schurgan
 from schurgan.commands import demo, model
 from schurgan.commands.main import COMMANDS, main
-from schurgan.data import Shards
+from schurgan.data import Shards, sources
 from schurgan.data.sources import open_source
 from schurgan.evaluation.features import classifier
+from schurgan.report import page
 from schurgan.runs.config import Config
 from schurgan.runs.folder import RunFolder
 from schurgan.version import __version__
@@ -188,9 +189,9 @@ def test_each_preset_for_a_cpu_trains_on_images_of_its_size(call, tmp_path, pres
 
 def test_the_demo_goes_the_whole_way_and_goes_on_where_it_was_stopped(call, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(classifier, "QUICK", {"epochs": 1, "least_steps": 0, "most_steps": 10})
-    monkeypatch.setattr(demo, "write_report", functools.partial(demo.write_report, shown=1, judged=1))
-    monkeypatch.setattr(demo.Config, "from_preset", lambda name, data: tiny(steps=2).model_copy(update={"data": data}))
-    monkeypatch.setattr(demo, "open_source", lambda name, seconds: open_source(name, per_class=3, seconds=0.5))
+    monkeypatch.setattr(page, "write_report", functools.partial(page.write_report, shown=1, judged=1))
+    monkeypatch.setattr(Config, "from_preset", lambda name, data: tiny(steps=2).model_copy(update={"data": data}))
+    monkeypatch.setattr(sources, "open_source", lambda name, seconds: open_source(name, per_class=3, seconds=0.5))
     monkeypatch.setattr(demo, "_SECONDS", 0.5)
     monkeypatch.setattr(demo, "_SIZE", 16)
     said = call("demo", "--out", tmp_path / "demo")

@@ -166,7 +166,7 @@ def test_the_command_prints_a_plain_table_and_the_report_shows_the_scores(call, 
     assert lines[0] == f"{run}, step 0: 1 x 60 images, truncation 1"
     fid = Evaluation.load(run / "scores.json").scores["fid"]
     assert any(line.startswith("FID ↓") and f"{fid.value:.4g}" in line for line in lines)
-    assert "fid" in score_table(run)
+    assert "FID" in score_table(run)
 
 
 def test_the_classifier_is_trained_without_the_held_out_fold_and_its_accuracy_is_in_the_record(run, short_training):

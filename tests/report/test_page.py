@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import fields
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from schurgan.core.errors import UserError
 from schurgan.data import Shards, prepare
 from schurgan.data.sources import open_source
 from schurgan.evaluation.features import classifier
+from schurgan.evaluation.scores import Evaluation, Protocol, Score
 from schurgan.model import load
 from schurgan.report.page import write_report
 
@@ -220,12 +222,14 @@ def test_thousands_of_events_do_not_drown_the_page(died):
 
 def test_scores_are_a_table_with_their_floor_and_protocol(died):
     run = died([row(25), row(50)])
-    scores = {"frechet": {"value": 8.21, "floor": 1.2}, "<recall>": {"value": None}, "plain": 3}
-    (run / "scores.json").write_text(json.dumps({"scores": scores, "protocol": {"extractor": "a&b", "n": 500}}))
+    protocol = dict.fromkeys((field.name for field in fields(Protocol)), 500) | {"extractor": "a&b", "val_folds": (3,)}
+    scores = {"fid": Score(8.21, floor=1.2), "<recall>": Score(None)}
+    Evaluation(Protocol(**protocol), scores).save(run / "scores.json")
     text = write_report(run).read_text("utf-8")
     cells = re.findall(r"<td[^>]*>([^<]*)</td>", text)
-    assert cells == ["frechet", "8.21", "1.2", "&lt;recall&gt;", "", "", "plain", "3", ""]
-    assert "extractor a&amp;b, n 500" in text
+    assert cells == ["FID", "8.21", "1.2", "&lt;recall&gt;", "–", "–"]
+    assert "extractor a&amp;b, " in text
+    assert "n_fake 500, " in text
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"scores": []}', '{"scores": {}}', "{" * 100_000])

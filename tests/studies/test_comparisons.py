@@ -7,7 +7,7 @@ from small_study import score, small_study
 
 from schurgan.core.errors import UserError
 from schurgan.studies.study import read_study
-from schurgan.studies.table import compare_parts, find_comparisons, save_table
+from schurgan.studies.table import compare_parts, effect, paired_runs, save_table
 from schurgan.studies.trial import read_results
 
 
@@ -24,19 +24,19 @@ def test_pairs_are_of_the_same_seed_and_sizes_are_compared_by_their_ratio(compar
         if theirs is not None:
             score(trials[f"b-laptop-{seed}"], theirs, 1.0, state=state, onset=onset, worse=1.0)
     score(trials["a.linear-laptop-0"], 99.0)
-    (found,) = find_comparisons(compared, "laptop", read_results(list(trials.values())))
-    assert [(one.trial.name, other.trial.name) for one, other in found.pairs] == [
+    ((comparison, pairs),) = paired_runs(compared, "laptop", read_results(list(trials.values()))).items()
+    assert comparison == ("with", "without", "sounds")
+    assert [(one.trial.name, other.trial.name) for one, other in pairs] == [
         ("a-laptop-0", "b-laptop-0"),
         ("a-laptop-1", "b-laptop-1"),
     ]
-    assert found.collapsed() == (0, 1)
-    fid, inception = found.effect("fid"), found.effect("inception_score")
+    fid, inception = effect(pairs, "fid"), effect(pairs, "inception_score")
     assert fid is not None
     assert fid.mean == pytest.approx(math.sqrt(0.5))
     # Student's t with one degree of freedom, 12.706, times a standard error of 0.5
     assert inception is not None
     assert (inception.mean, inception.low) == (pytest.approx(1.5), pytest.approx(1.5 - 12.7062 / 2, abs=1e-3))
-    assert found.effect("end_variety") is None
+    assert effect(pairs, "end_variety") is None
     text = save_table(compared, "laptop", list(trials.values()), tmp_path)
     line = next(line for line in text.splitlines() if line.startswith("| with against without"))
     assert "| sounds | 2 |" in line

@@ -7,6 +7,7 @@ from small_study import small_study
 
 from schurgan.commands import study as study_commands
 from schurgan.studies import study as module
+from schurgan.studies.trial import is_main
 
 
 @pytest.fixture(autouse=True)
@@ -63,8 +64,10 @@ def test_images_of_another_size_are_refused_before_anything_is_trained(refused, 
 
 
 def test_another_process_of_a_launcher_lays_nothing_out(monkeypatch):
-    monkeypatch.setenv("RANK", "1")
-    assert not study_commands._is_main()
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "1"), ("MASTER_ADDR", "x")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_PORT", "1")
+    assert not is_main()
 
 
 def test_the_data_folder_is_kept_as_a_whole_path(images, monkeypatch):

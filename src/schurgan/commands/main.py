@@ -39,7 +39,7 @@ COMMANDS = {
     "study": ("study", "Train, score and lay out a table or figure of the paper."),
     "export": ("model", "Write a generator to a file that runs without this program."),
     "presets": ("model", "List the presets, and what a training step of each architecture costs."),
-    "demo": ("model", "Make sounds, train on them and write a page, in a few minutes."),
+    "demo": ("demo", "Make sounds, train on them and write a page, in a few minutes."),
     "doctor": ("doctor", "Print what is installed and what this machine has."),
 }
 """Module and summary of each command. Its function has its name, with _ for the space of one of two words."""

@@ -5,11 +5,12 @@ Nothing here imports torch before a command needs it.
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json as json_format
 import math
-import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,7 +18,7 @@ from tyro.conf import Positional, arg
 
 from schurgan.commands.data import Frame, Scale, TransformName
 from schurgan.commands.parsing import Folder, check_counts, check_rate
-from schurgan.core.errors import UserError, writing
+from schurgan.core.errors import UserError, say, writing
 from schurgan.runs.folder import RunFolder
 from schurgan.runs.presets import preset_names, preset_summary
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from schurgan.audio import Spectrogram
 
 PhaseName = Literal["noise", "carrier", "griffin-lim"]
+_SCORES = ("snr_db", "snr_paper_db", "power_ratio_db")
 _SHORTEST = 0.25  # seconds; shorter recordings are padded to this, so that their image has some frames
 
 
@@ -127,116 +129,84 @@ def reconstruct(
     """
     check_rate(sample_rate)
     _check_refine(refine)
-    settings = {"transform": transform, "size": size, "scale": scale, "frame": frame, "sample_rate": sample_rate}
-    _rebuild(files, out, settings, phase=phase, refine=refine, seconds=seconds, as_json=json)
-
-
-def _rebuild(
-    files: Sequence[Path],
-    out: Path,
-    settings: Mapping[str, Any],
-    *,
-    phase: str = "carrier",
-    refine: int | None = None,
-    seconds: float = 5.0,
-    as_json: bool = False,
-) -> int:
-    """Rebuild each file from its image, print its scores, and return how many were rebuilt.
-
-    settings are those of `Spectrogram`. OUT gets NAME.wav (rebuilt), NAME.original.wav (what went in: mono, at the
-    transform's rate, peak 1) and NAME.png. One of several files that cannot be used is named on standard error;
-    UserError when none can, or when nothing can be written.
-    """
-    import torch
-
-    from schurgan.audio import AudioError, Spectrogram
-
     if not files:
         raise UserError("FILE: missing; one recording or more is needed")
     if not _SHORTEST <= seconds <= 600:
         raise UserError(f"--seconds: {seconds:g} given, {_SHORTEST:g} to 600 is needed")
+    import torch
+
+    from schurgan.audio import AudioError, Spectrogram
+
+    @functools.cache
+    def spectrogram(n_samples: int) -> Spectrogram:
+        options: dict[str, Any] = {"frame": frame, "sample_rate": sample_rate, "n_samples": n_samples}
+        return Spectrogram(transform, size, scale, channels=1, **options)
+
+    longest = round(seconds * sample_rate)
     try:
-        Spectrogram(**settings, channels=1, n_samples=round(seconds * settings["sample_rate"]))
+        spectrogram(longest)
     except ValueError as error:
         raise UserError(str(error)) from None
     torch.set_num_threads(1)  # short FFTs: more threads would wait for each other
-    transforms: dict[int, Spectrogram] = {}
-    rebuilt = 0
-    for file, name in zip(files, _names(files), strict=True):
+    rebuilt, names = 0, set[str]()
+    for file in files:
+        numbered = (f"{file.stem}-{number}" for number in itertools.count(2))
+        names.add(name := next(name for name in itertools.chain([file.stem], numbered) if name not in names))
         try:
-            scores = _one(file, out / name, settings, transforms, phase, refine, seconds)
+            scores = _rebuild(file, out / name, spectrogram, longest, phase, refine)
         except AudioError as error:
             if len(files) == 1:
                 raise UserError(str(error)) from None
-            print(f"schurgan: {error}", file=sys.stderr)
+            say(str(error))
             continue
         rebuilt += 1
-        print(json_format.dumps(scores) if as_json else _line(scores), flush=True)
+        texts = (f"{key} {scores[key]:.2f}" for key in _SCORES if scores[key] is not None)
+        print(json_format.dumps(scores) if json else "  ".join((str(file), *texts)), flush=True)
     if not rebuilt:
         raise UserError(f"none of {len(files)} recordings can be used")
-    if not as_json:
+    if not json:
         print(f"{rebuilt} sound{'s' * (rebuilt > 1)} in {out}")
-    return rebuilt
 
 
-def _one(
+def _rebuild(
     file: Path,
     target: Path,
-    settings: Mapping[str, Any],
-    transforms: dict[int, Spectrogram],
-    phase: str,
+    spectrogram: Callable[[int], Spectrogram],
+    longest: int,
+    phase: PhaseName,
     refine: int | None,
-    seconds: float,
 ) -> dict[str, Any]:
+    """Write TARGET.wav (rebuilt), TARGET.original.wav (mono, resampled, peak 1) and TARGET.png; return the scores."""
     from schurgan import audio
-    from schurgan.audio import AudioError, AudioWarning, Spectrogram
     from schurgan.audio.pictures import picture, save_png
 
-    rate = settings["sample_rate"]
+    rate, size = spectrogram(longest).sample_rate, spectrogram(longest).size
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", AudioWarning)
+        warnings.simplefilter("always", audio.AudioWarning)
         samples = audio.read_audio(file, rate)
-    n = min(max(len(samples), math.ceil(_SHORTEST * rate), settings["size"]), round(seconds * rate))
+    n = min(max(len(samples), math.ceil(_SHORTEST * rate), size), longest)
     clip, _, notes = audio.fit_clip(samples, n, rate)
-    if n not in transforms:
-        try:
-            transforms[n] = Spectrogram(**settings, channels=1, n_samples=n)
-        except ValueError as error:
-            raise AudioError(f"{file}: too short for this transform ({error})") from None
-    spectrogram = transforms[n]
-    image, aux = spectrogram.encode(clip[None])
-    rebuilt = spectrogram.decode(image, aux, phase=phase, refine=refine)[0]
+    try:
+        codec = spectrogram(n)
+    except ValueError as error:
+        raise audio.AudioError(f"{file}: too short for this transform ({error})") from None
+    image, aux = codec.encode(clip[None])
+    rebuilt = codec.decode(image, aux, phase=phase, refine=refine)[0]
+    wav, original, png = (target.with_name(target.name + end) for end in (".wav", ".original.wav", ".png"))
     with warnings.catch_warnings(), writing(target.parent):
-        warnings.simplefilter("ignore", AudioWarning)  # a rebuilt peak may pass full scale by a hair
+        warnings.simplefilter("ignore", audio.AudioWarning)  # a rebuilt peak may pass full scale by a hair
         target.parent.mkdir(parents=True, exist_ok=True)
-        audio.write_audio(target.with_name(target.name + ".wav"), rebuilt, rate)
-        audio.write_audio(target.with_name(target.name + ".original.wav"), clip, rate)
-        save_png(picture(image[0], max(1, 256 // settings["size"])), target.with_name(target.name + ".png"))
-    scores = {name: getattr(audio, name) for name in ("snr_db", "snr_paper_db", "power_ratio_db")}
-    values = {name: float(score(clip, rebuilt)) for name, score in scores.items()}
+        audio.write_audio(wav, rebuilt, rate)
+        audio.write_audio(original, clip, rate)
+        save_png(picture(image[0], max(1, 256 // size)), png)
+    values = {name: float(getattr(audio, name)(clip, rebuilt)) for name in _SCORES}
     return {
         "file": str(file),
         **{name: round(value, 4) if math.isfinite(value) else None for name, value in values.items()},
         "seconds": n / rate,
-        "notes": [str(note.message) for note in caught if issubclass(note.category, AudioWarning)] + notes,
-        "wav": str(target.with_name(target.name + ".wav")),
+        "notes": [str(note.message) for note in caught if issubclass(note.category, audio.AudioWarning)] + notes,
+        "wav": str(wav),
     }
-
-
-def _names(files: Sequence[Path]) -> list[str]:
-    """A name for each file's results: its stem, numbered where two would be the same."""
-    names: list[str] = []
-    for file in files:
-        name, number = file.stem, 2
-        while name in names:
-            name, number = f"{file.stem}-{number}", number + 1
-        names.append(name)
-    return names
-
-
-def _line(scores: Mapping[str, Any]) -> str:
-    names = ("snr_db", "snr_paper_db", "power_ratio_db")
-    return "  ".join([scores["file"], *(f"{name} {scores[name]:.2f}" for name in names if scores[name] is not None)])
 
 
 def presets(*, batch_size: int = 32, width: int | None = None, classes: int = 10, channels: int = 3) -> None:
@@ -257,14 +227,3 @@ def presets(*, batch_size: int = 32, width: int | None = None, classes: int = 10
     print()
     for line in cost_table(width=width, classes=classes, channels=channels, batch_size=batch_size):
         print(line, flush=True)
-
-
-def demo(*, out: Folder = Path("runs/demo")) -> None:
-    """Make soundscapes, train on them, sample every class and write a page, in a few minutes.
-
-    Args:
-        out: folder of the run; a demo that was stopped continues there
-    """
-    from schurgan.commands.demo import run_demo
-
-    run_demo(out)

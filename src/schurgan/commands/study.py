@@ -1,8 +1,7 @@
-"""The command about studies: the paper's tables and figures. Nothing here imports torch before it runs."""
+"""The command `study`: the paper's tables and figures. Nothing here imports torch before it runs."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -51,42 +50,38 @@ def study(
     if missing:
         raise UserError(f"--data {missing[0]}=DIR: missing, {chosen.about_data(scale, missing[0])} makes it")
     _check_sizes(chosen, scale, folders)
+    from schurgan.studies.figures import save_figures
     from schurgan.studies.runner import run_trials
+    from schurgan.studies.table import save_table
+    from schurgan.studies.trial import is_main
 
     run_trials(trials, jobs)
-    if _is_main():
-        _lay_out(chosen, scale, trials, out)
-
-
-def _lay_out(study: Study, scale: ScaleName, trials: Sequence[Trial], out: Path) -> None:
-    from schurgan.studies.table import save_table
-
-    if study.columns:
-        print(save_table(study, scale, trials, out), end="")
-        print(f"table: {out / f'{study.name}-{scale}.md'}")
-    if study.kind != "table":
-        from schurgan.studies.figures import save_figures
-
-        for path in save_figures(study, scale, trials, out):
+    if not is_main():
+        return
+    if chosen.columns:
+        print(save_table(chosen, scale, trials, out), end="")
+        print(f"table: {out / f'{chosen.name}-{scale}.md'}")
+    if chosen.kind != "table":
+        for path in save_figures(chosen, scale, trials, out):
             print(f"figure: {path}")
 
 
-def _folders(study: Study, scale: ScaleName, given: Sequence[str]) -> dict[str, Path]:
-    """NAME=DIR by name. Raises UserError for a name that the study does not know and a folder that is none."""
-    known, found = study.known_data(scale), dict[str, Path]()
-    for text in given:
-        name, equals, folder = text.partition("=")
-        if not equals or not folder:
+def _folders(study: Study, scale: ScaleName, arguments: Sequence[str]) -> dict[str, Path]:
+    """Read NAME=DIR arguments; refuse names that the study does not know, and folders that do not exist."""
+    known, folders = study.known_data(scale), dict[str, Path]()
+    for text in arguments:
+        name, _, folder = text.partition("=")
+        if not folder:
             raise UserError(f"--data: {text!r} given, NAME=DIR is needed, such as {known[0]}=data/{known[0]}")
         if name not in known:
             near = did_you_mean(name, known) or f"; there are {', '.join(known)}"
             raise UserError(f'--data: "{name}" is no data set of study {study.name} at scale {scale}{near}')
-        if name in found:
+        if name in folders:
             raise UserError(f"--data: {name} given twice")
         if not Path(folder).is_dir():
             raise UserError(f"--data {name}: {folder}: no such folder; `schurgan prepare` makes one")
-        found[name] = Path(folder).resolve()
-    return found
+        folders[name] = Path(folder).resolve()
+    return folders
 
 
 def _check_sizes(study: Study, scale: ScaleName, folders: Mapping[str, Path]) -> None:
@@ -94,11 +89,11 @@ def _check_sizes(study: Study, scale: ScaleName, folders: Mapping[str, Path]) ->
     from schurgan.data.manifest import Manifest
 
     for name, folder in folders.items():
-        wanted, shape = study.data_at(scale, name), Manifest.load(folder).shape
-        if shape[1:] != (wanted.size, wanted.size):
+        size, shape = study.data_at(scale, name).size, Manifest.load(folder).shape
+        if shape[1:] != (size, size):
             raise UserError(
-                f"--data {name}: {folder} holds images of {shape[1]}x{shape[2]}, scale {scale} needs "
-                f"{wanted.size}x{wanted.size}: {study.about_data(scale, name)} makes them"
+                f"--data {name}: {folder} holds images of {shape[1]}x{shape[2]}, scale {scale} needs {size}x{size}: "
+                f"{study.about_data(scale, name)} makes them"
             )
 
 
@@ -106,20 +101,16 @@ def _list(study: Study, scale: ScaleName, trials: Sequence[Trial], jobs: int) ->
     from schurgan.runs.messages import duration
     from schurgan.studies.estimate import estimate
 
-    at, rows = study.scale(scale), {row.name: row for row in study.rows}
-    print(f"{study.title}\n{at.about}")
+    print(f"{study.title}\n{study.scale(scale).about}")
     for name in study.known_data(scale):
         print(f"--data {name}=DIR  {study.about_data(scale, name)}")
     space = max(len(trial.name) for trial in trials)
     print(f"\n{'trial':<{space}} {'steps':>7} {'TFLOP':>11} {'GiB':>8}  time of its steps, about")
-    classes = [study.data_at(scale, rows[trial.row].data).classes for trial in trials]
+    data = {row.name: row.data for row in study.rows}
+    classes = [study.data_at(scale, data[trial.row]).classes for trial in trials]
     left = 0.0
-    for found in estimate(trials, classes):
-        left += 0.0 if found.done else found.seconds
-        print(f"{found.trial:<{space}} {found}", flush=True)
+    for each in estimate(trials, classes):
+        left += 0.0 if each.done else each.seconds
+        print(f"{each.trial:<{space}} {each}", flush=True)
     beside = f", {duration(left / jobs)} by {jobs} jobs" if jobs > 1 else ""
     print(f"\n{len(trials)} trials, about {duration(left)} of steps left{beside}; watching and scoring come on top")
-
-
-def _is_main() -> bool:
-    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"

@@ -25,57 +25,54 @@ _FFMPEG_SECONDS = 300
 
 
 def animate(run: str | Path, out: str | Path | None = None, fps: float = 6.0) -> Path:
-    """RUN/samples.gif, or `out`: a .gif, or a .mp4 where ffmpeg is on the PATH. The same grids give the same GIF.
+    """Make RUN/samples.gif, or `out`: a .gif, or a .mp4 where ffmpeg is on the PATH. The same grids give the same GIF.
 
-    Of more than 150 grids as many are taken, evenly, with the first and the last; large ones are made smaller. Raises
-    UserError where there are no grids, `fps` is not within 0.1 to 50, or the file cannot be made.
+    Of more than 150 grids as many are taken, evenly, with the first and the last; large ones are made smaller.
+
+    Raises:
+        UserError: there are no grids, `fps` is not within 0.1 to 50, or the file cannot be written.
     """
-    run = Path(run)
-    out = Path(out) if out is not None else RunFolder(run).animation
+    folder = RunFolder(run)
+    out = Path(out) if out is not None else folder.animation
     if not 0.1 <= fps <= 50:
         raise UserError(f"fps: {fps:g} given, 0.1 to 50 frames a second are possible")
     if out.suffix not in (".gif", ".mp4"):
         raise UserError(f"out: {out} given, a name that ends in .gif or .mp4 is needed")
-    if not run.is_dir():
+    if not folder.path.is_dir():
         raise UserError(f"{run}: no such run folder")
-    grids = _grids(run)
-    if not grids:
-        folder = RunFolder(run).samples
-        raise UserError(f"{folder}: no sample grids here yet; a run makes one every `train.sample_every` steps")
-    pictures = _frames(grids)
+    frames = _frames(folder)
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         if out.suffix == ".gif":
-            _save_gif(pictures, out, fps)
+            _save_gif(frames, out, fps)
         else:
-            _save_mp4(pictures, out, fps)
+            _save_mp4(frames, out, fps)
     return out
 
 
-def _grids(run: Path) -> list[tuple[str, Path]]:
-    """(what the frame says, file), in the order of attempts and steps."""
-    found = RunFolder(run).grids()
-    if len(found) > MOST_FRAMES:
-        found = [found[round(i * (len(found) - 1) / (MOST_FRAMES - 1))] for i in range(MOST_FRAMES)]
-    return [(f"step {step}" + (f", attempt {attempt}" if attempt else ""), path) for attempt, step, path in found]
-
-
-def _frames(grids: Sequence[tuple[str, Path]]) -> list[Image.Image]:
-    """All of one even size (video needs it), the label under the grid; what is no picture is left out."""
-    opened = [(label, drawn) for label, path in grids if (drawn := _open(path)) is not None]
+def _frames(folder: RunFolder) -> list[Image.Image]:
+    """The grids in the order of attempts and steps, all of one even size (video needs it), each over its label."""
+    grids = folder.grids()
+    if not grids:
+        every = "a run makes one every `train.sample_every` steps"
+        raise UserError(f"{folder.samples}: no sample grids here yet; {every}")
+    if len(grids) > MOST_FRAMES:
+        grids = [grids[round(i * (len(grids) - 1) / (MOST_FRAMES - 1))] for i in range(MOST_FRAMES)]
+    opened = [(grid, drawn) for grid in grids if (drawn := _open(grid.path)) is not None]
     if not opened:
-        raise UserError(f"{grids[0][1].parent}: none of its {len(grids)} sample grids is a picture that can be read")
+        raise UserError(f"{folder.samples}: none of its {len(grids)} sample grids is a picture that can be read")
     width, height = (max(drawn.size[side] for _, drawn in opened) for side in (0, 1))
     scale = min(1.0, (MOST_PIXELS / (len(opened) * width * height)) ** 0.5)
     width, height = (max(2, round(side * scale)) for side in (width, height))
     size = (width + width % 2, height + (height + _LABEL) % 2 + _LABEL)
     font = ImageFont.load_default(13)
     frames = []
-    for label, drawn in opened:
+    for grid, drawn in opened:
         if drawn.size != (width, height):
             drawn = drawn.resize((width, height), Image.Resampling.BOX if scale < 1 else Image.Resampling.NEAREST)
         frame = Image.new("RGB", size, "white")
         frame.paste(drawn, (0, 0))
+        label = f"step {grid.step}" + (f", attempt {grid.attempt}" if grid.attempt else "")
         ImageDraw.Draw(frame).text((3, height + 1), label, fill="black", font=font)
         frames.append(frame)
     return frames
@@ -97,19 +94,11 @@ def _save_gif(frames: Sequence[Image.Image], out: Path, fps: float) -> None:
     for number, frame in enumerate(chosen):
         sheet.paste(frame, (0, number * height))
     palette = sheet.quantize(256, Image.Quantize.MEDIANCUT)
-    drawn = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
-    shown = max(20, round(1000 / fps))
-    durations = [shown] * (len(drawn) - 1) + [shown + round(1000 * _HOLD_SECONDS)]
+    first, *rest = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
+    duration = max(20, round(1000 / fps))
+    durations = [duration] * len(rest) + [duration + round(1000 * _HOLD_SECONDS)]
     with atomic_write(out) as file:
-        drawn[0].save(
-            file,
-            format="GIF",
-            save_all=True,
-            append_images=drawn[1:],
-            duration=durations,
-            loop=0,
-            optimize=False,
-        )
+        first.save(file, "GIF", save_all=True, append_images=rest, duration=durations, loop=0, optimize=False)
 
 
 def _save_mp4(frames: Sequence[Image.Image], out: Path, fps: float) -> None:
@@ -119,16 +108,16 @@ def _save_mp4(frames: Sequence[Image.Image], out: Path, fps: float) -> None:
     width, height = frames[0].size
     held = [*frames, *[frames[-1]] * round(_HOLD_SECONDS * fps)]
     with tempfile.TemporaryDirectory(prefix="schurgan-") as folder:
-        made = Path(folder) / "film.mp4"
+        film = Path(folder) / "film.mp4"
         source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{fps:g}", "-i", "-"]
         command = [program, "-y", "-loglevel", "error", *source, "-pix_fmt", "yuv420p", "-movflags", "+faststart"]
         try:
             pixels = b"".join(frame.tobytes() for frame in held)
-            done = subprocess.run([*command, str(made)], input=pixels, capture_output=True, timeout=_FFMPEG_SECONDS)
+            done = subprocess.run([*command, str(film)], input=pixels, capture_output=True, timeout=_FFMPEG_SECONDS)
         except subprocess.TimeoutExpired:
             raise UserError(f"{out}: ffmpeg took more than {_FFMPEG_SECONDS} s and was ended") from None
-        if done.returncode or not made.exists():
-            said = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["it said nothing"]
-            raise UserError(f"{out}: ffmpeg failed ({said[-1][:200]})")
+        if done.returncode or not film.exists():
+            lines = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["without a message"]
+            raise UserError(f"{out}: ffmpeg failed ({lines[-1][:200]})")
         with atomic_write(out) as file:
-            file.write(made.read_bytes())
+            file.write(film.read_bytes())

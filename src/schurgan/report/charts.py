@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 Points = Sequence[tuple[int, Mapping[str, float | None]]]
 """Steps with the numbers of each."""
 Kind = Literal["collapse", "rollback", "warning"]
-SIZE, WIDE_SIZE = (400, 230), (1120, 380)
-"""Width and height of a chart in pixels."""
 _COLOURS = {
     "ink": "#1c1b22",
     "faint": "#6d6a75",
@@ -65,53 +63,96 @@ _LETTER = 0.6
 
 @dataclass(frozen=True)
 class Curve:
-    """One curve of a chart.
-
-    Args:
-        name: text of the legend.
-        values: one for each x; values that are not finite are left out.
-        style: "a" (solid), "b" (dashed) or "c" (faint).
-    """
+    """One curve of a chart, with a value for each x; values that are not finite are left out."""
 
     name: str
+    """Text of the legend."""
     values: Sequence[float]
     style: str
+    """"a" (solid), "b" (dashed) or "c" (faint)."""
 
 
 @dataclass(frozen=True)
 class Mark:
-    """An event at x: "collapse" is an arrow from above, "rollback" a dashed line, "warning" a triangle below.
-
-    Args:
-        x: step.
-        name: text over the chart, "" for none.
-        kind: how it is drawn.
-        note: text shown where the pointer rests on the mark, `name` by default.
-    """
+    """An event: "collapse" is an arrow from above, "rollback" a dashed line, "warning" a triangle below."""
 
     x: float
     name: str
+    """Text over the chart, "" for none."""
     kind: Kind
     note: str = ""
+    """Text shown where the pointer rests on the mark, `name` by default."""
 
 
 @dataclass(frozen=True)
-class _Chart:
-    """What one small chart shows: (key, name, style) of each curve in the lines of one kind."""
+class Chart:
+    """Curves over steps.
 
-    lines: Literal["rows", "health"]
+    Where x does not rise a curve begins anew, because a run that was rolled back continued from an earlier step. The
+    part of the curve before that lies beyond this step was given up; it is faint.
+    """
+
+    x: Sequence[float]
+    curves: Sequence[Curve]
     label: str
-    curves: tuple[tuple[str, str, str], ...]
+    """What the values are."""
+    bands: Sequence[tuple[float, str]] = ()
+    """(half width, name) of shaded strips about zero, for a linear axis."""
+    marks: Sequence[Mark] = ()
     log: bool = False
+    """Draw values on a logarithmic axis, and leave out what is not positive."""
+    size: tuple[int, int] = (400, 230)
+    """Width and height in pixels."""
 
+    def svg(self) -> str:
+        """Draw the chart as an <svg> element in the page's colours; the same numbers give the same text."""
+        figure = self.draw()
+        notes = [escape(mark.note or mark.name) for mark in self.marks]
+        with _style(self.label):
+            buffer = io.StringIO()
+            metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))  # None: not written
+            figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
+        text = buffer.getvalue()
+        text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text[text.index("<svg") :])
+        text = text.replace("<svg", f'<svg role="img" aria-label="{escape(self.label)} over steps"', 1)
+        text = re.sub(r' id="mark-(\d+)">', lambda match: f' class="mark"><title>{notes[int(match[1])]}</title>', text)
+        text = re.sub(r' id="[\w.]+_\d+"', "", text)  # of groups: several charts on a page would share them
+        for name, colour in _COLOURS.items():
+            text = text.replace(colour, f"var(--{name})")
+        return re.sub(r"\n\s*", "\n", text)
 
-_CHARTS = (
-    _Chart("rows", "loss", (("loss_d", "discriminator", "a"), ("loss_g", "generator", "b"))),
-    _Chart("rows", "accuracy of D", (("accuracy_d", "discriminator", "a"),)),
-    _Chart("rows", "gradient norm at the images", (("gradient_g", "of the generator’s loss", "a"),), log=True),
-    _Chart("health", "Fréchet distance", (("frechet", "generator", "b"), ("frechet_ema", "EMA generator", "a")), True),
-    _Chart("health", "variety within a class", (("variety", "generator", "a"),)),
-)
+    def draw(self) -> Figure:
+        """Draw the chart with matplotlib."""
+        from matplotlib.figure import Figure
+
+        with _style(self.label):
+            figure = Figure(figsize=(self.size[0] / 72, self.size[1] / 72), dpi=72, layout="constrained")
+            ax = figure.subplots()
+            if self.log:
+                ax.set_yscale("log")
+            for place, (half, name) in enumerate(sorted(self.bands, reverse=True)):
+                ax.axhspan(-half, half, color=_COLOURS["b"], alpha=0.13, linewidth=0)
+                # The name of the widest band stands over its edge, of a band inside it below.
+                across, side = ax.get_yaxis_transform(), "top" if place else "bottom"
+                ax.text(0.995, half, name, transform=across, ha="right", va=side, clip_on=True)
+            for curve in self.curves:
+                name = curve.name
+                for points, is_given_up in _pieces(self.x, curve.values, self.log):
+                    look = _STYLES[curve.style] | {"alpha": 0.5 if is_given_up else 1.0}
+                    dot = "o" if len(points) == 1 else ""
+                    ax.plot(*zip(*points, strict=True), marker=dot, markersize=4, label=name, **look)
+                    name = "_"  # once in the legend
+            if self.log:
+                _place_log_ticks(ax)
+            places = [*self.x, *(mark.x for mark in self.marks)]
+            left, right = min(places, default=0.0), max(places, default=1.0)
+            ax.set_xlim(*((left, right) if left < right else (left - 1, right + 1)))
+            _draw_marks(ax, self.marks, self.size[0])
+            ax.set_xlabel("step", loc="right")
+            ax.set_ylabel(self.label)
+            if ax.get_legend_handles_labels()[0]:
+                figure.legend(loc="outside lower left", ncols=4)
+        return figure
 
 
 def charts(records: Records) -> str:
@@ -119,111 +160,40 @@ def charts(records: Records) -> str:
     if len(records.rows) < 2:
         return "<p>Too short a run for curves.</p>"
     marks = _marks(records)
-    points: dict[str, Points] = {
-        "rows": [(row.step, row.values) for row in records.rows],
-        "health": [(each.step, each.scores) for each in records.health],
-    }
+    rows: Points = [(row.step, row.values) for row in records.rows]
+    health: Points = [(each.step, each.scores) for each in records.health]
+    bands = []
+    for key, times, name in (("ddfn_epsilon", 1, "±ε"), ("ddfn_standard_error", 2, "±2 standard errors of a batch")):
+        known = [half for _, values in rows if (half := values.get(key)) is not None]
+        bands += [(times * known[-1], name)] if known else []
+    gap = _curves(rows, (("ddfn_gap", "mean of the batches", "c"), ("ddfn_ema_gap", "moving average", "a")))
     parts = []
-    if _has(points["rows"], "ddfn_gap"):
-        parts.append(f'<div class="wide">{_draw_gap(points["rows"], marks)}</div>')
+    if gap and gap[0].style == "c":
+        chart = Chart([step for step, _ in rows], gap, "DDFN gap, generated − real", bands, marks, size=(1120, 380))
+        parts.append(f'<div class="wide">{chart.svg()}</div>')
     # The first chart names the marks; the others show them without names or warnings.
     bare = [replace(mark, name="", note=mark.note or mark.name) for mark in marks if mark.kind != "warning"]
-    for chart in _CHARTS:
-        lines = points[chart.lines]
-        curves = [Curve(name, _values(lines, key), style) for key, name, style in chart.curves if _has(lines, key)]
-        if curves:
-            steps = [step for step, _ in lines]
-            parts.append(f"<div>{line_chart(steps, curves, chart.label, marks=bare, log=chart.log)}</div>")
+    for lines, label, log, named in (
+        (rows, "loss", False, (("loss_d", "discriminator", "a"), ("loss_g", "generator", "b"))),
+        (rows, "accuracy of D", False, (("accuracy_d", "discriminator", "a"),)),
+        (rows, "gradient norm at the images", True, (("gradient_g", "of the generator’s loss", "a"),)),
+        (health, "Fréchet distance", True, (("frechet", "generator", "b"), ("frechet_ema", "EMA generator", "a"))),
+        (health, "variety within a class", False, (("variety", "generator", "a"),)),
+    ):
+        if curves := _curves(lines, named):
+            chart = Chart([step for step, _ in lines], curves, label, marks=bare, log=log)
+            parts.append(f"<div>{chart.svg()}</div>")
     return "".join(parts)
 
 
-def line_chart(
-    x: Sequence[float],
-    curves: Sequence[Curve],
-    y_label: str,
-    bands: Sequence[tuple[float, str]] = (),
-    marks: Sequence[Mark] = (),
-    *,
-    log: bool = False,
-    size: tuple[int, int] = SIZE,
-) -> str:
-    """Draw curves over steps as SVG text. The arguments are those of `draw_chart`."""
-    figure = draw_chart(x, curves, y_label, bands, marks, log=log, size=size)
-    notes = [escape(mark.note or mark.name) for mark in marks]
-    with _style(y_label):
-        buffer = io.StringIO()
-        # Without a date or the library's name, the same numbers give the same text.
-        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    text = buffer.getvalue()
-    text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text[text.index("<svg") :])
-    text = text.replace("<svg", f'<svg role="img" aria-label="{escape(y_label)} over steps"', 1)
-    text = re.sub(r' id="mark-(\d+)">', lambda found: f' class="mark"><title>{notes[int(found[1])]}</title>', text)
-    text = re.sub(r' id="[\w.]+_\d+"', "", text)  # of groups: several charts on a page would share them
-    for name, colour in _COLOURS.items():
-        text = text.replace(colour, f"var(--{name})")
-    return re.sub(r"\n\s*", "\n", text)
-
-
-def draw_chart(
-    x: Sequence[float],
-    curves: Sequence[Curve],
-    y_label: str,
-    bands: Sequence[tuple[float, str]] = (),
-    marks: Sequence[Mark] = (),
-    *,
-    log: bool = False,
-    size: tuple[int, int] = SIZE,
-) -> Figure:
-    """Draw curves over steps.
-
-    Where x does not rise a curve begins anew, because a run that was rolled back continued from an earlier step. The
-    part of the curve before that lies beyond this step was given up; it is faint.
-
-    Args:
-        x: steps.
-        curves: with one value for each x.
-        y_label: what the values are.
-        bands: (half width, name) of shaded strips about zero.
-        marks: events.
-        log: draw values on a logarithmic axis, and leave out what is not positive.
-        size: width and height in pixels.
-
-    Raises:
-        ValueError: for bands on a logarithmic axis.
-    """
-    if log and bands:
-        raise ValueError("bands: they lie about zero, which no logarithmic axis holds")
-    from matplotlib.figure import Figure
-
-    with _style(y_label):
-        figure = Figure(figsize=(size[0] / 72, size[1] / 72), dpi=72, layout="constrained")
-        ax = figure.subplots()
-        if log:
-            ax.set_yscale("log")
-        for place, (half, name) in enumerate(sorted(bands, reverse=True)):
-            ax.axhspan(-half, half, color=_COLOURS["b"], alpha=0.13, linewidth=0)
-            # The name of the widest band stands over its edge, of a band inside it below.
-            across, side = ax.get_yaxis_transform(), "top" if place else "bottom"
-            ax.text(0.995, half, name, transform=across, ha="right", va=side, clip_on=True)
-        for curve in curves:
-            name = curve.name
-            for points, is_given_up in _pieces(x, curve.values, log):
-                look = _STYLES[curve.style] | {"alpha": 0.5 if is_given_up else 1.0}
-                dot = "o" if len(points) == 1 else ""
-                ax.plot(*zip(*points, strict=True), marker=dot, markersize=4, label=name, **look)
-                name = "_"  # once in the legend
-        if log:
-            _place_log_ticks(ax)
-        places = [*x, *(mark.x for mark in marks)]
-        left, right = min(places, default=0.0), max(places, default=1.0)
-        ax.set_xlim(*((left, right) if left < right else (left - 1, right + 1)))
-        _draw_marks(ax, marks, size[0])
-        ax.set_xlabel("step", loc="right")
-        ax.set_ylabel(y_label)
-        if ax.get_legend_handles_labels()[0]:
-            figure.legend(loc="outside lower left", ncols=4)
-    return figure
+def _curves(lines: Points, named: Sequence[tuple[str, str, str]]) -> list[Curve]:
+    """The curves of (key, name, style) of which the lines hold a value; NaN where a line holds none."""
+    curves = []
+    for key, name, style in named:
+        values = [values.get(key) for _, values in lines]
+        if any(value is not None for value in values):
+            curves.append(Curve(name, [math.nan if value is None else value for value in values], style))
+    return curves
 
 
 @contextmanager
@@ -297,50 +267,25 @@ def _pieces(x: Sequence[float], values: Sequence[float], log: bool) -> Iterator[
             yield kept[-1:] + points[len(kept) :], True
 
 
-def _draw_gap(rows: Points, marks: Sequence[Mark]) -> str:
-    curves = [Curve("mean of the batches", _values(rows, "ddfn_gap"), "c")]
-    if _has(rows, "ddfn_ema_gap"):
-        curves.append(Curve("moving average", _values(rows, "ddfn_ema_gap"), "a"))
-    bands = []
-    for key, times, name in (("ddfn_epsilon", 1, "±ε"), ("ddfn_standard_error", 2, "±2 standard errors of a batch")):
-        known = [half for _, values in rows if (half := values.get(key)) is not None]
-        bands += [(times * known[-1], name)] if known else []
-    steps = [step for step, _ in rows]
-    return line_chart(steps, curves, "DDFN gap, generated − real", bands, marks, size=WIDE_SIZE)
-
-
 def _marks(records: Records) -> list[Mark]:
     """Onsets of collapse (initial and extreme, as in Table 1 of the paper), rollbacks, warnings; each once."""
     marks: dict[tuple[str, int, float], Mark] = {}
 
-    def add(attempt: int, step: float | None, name: str, kind: Kind, note: str) -> None:
-        if step is not None:
-            marks.setdefault((name, attempt, step), Mark(step, name, kind, note))
+    def add(attempt: int, note: str, kind: Kind, *steps: tuple[str, float | None]) -> None:
+        for name, step in steps:
+            if step is not None:
+                marks.setdefault((name, attempt, step), Mark(step, name, kind, note))
 
-    def add_collapse(attempt: int, onset: float | None, extreme: float | None, note: str) -> None:
-        add(attempt, onset, "initial collapse", "collapse", note)
-        add(attempt, extreme, "extreme collapse", "collapse", note)
-
+    kinds: dict[str, Kind] = {"not_finite": "collapse", "rollback": "rollback", "warning": "warning"}
     for event in records.events:
-        attempt, name, note = event.attempt, event_name(event.kind), event_sentence(event)
+        note = event_sentence(event)
         if event.kind == "collapsed":
-            add_collapse(attempt, event.step if event.onset is None else event.onset, event.extreme, note)
-        elif event.kind == "not_finite":
-            add(attempt, event.step, name, "collapse", note)
-        elif event.kind == "rollback":
-            add(attempt, event.step, name, "rollback", note)
-        elif event.kind == "warning":
-            add(attempt, event.step, name, "warning", note)
+            onset = event.step if event.onset is None else event.onset
+            add(event.attempt, note, "collapse", ("initial collapse", onset), ("extreme collapse", event.extreme))
+        elif event.kind in kinds:
+            add(event.attempt, note, kinds[event.kind], (event_name(event.kind), event.step))
     for each in records.health:
         if each.verdict == "collapsed":
-            add_collapse(each.attempt, each.scores.get("onset"), each.scores.get("extreme"), health_sentence(each))
+            steps = (("initial collapse", each.scores.get("onset")), ("extreme collapse", each.scores.get("extreme")))
+            add(each.attempt, health_sentence(each), "collapse", *steps)
     return list(marks.values())
-
-
-def _values(lines: Points, key: str) -> list[float]:
-    """NaN where a line does not hold the key."""
-    return [math.nan if (value := values.get(key)) is None else value for _, values in lines]
-
-
-def _has(lines: Points, key: str) -> bool:
-    return any(values.get(key) is not None for _, values in lines)

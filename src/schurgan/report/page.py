@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import time
 from dataclasses import asdict, dataclass
 from html import escape
@@ -21,16 +20,20 @@ from schurgan.core.errors import UserError, writing
 from schurgan.core.files import atomic_write, write_json
 from schurgan.data.codec import open_codec
 from schurgan.data.shards import Shards, split
-from schurgan.evaluation.features.classifier import Trained, cached_classifier, judge
+from schurgan.evaluation.features.classifier import cached_classifier, judge
+from schurgan.evaluation.metric_table import title
+from schurgan.evaluation.scores import Evaluation
+from schurgan.evaluation.table import MARK, figure, ordered, real_figure
 from schurgan.model import Model, Sounds, load
 from schurgan.report.charts import charts
 from schurgan.runs.config import Config
 from schurgan.runs.folder import RunFolder
 from schurgan.runs.messages import duration, event_sentence, health_sentence, tone_of, verdict_of
-from schurgan.runs.records import Event, Records, number
+from schurgan.runs.records import Event, Records
 from schurgan.runs.status import read_status
 
 _MOST_EVENTS = 200
+_TRUNCATION, _SEED = 1.0, 1
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Verdict:
     seed: int
 
 
-def write_report(run: str | Path, *, shown: int = 3, judged: int = 12, truncation: float = 1.0, seed: int = 1) -> Path:
+def write_report(run: str | Path, *, shown: int = 3, judged: int = 12) -> Path:
     """Write RUN/report.html and, where the run has a generator, RUN/classifier.json.
 
     A run without a generator, because it has not saved one yet or died before, gets a page of curves and events.
@@ -59,32 +62,29 @@ def write_report(run: str | Path, *, shown: int = 3, judged: int = 12, truncatio
         run: folder of the run.
         shown: real and generated sounds of each class that the page plays.
         judged: generated sounds of each class that the classifier judges.
-        truncation: variance of the noise.
-        seed: the same seed gives the same sounds.
 
     Returns:
         The page's file.
 
     Raises:
-        UserError: where the folder is no run, or its data is gone.
+        UserError: the folder is no run, or its data is gone.
     """
-    run = Path(run)
-    if not run.is_dir():
-        raise UserError(f"{run}: no such run folder")
     folder = RunFolder(run)
+    if not folder.path.is_dir():
+        raise UserError(f"{run}: no such run folder")
     verdict = None
     subtitle, sounds = "The run has not saved a generator yet: there is nothing to hear.", ""
     if folder.generator.exists() or not (folder.config.exists() or folder.metrics.exists()):
-        verdict, subtitle, sounds = _compare_sounds(run, shown, judged, truncation, seed)
+        verdict, subtitle, sounds = _compare_sounds(folder, shown, judged)
     records = folder.read_records()
     template = Template((resources.files("schurgan.report") / "templates" / "page.html").read_text("utf-8"))
     page = template.substitute(
-        title=f"Schurgan: {escape(run.resolve().name)}",
+        title=f"Schurgan: {escape(folder.path.resolve().name)}",
         subtitle=subtitle,
-        state=_state(run),
+        state=_state(folder.path),
         health=_health(records),
         sounds=sounds,
-        scores=score_table(run),
+        scores=score_table(folder.path),
         charts=charts(records),
         events=_events(records),
         options=escape(folder.config.read_text("utf-8", "replace")) if folder.config.exists() else "",
@@ -97,21 +97,35 @@ def write_report(run: str | Path, *, shown: int = 3, judged: int = 12, truncatio
     return folder.report
 
 
-def _compare_sounds(run: Path, shown: int, judged: int, truncation: float, seed: int) -> tuple[Verdict, str, str]:
+def _compare_sounds(folder: RunFolder, shown: int, judged: int) -> tuple[Verdict, str, str]:
     """(the classifier's verdict, subtitle, HTML of real and generated sounds side by side)."""
-    model = load(run)
+    run, model = folder.path, load(folder.path)
     if model.card.data is None or not Path(model.card.data).is_dir():
         raise UserError(f"{run}: its data folder {model.card.data} is gone, which the report compares with")
     everything = Shards(model.card.data)
     if everything.classes != model.classes:
         raise UserError(f"{model.card.data}: holds other classes than {run} was trained on; the report compares them")
-    config = RunFolder(run).read_config() if RunFolder(run).config.exists() else Config()
+    config = folder.read_config() if folder.config.exists() else Config()
     folds = config.train.val_folds
     shards, _ = split(everything, folds, config.train.val_fraction)
     # The classifier that watched the run, where it is the same, or the page would take minutes to write.
     classifier = cached_classifier(everything if folds else shards, val_folds=folds, quick=True)
-    generated = [model.sample(name, judged, truncation, seed) for name in model.classes]
-    verdict = _judge(model, shards, classifier, generated, truncation, seed)
+    generated = [model.sample(name, judged, _TRUNCATION, _SEED) for name in model.classes]
+    images = torch.cat([_analyse_again(model, sounds) for sounds in generated])
+    labels = torch.repeat_interleave(torch.arange(len(generated)), judged)
+    accuracy, per_class = judge(classifier.network, images, labels)
+    verdict = Verdict(
+        classifier.accuracy,
+        accuracy,
+        dict(zip(model.classes, per_class, strict=True)),
+        {sounds.label: _variety(model, shards, sounds) for sounds in generated},
+        classifier.n_train,
+        classifier.n_test,
+        len(labels),
+        _TRUNCATION,
+        model.card.step,
+        _SEED,
+    )
     real, fake, heading = ("pictures", "pictures", "Look") if model.pictures else ("recordings", "sounds", "Listen")
     size, kind = model.codec.size, "" if model.pictures else f" {model.codec.config['transform']} spectrograms"
     subtitle = f"{len(shards)} {real} of {len(model.classes)} classes, {model.card.step} steps of training, "
@@ -129,26 +143,6 @@ def _compare_sounds(run: Path, shown: int, judged: int, truncation: float, seed:
         *(_class_section(sounds, shards, shown, verdict) for sounds in generated),
     ]
     return verdict, subtitle, "\n".join(parts)
-
-
-def _judge(
-    model: Model, shards: Shards, classifier: Trained, generated: list[Sounds], truncation: float, seed: int
-) -> Verdict:
-    images = torch.cat([_analyse_again(model, sounds) for sounds in generated])
-    labels = torch.repeat_interleave(torch.arange(len(generated)), len(generated[0]))
-    accuracy, per_class = judge(classifier.network, images, labels)
-    return Verdict(
-        classifier.accuracy,
-        accuracy,
-        dict(zip(model.classes, per_class, strict=True)),
-        {sounds.label: _variety(model, shards, sounds) for sounds in generated},
-        classifier.n_train,
-        classifier.n_test,
-        len(labels),
-        truncation,
-        model.card.step,
-        seed,
-    )
 
 
 def _analyse_again(model: Model, sounds: Sounds) -> Tensor:
@@ -241,34 +235,19 @@ def _time(event: Event) -> str:
 
 
 def score_table(run: Path) -> str:
-    """RUN/scores.json as a table with its protocol; "" where there is none or it is something else."""
+    """RUN/scores.json as an HTML table with its protocol, "" where the file is missing or damaged."""
     try:
-        content = json.loads(RunFolder(run).scores.read_text("utf-8"), parse_constant=lambda _: None)
-    except (OSError, ValueError, RecursionError):
+        evaluation = Evaluation.load(RunFolder(run).scores)
+    except UserError:
         return ""
-    scores = content.get("scores") if isinstance(content, dict) else None
-    if not isinstance(scores, dict) or not scores:
-        return ""
-    rows = "".join(_score_row(str(name), score) for name, score in scores.items())
+    rows = "".join(
+        f'<tr><td>{escape(title(name))}{MARK[score.higher_is_better]}</td><td class="number">{figure(score.value)}</td>'
+        f'<td class="number">{real_figure(name, score)}</td></tr>'
+        for name, score in ordered(evaluation.scores)
+    )
     head = "<tr><th>score</th><th>generated</th><th>real against real</th></tr>"
-    protocol = content.get("protocol")
-    facts = protocol.items() if isinstance(protocol, dict) else ()
-    text = ", ".join(f"{escape(str(key))} {escape(_short(value))}" for key, value in facts)
-    return f"<h2>Scores</h2><table>{head}{rows}</table>" + (f'<p class="legend">{text}</p>' if text else "")
-
-
-def _score_row(name: str, score: object) -> str:
-    values = score if isinstance(score, dict) else {"value": score}
-    texts = [_short(values[key]) if values.get(key) is not None else "" for key in ("value", "floor")]
-    cells = "".join(f'<td class="number">{escape(text)}</td>' for text in texts)
-    return f"<tr><td>{escape(name)}</td>{cells}</tr>"
-
-
-def _short(value: object) -> str:
-    plain = number(value)
-    if plain is not None:
-        return f"{plain:.5g}"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    protocol = ", ".join(f"{name} {value}" for name, value in asdict(evaluation.protocol).items())
+    return f'<h2>Scores</h2><table>{head}{rows}</table><p class="legend">{escape(protocol)}</p>'
 
 
 def _capitalised(text: str) -> str:

@@ -18,11 +18,10 @@ from schurgan.networks.costs import Costs, step_costs
 from schurgan.runs.config import Config
 from schurgan.runs.messages import duration
 from schurgan.studies.study import Trial
-from schurgan.studies.trial import read_outcome
+from schurgan.studies.trial import finished_outcome
 from schurgan.training.build import build_architecture, build_trainer
 
-_TIMED = 3
-_WARM = 1
+_WARM, _TIMED = 1, 3  # steps
 _MOST_ON_CPU = 2e11
 """Operations of a step that is timed on a CPU; a larger batch is cut down, and the time taken in proportion."""
 
@@ -50,10 +49,14 @@ class Estimate:
 
 
 def estimate(trials: Sequence[Trial], classes: Sequence[int]) -> Iterator[Estimate]:
-    """An estimate a trial, each as soon as it is known; trials that differ in their seed alone are timed once.
+    """Estimate trials one by one; those that differ in their seed alone are timed once, on images of noise.
 
-    classes: of each trial's data. The images are noise: what is in them changes no time. Raises UserError for options
-    that do not fit.
+    Args:
+        trials: those of a study.
+        classes: number of classes of each trial's data.
+
+    Raises:
+        UserError: options do not fit.
     """
     known: dict[str, tuple[float, Costs, float, int]] = {}
     for trial, count in zip(trials, classes, strict=True):
@@ -67,8 +70,7 @@ def estimate(trials: Sequence[Trial], classes: Sequence[int]) -> Iterator[Estima
         except ValueError as error:
             raise UserError(f"{trial.name}: options do not fit: {error}") from None
         flops, costs, seconds, cut = known[text]
-        steps, outcome = config.train.steps, read_outcome(trial.folder)
-        done = outcome is not None and outcome.state != "failed"
+        steps, done = config.train.steps, finished_outcome(trial) is not None
         yield Estimate(trial.name, steps, flops * steps, costs.memory, seconds * steps, cut, done)
 
 
@@ -117,21 +119,21 @@ def _timed(config: Config, classes: int, flops: float) -> tuple[float, int]:
 
 def _measure(config: Config, classes: int, device: torch.device) -> float:
     trainer = build_trainer(config, classes, world=World(device=device))
-    chance = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     shape = (config.train.batch_size, config.model.channels, *build_architecture(config.model).size)
-    images = torch.rand(shape, generator=chance) * 2 - 1
+    images = torch.rand(shape, generator=generator) * 2 - 1
     labels = torch.arange(len(images)) % classes
     every = torch.arange(2 * classes) % classes  # two images a class, as conditions want to see a spread
     for condition in trainer.conditions.values():
-        real = torch.rand(len(every), *shape[1:], generator=chance) * 2 - 1
+        real = torch.rand(len(every), *shape[1:], generator=generator) * 2 - 1
         condition.fit_real([(real, every)])
     batches = [(images.to(device), labels.to(device))] * config.train.d_steps
-    taken = []
+    seconds = []
     with trainer.precision.switches():
         for number in range(_WARM + _TIMED):
-            began = time.perf_counter()
+            start = time.perf_counter()
             metrics = trainer.training_step(batches)
             metrics["loss_g"].item()  # waits for an accelerator
             if number >= _WARM:
-                taken.append(time.perf_counter() - began)
-    return statistics.median(taken)
+                seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,44 +16,72 @@ from torch import Tensor
 from schurgan.audio import Aux, MorletCWT, snr_paper_db, write_audio
 from schurgan.audio.pictures import picture, save_png
 from schurgan.core.errors import UserError, writing
-from schurgan.core.files import atomic_write
+from schurgan.core.files import atomic_write, write_json
 from schurgan.data.shards import Shards, split
 from schurgan.evaluation.sweep import sweep
 from schurgan.evaluation.table import figure as digits
-from schurgan.model import Model, load
+from schurgan.model import Model, Phase, load
 from schurgan.runs.folder import RunFolder
 from schurgan.studies.study import ScaleName, Study, Trial
 from schurgan.studies.trial import read_outcome
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _FIRST_MS = 500
 _EXAMPLES = 9
 _LETTERS = "abcdefghij"
 _FIRST_PANELS = 5  # number of the paper's figure that the first signal of the first row is
+_APPROXIMATED: tuple[Phase, ...] = ("noise", "griffin-lim")
+"""Ways to a phase without a recording's. The paper's others (Krawczyk and Gerkmann, MelGAN) are not here."""
+_LINES: tuple[dict[str, Any], ...] = (
+    {"color": "black", "linestyle": "-"},
+    {"color": "0.45", "linestyle": "--"},
+    {"color": "0.65", "linestyle": "-."},
+    {"color": "0.3", "linestyle": ":"},
+)
+_STYLE: dict[Any, Any] = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": False,
+    "lines.linewidth": 1.0,
+    "lines.markersize": 3.5,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "schurgan",
+}
 
 
 def save_figures(study: Study, scale: ScaleName, trials: Sequence[Trial], out: Path) -> list[Path]:
-    """Draw what the study is for: -> the PNG files (an SVG lies beside each).
+    """Draw what the study is for, and return the PNG files (an SVG lies beside each).
 
-    Raises UserError where the trials that are needed have no generator.
+    Raises:
+        UserError: a trial that is needed has no generator.
     """
-    draw = {"gap": _gaps, "sweep": _sweep, "waveform": _waveforms, "panels": _panels}[study.kind]
-    return draw(study, scale, trials, out)
+    path = out / f"{study.name}-{scale}"
+    if study.kind == "panels":
+        return _draw_panels(study, scale, trials, out)
+    if study.kind == "gap":
+        _draw_gaps(study, scale, trials, path)
+    elif study.kind == "sweep":
+        _draw_sweep(study, scale, trials, path)
+    else:
+        _draw_waveforms(study, trials, path)
+    return [path.with_suffix(".png")]
 
 
-def _gaps(study: Study, scale: ScaleName, trials: Sequence[Trial], out: Path) -> list[Path]:
+def _draw_gaps(study: Study, scale: ScaleName, trials: Sequence[Trial], path: Path) -> None:
     """Figure 1: a panel a row, the gap of the departure over steps, an arrow at each onset of collapse."""
     rows = study.rows_at(scale)
-    path = out / f"{study.name}-{scale}"
-    with sheet(path, 2.2 * -(-len(rows) // 2)) as page:
+    with _sheet(path, 2.2 * -(-len(rows) // 2)) as page:
         axes = page.subplots(-(-len(rows) // 2), 2, squeeze=False).flat
         for letter, row, ax in zip(_LETTERS, rows, axes, strict=False):
-            for style, variant in zip(LINES, ("", *study.variants), strict=False):
+            for style, variant in zip(_LINES, ("", *study.variants), strict=False):
                 label = study.variants[variant].about if variant else "logarithmic wavelet images"
                 for trial in (c for c in trials if (c.row, c.variant) == (row.name, variant)):
-                    _one_gap(ax, trial, style, label)
+                    _draw_gap(ax, trial, style, label)
                     label = ""
             ax.axhline(0, color="0.85", linewidth=0.6, zorder=0)
             ax.set_title(f"({letter}) {row.label}")
@@ -65,39 +92,37 @@ def _gaps(study: Study, scale: ScaleName, trials: Sequence[Trial], out: Path) ->
             page.legend(curves, labels, loc="outside upper center", ncols=len(labels), frameon=False)
         page.supxlabel("step (arrow: onset of collapse)")
         page.supylabel("E Δ²(G(z)) − E Δ²(x)")
-    return [path.with_suffix(".png")]
 
 
-def _one_gap(ax: Any, trial: Trial, style: dict[str, Any], label: str) -> None:
+def _draw_gap(ax: Axes, trial: Trial, style: dict[str, Any], label: str) -> None:
     records = RunFolder(trial.folder).read_records().health
-    points = [(each.step, gap) for each in records if (gap := each.scores.get("gap")) is not None]
-    steps, gaps = [step for step, _ in points], [gap for _, gap in points]
-    ax.plot(steps, gaps, alpha=1.0 if trial.seed == 0 else 0.5, label=label or None, **style)
+    gaps = {each.step: gap for each in records if (gap := each.scores.get("gap")) is not None}
+    ax.plot([*gaps], [*gaps.values()], alpha=1.0 if trial.seed == 0 else 0.5, label=label or None, **style)
     outcome = read_outcome(trial.folder)
-    if outcome is not None and outcome.onset in steps:
-        at = gaps[steps.index(outcome.onset)]
+    if outcome is not None and outcome.onset in gaps:
         arrow = {"arrowstyle": "->", "color": style["color"]}
-        ax.annotate("", (outcome.onset, at), (0, 18), textcoords="offset points", arrowprops=arrow)
+        point = (outcome.onset, gaps[outcome.onset])
+        ax.annotate("", point, (0, 18), textcoords="offset points", arrowprops=arrow)
 
 
-def _sweep(study: Study, scale: ScaleName, trials: Sequence[Trial], out: Path) -> list[Path]:
+def _draw_sweep(study: Study, scale: ScaleName, trials: Sequence[Trial], path: Path) -> None:
     """Figure 2: generated images at each truncation with gap and kinds in a batch; under them both over truncation."""
-    trial = _first(study, trials)
-    at = study.scale(scale)
-    found = sweep(
+    trial, at = _first(study, trials), study.scale(scale)
+    result = sweep(
         trial.folder, extractor=at.extractor, images=at.images, data=trial.config.data, seed=trial.seed, figures=False
     )
-    points = dict(zip(found.truncations, found.points, strict=True))
+    points = dict(zip(result.truncations, result.points, strict=True))
     if missing := [alpha for alpha in study.alphas if alpha not in points]:
         raise UserError(f"study {study.name}: truncation {missing[0]:g} is none of a sweep's")
     model = load(trial.folder)
-    path = out / f"{study.name}-{scale}"
     labels = torch.arange(_EXAMPLES) % len(model.classes)
-    with sheet(path, 4.2) as page:
+    with _sheet(path, 4.2) as page:
         upper, lower = page.subfigures(2, 1, height_ratios=(1.1, 1), squeeze=False)[:, 0]
         for alpha, ax in zip(study.alphas, upper.subplots(1, len(study.alphas), squeeze=False).flat, strict=True):
             images = model.images(labels, alpha, trial.seed).mean(1).numpy()
-            ax.imshow(_tiled(images), cmap="gray", vmin=-1, vmax=1)
+            # Three by three, lowest frequencies at the bottom, a line between them.
+            framed = np.pad(images[:, ::-1], ((0, 0), (1, 1), (1, 1)), constant_values=1.0)
+            ax.imshow(np.block([list(framed[i : i + 3]) for i in (0, 3, 6)]), cmap="gray", vmin=-1, vmax=1)
             ax.set_axis_off()
             gap, kinds = (points[alpha][name].value for name in ("departure_gap", "vendi_score"))
             ax.set_title(f"α = {alpha:g}, ε = {digits(None if gap is None else abs(gap))}\nk = {digits(kinds)}")
@@ -105,44 +130,41 @@ def _sweep(study: Study, scale: ScaleName, trials: Sequence[Trial], out: Path) -
         x = sorted(points)
         for (name, title), ax in zip(curves, lower.subplots(1, len(curves)), strict=True):
             y = [points[alpha][name].value if name in points[alpha] else None for alpha in x]
-            ax.plot(x, [np.nan if value is None else value for value in y], marker="o", **LINES[0])
+            ax.plot(x, [np.nan if value is None else value for value in y], marker="o", **_LINES[0])
             floor = points[x[0]][name].floor if name in points[x[0]] else None
             if floor is not None:
-                ax.axhline(floor, **LINES[3])
+                ax.axhline(floor, **_LINES[3])
             ax.set_xscale("log")
             ax.set_xticks(x, [f"{value:g}" for value in x], rotation=45)
             ax.minorticks_off()
             ax.set_title(title)
         lower.supxlabel("truncation α (dotted: real images)")
-    with writing(out), atomic_write(path.with_suffix(".md"), "w") as file:
+    with writing(path.parent), atomic_write(path.with_suffix(".md"), "w") as file:
         notes = "".join(f"- {note}\n" for note in study.notes)
-        file.write(f"# {study.title}\n\n{found.cells().markdown()}\n- Scale {scale}: {at.about}\n{notes}")
-    return [path.with_suffix(".png")]
+        file.write(f"# {study.title}\n\n{result.cells().markdown()}\n- Scale {scale}: {at.about}\n{notes}")
 
 
-def _waveforms(study: Study, scale: ScaleName, trials: Sequence[Trial], out: Path) -> list[Path]:
+def _draw_waveforms(study: Study, trials: Sequence[Trial], path: Path) -> None:
     """Figure 3: the first half second of a recording and of generated images with its phase; and sets to hear."""
     trial = _first(study, trials)
     model, shards = load(trial.folder), _shards(trial)
     sets = [borrow(model, shards, clip, study.alphas, trial.seed) for clip in choose_clips(shards, 2, seed=trial.seed)]
-    for number, found in enumerate(sets, 1):
-        save_set(model, found, out / f"{study.name}-{scale}-sounds" / f"set-{number}", trial.seed)
-    path = out / f"{study.name}-{scale}"
-    found, rate = sets[0], model.spectrogram.sample_rate
-    count = min(round(rate * _FIRST_MS / 1000), len(found.original))
+    for number, borrowed in enumerate(sets, 1):
+        _save_set(model, borrowed, path.with_name(f"{path.name}-sounds") / f"set-{number}", trial.seed)
+    first, rate = sets[0], model.spectrogram.sample_rate
+    count = min(round(rate * _FIRST_MS / 1000), len(first.original))
     time = np.arange(count) / rate * 1000
-    with sheet(path, 1.0 * (1 + len(found.alphas))) as page:
-        axes = page.subplots(1 + len(found.alphas), 1, sharex=True, sharey=True)
-        axes[0].plot(time, found.original[:count].numpy(), linewidth=0.5, **LINES[0])
-        axes[0].set_title(f'original, "{found.label}"', loc="left")
-        for number, (alpha, ax) in enumerate(zip(found.alphas, axes[1:], strict=True)):
-            ax.plot(time, found.sounds[number, :count].numpy(), linewidth=0.5, **LINES[0])
-            ax.set_title(f"generated, α = {alpha:g}, its phase (SNR {found.snr(number):.1f} dB)", loc="left")
+    with _sheet(path, 1.0 * (1 + len(first.alphas))) as page:
+        axes = page.subplots(1 + len(first.alphas), 1, sharex=True, sharey=True)
+        axes[0].plot(time, first.original[:count].numpy(), linewidth=0.5, **_LINES[0])
+        axes[0].set_title(f'original, "{first.label}"', loc="left")
+        for number, (alpha, ax) in enumerate(zip(first.alphas, axes[1:], strict=True)):
+            ax.plot(time, first.sounds[number, :count].numpy(), linewidth=0.5, **_LINES[0])
+            ax.set_title(f"generated, α = {alpha:g}, its phase (SNR {first.snr(number):.1f} dB)", loc="left")
         axes[-1].set_xlabel("ms")
-    return [path.with_suffix(".png")]
 
 
-def _panels(study: Study, scale: ScaleName, trials: Sequence[Trial], out: Path) -> list[Path]:
+def _draw_panels(study: Study, scale: ScaleName, trials: Sequence[Trial], out: Path) -> list[Path]:
     """Figures 5 to 10: for each scale of images two signals, the phase, the original and generated images."""
     paths, clips = [], list[str]()
     for place, row in enumerate(study.rows_at(scale)):
@@ -155,31 +177,30 @@ def _panels(study: Study, scale: ScaleName, trials: Sequence[Trial], out: Path) 
                 raise UserError(f"{shards.folder}: has no {origin}, which the first set has; prepare both alike")
             # Four generated images of the first signal and two of the second, as the paper has.
             alphas = study.alphas if number == 0 else study.alphas[:2]
-            found = borrow(model, shards, shards.origins.index(origin), alphas, trial.seed)
+            borrowed = borrow(model, shards, shards.origins.index(origin), alphas, trial.seed)
             path = out / f"figure{_FIRST_PANELS + 2 * place + number}-{scale}"
-            _panel(path, f"{row.label}, sig{number + 1}", model, found)
+            _draw_panel(path, f"{row.label}, sig{number + 1}", model, borrowed)
             paths.append(path.with_suffix(".png"))
     return paths
 
 
-def _panel(path: Path, name: str, model: Model, found: Borrowed) -> None:
-    count = 2 + len(found.alphas)
-    with sheet(path, 1.5 * -(-count // 3) + 0.4) as page:
-        axes = list(page.subplots(-(-count // 3), 3, squeeze=False).flat)
-        pictures = [("original phase", phase_picture(model, found.original), "twilight", np.pi)]
-        pictures += [("original spectrogram", found.image.mean(0), "gray", 1.0)]
-        pictures += [
-            (f"generated, α = {alpha:g} (SNR {found.snr(n):.1f} dB)", found.images[n].mean(0), "gray", 1.0)
-            for n, alpha in enumerate(found.alphas)
-        ]
+def _draw_panel(path: Path, name: str, model: Model, borrowed: Borrowed) -> None:
+    pictures = [("original phase", phase_picture(model, borrowed.original), "twilight", np.pi)]
+    pictures += [("original spectrogram", borrowed.image.mean(0), "gray", 1.0)]
+    for n, alpha in enumerate(borrowed.alphas):
+        title = f"generated, α = {alpha:g} (SNR {borrowed.snr(n):.1f} dB)"
+        pictures.append((title, borrowed.images[n].mean(0), "gray", 1.0))
+    lines = -(-len(pictures) // 3)
+    with _sheet(path, 1.5 * lines + 0.4) as page:
+        axes = list(page.subplots(lines, 3, squeeze=False).flat)
         for letter, (title, values, colours, most), ax in zip(_LETTERS, pictures, axes, strict=False):
             ax.imshow(values.numpy(), cmap=colours, vmin=-most, vmax=most, origin="lower", aspect="auto")
             ax.set_title(f"({letter}) {title}")
             ax.set_xticks([])
             ax.set_yticks([])
-        for ax in axes[count:]:
+        for ax in axes[len(pictures) :]:
             ax.remove()
-        page.suptitle(f'{name}: "{found.label}"', fontsize=9)
+        page.suptitle(f'{name}: "{borrowed.label}"', fontsize=9)
 
 
 def _first(study: Study, trials: Sequence[Trial]) -> Trial:
@@ -199,56 +220,23 @@ def _shards(trial: Trial) -> Shards:
     return shards
 
 
-def _tiled(images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """(9, R, R) -> three by three, lowest frequencies at the bottom, a line between them."""
-    framed = np.pad(images[:, ::-1], ((0, 0), (1, 1), (1, 1)), constant_values=1.0)
-    rows = [np.concatenate(list(framed[i : i + 3]), axis=1) for i in range(0, len(framed), 3)]
-    return np.concatenate(rows, axis=0)
-
-
-LINES: tuple[dict[str, Any], ...] = (
-    {"color": "black", "linestyle": "-"},
-    {"color": "0.45", "linestyle": "--"},
-    {"color": "0.65", "linestyle": "-."},
-    {"color": "0.3", "linestyle": ":"},
-)
-"""Of the curves of a panel."""
-WIDE = 7.2
-"""Inches across a page."""
-_STYLE: dict[Any, Any] = {
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": False,
-    "lines.linewidth": 1.0,
-    "lines.markersize": 3.5,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "schurgan",
-}
-
-
 @contextmanager
-def sheet(path: Path, height: float) -> Iterator[Figure]:
+def _sheet(path: Path, height: float) -> Iterator[Figure]:
     """Yield a figure of a page's width and `height` inches, and save it as PATH.png and PATH.svg."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(WIDE, height), layout="constrained")
+        figure = Figure(figsize=(7.2, height), layout="constrained")
         yield figure
         formats: dict[str, dict[str, Any]] = {"png": {"dpi": 200}, "svg": {"metadata": {"Date": None}}}
         with writing(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
-            for kind, about in formats.items():
+            for kind, options in formats.items():
                 buffer = io.BytesIO()
-                figure.savefig(buffer, format=kind, **about)
+                figure.savefig(buffer, format=kind, **options)
                 with atomic_write(path.with_suffix(f".{kind}")) as file:
                     file.write(buffer.getvalue())
-
-
-APPROXIMATED = ("noise", "griffin-lim")
-"""Ways to a phase without a recording's. The paper's others (Krawczyk and Gerkmann, MelGAN) are not here."""
 
 
 @dataclass(frozen=True)
@@ -314,35 +302,26 @@ def phase_picture(model: Model, original: Tensor) -> Tensor:
     return coefficients[:, middles].angle()
 
 
-def save_set(model: Model, found: Borrowed, folder: Path, seed: int) -> None:
-    """Write a set to listen to: each sound as WAV with its image as PNG, and about.json.
-
-    The files are original, synthesized-1, ..., approximated-noise, ...; approximated phases are of the first image.
-    """
-    rate = model.spectrogram.sample_rate
-    of_first = {
-        f"approximated-{phase}": (
-            found.images[0],
-            model.spectrogram.decode(found.images[:1], Aux(found.reference), phase=phase, seed=seed)[0],
-        )
-        for phase in APPROXIMATED
-    }
-    made = {
-        f"synthesized-{number}": (image, sound)
-        for number, (image, sound) in enumerate(zip(found.images, found.sounds, strict=True), 1)
+def _save_set(model: Model, borrowed: Borrowed, folder: Path, seed: int) -> None:
+    """Write a set to listen to: each sound as WAV with its image as PNG, and about.json."""
+    named = {"original": (borrowed.image, borrowed.original)}
+    for number, pair in enumerate(zip(borrowed.images, borrowed.sounds, strict=True), 1):
+        named[f"synthesized-{number}"] = pair
+    for phase in _APPROXIMATED:  # of the first image
+        sounds = model.spectrogram.decode(borrowed.images[:1], Aux(borrowed.reference), phase=phase, seed=seed)
+        named[f"approximated-{phase}"] = borrowed.images[0], sounds[0]
+    about = {
+        "class": borrowed.label,
+        "synthesized": [
+            {"name": f"synthesized-{n}", "truncation": alpha, "snr_paper_db": round(borrowed.snr(n - 1), 3)}
+            for n, alpha in enumerate(borrowed.alphas, 1)
+        ],
+        "approximated_of": "synthesized-1",
     }
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        for name, (image, sound) in ({"original": (found.image, found.original)} | made | of_first).items():
-            write_audio(folder / f"{name}.wav", sound / sound.abs().amax().clamp_min(1), rate)
-            save_png(picture(image, max(1, 256 // image.shape[-1])), folder / f"{name}.png")
-        about = {
-            "class": found.label,
-            "synthesized": [
-                {"name": f"synthesized-{n}", "truncation": alpha, "snr_paper_db": round(found.snr(n - 1), 3)}
-                for n, alpha in enumerate(found.alphas, 1)
-            ],
-            "approximated_of": "synthesized-1",
-        }
-        with atomic_write(folder / "about.json", "w") as file:
-            json.dump(about, file, indent=1, ensure_ascii=False)
+        for name, (image, sound) in named.items():
+            path = folder / f"{name}.wav"
+            write_audio(path, sound / sound.abs().amax().clamp_min(1), model.spectrogram.sample_rate)
+            save_png(picture(image, max(1, 256 // image.shape[-1])), path.with_suffix(".png"))
+        write_json(folder / "about.json", about)

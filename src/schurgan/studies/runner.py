@@ -17,7 +17,7 @@ from schurgan.core.errors import Interrupted, UserError, say
 from schurgan.core.launch import find_placement
 from schurgan.runs.folder import RunFolder
 from schurgan.studies.study import Trial
-from schurgan.studies.trial import Outcome, check_same, read_outcome, run_trial
+from schurgan.studies.trial import Outcome, check_same, finished_outcome, is_main, read_outcome, run_trial
 from schurgan.training.run import stop_requests
 
 _STOPPED = 3  # exit status of a trial's process that saved its state and ended as it was asked to
@@ -25,31 +25,35 @@ _POLL = 0.2  # seconds
 
 
 def run_trials(trials: Sequence[Trial], jobs: int = 1) -> None:
-    """Until each has an outcome; those that have one are passed over, but for failures, which are tried again.
+    """Run trials until each has an outcome; those that have one are passed over, failures are tried again.
 
-    jobs: trials side by side, each a process of its own with one thread and its words in RUN/trial.log. Under torchrun
-    they come one after another, and each spans all processes. Raises UserError before anything is trained where a
-    folder holds a run of other options, and Interrupted when asked to stop: all states are saved then.
+    Args:
+        trials: those of a study. Under torchrun each spans all processes.
+        jobs: trials side by side, each a process of its own with one thread and its output in RUN/trial.log.
+
+    Raises:
+        UserError: a folder holds a run of other options; nothing was trained.
+        Interrupted: the study was asked to stop; all states are saved.
     """
     for trial in trials:
         check_same(trial)
     placement = find_placement(os.environ)
-    spanning = placement is not None and placement.size > 1
-    if spanning and jobs > 1:
-        raise UserError(f"jobs: {jobs} given under a launcher of {placement.size} processes, 1 is needed")  # type: ignore[union-attr]
-    open_ = [trial for trial in trials if spanning or not _done(trial)]
-    if left := len(trials) - len(open_):
-        say(f"{left} of {len(trials)} trials are done already")
+    processes = placement.size if placement else 1
+    if processes > 1 and jobs > 1:
+        raise UserError(f"jobs: {jobs} given under a launcher of {processes} processes, 1 is needed")
+    waiting = [trial for trial in trials if processes > 1 or not _done(trial)]
+    if done := len(trials) - len(waiting):
+        say(f"{done} of {len(trials)} trials are done already")
     if jobs > 1:
-        _side_by_side(open_, jobs)
+        _side_by_side(waiting, jobs)
         return
-    for number, trial in enumerate(open_, 1):
+    for number, trial in enumerate(waiting, 1):
         try:
             outcome = run_trial(trial)
         except Interrupted:
             raise Interrupted(f"stopped in trial {trial.name}; the same command goes on") from None
-        if placement is None or placement.rank == 0:
-            _tell(trial, outcome, number, len(open_))
+        if is_main():
+            _tell(trial, outcome, number, len(waiting))
 
 
 def _side_by_side(trials: Sequence[Trial], jobs: int) -> None:
@@ -91,7 +95,6 @@ def _outcome_of(trial: Trial, status: int) -> Outcome:
         return outcome
     died = f"its process ended by signal {-status}" if status < 0 else f"its process ended with status {status}"
     outcome = Outcome("failed", reason=f"{died}; {RunFolder(trial.folder).log} says more")
-    trial.folder.mkdir(parents=True, exist_ok=True)
     outcome.save(trial.folder)
     return outcome
 
@@ -131,16 +134,11 @@ def _follow_parent() -> None:
 
 
 def _done(trial: Trial) -> bool:
-    with suppress(UserError):
-        outcome = read_outcome(trial.folder)
-        return outcome is not None and outcome.state != "failed"
+    with suppress(UserError):  # a damaged outcome is named when the trial runs
+        return finished_outcome(trial) is not None
     return False
 
 
 def _tell(trial: Trial, outcome: Outcome, number: int, total: int) -> None:
-    says = {
-        "finished": "finished",
-        "collapsed": f"collapsed at step {outcome.onset}",
-        "failed": f"failed: {outcome.reason}",
-    }
-    say(f"{number} of {total}: {trial.name} {says[outcome.state]}")
+    rest = {"finished": "", "collapsed": f" at step {outcome.onset}", "failed": f": {outcome.reason}"}[outcome.state]
+    say(f"{number} of {total}: {trial.name} {outcome.state}{rest}")

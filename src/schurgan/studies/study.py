@@ -6,8 +6,10 @@ the paper's network on a large machine and a narrow one on a laptop, and what di
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,6 +24,7 @@ from schurgan.runs.options import Count, Options
 ScaleName = Literal["laptop", "gpu", "paper"]
 Kind = Literal["table", "gap", "sweep", "waveform", "panels"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
+_FOLDER = resources.files("schurgan.studies")
 
 
 class Printed(Options):
@@ -116,9 +119,8 @@ class Study(Options):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Study:
-        names = [row.name for row in self.rows]
-        for name in names:
-            if names.count(name) > 1:
+        for name, count in Counter(row.name for row in self.rows).items():
+            if count > 1:
                 raise ValueError(f'row "{name}" is there twice')
         for row in self.rows:
             if row.data not in self.data:
@@ -141,14 +143,13 @@ class Study(Options):
         return self.scales[name]
 
     def rows_at(self, scale: ScaleName) -> tuple[Row, ...]:
-        """Those that can be had at the scale."""
-        out = set(self.scale(scale).leave_out)
-        return tuple(row for row in self.rows if not out & set(row.parts))
+        """Rows that can be had at the scale."""
+        return tuple(row for row in self.rows if not set(self.scale(scale).leave_out) & set(row.parts))
 
     def data_at(self, scale: ScaleName, name: str) -> SetAtScale:
-        """Of the data set, or of a variant of one."""
-        known: SetAtScale = getattr(self.data[self._split(name)[0]], scale)
-        return known
+        """Options of a data set, or of the one that `name` is a variant of."""
+        options: SetAtScale = getattr(self.data[self._split(name)[0]], scale)
+        return options
 
     def about_data(self, scale: ScaleName, name: str) -> str:
         """What a data set or a variant of one is, and the command that makes it."""
@@ -159,24 +160,25 @@ class Study(Options):
         return f"{about}: `{command} --out DIR`"
 
     def needed(self, scale: ScaleName) -> tuple[str, ...]:
-        """Names of the data sets that must be given, in the order of the rows."""
+        """Names of the data sets that the study cannot run without, in the order of the rows."""
         return tuple(dict.fromkeys(row.data for row in self.rows_at(scale)))
 
     def known_data(self, scale: ScaleName) -> tuple[str, ...]:
-        """Names of all that may be given."""
+        """Names of the data sets that the study can use: those and their variants."""
         needed = self.needed(scale)
         return (*needed, *(f"{name}-{variant}" for name in needed for variant in self.variants))
 
     def config(self, row: Row, scale: ScaleName, seed: int, data: Path | None, variant: str = "") -> Config:
         """Options of a run of the row. Raises UserError naming study and row where they do not fit."""
-        at, merged = self.scale(scale), dict[str, Any]()
-        for options in (at.options, self.data_at(scale, row.data).options, *self._parts(row, at, variant)):
-            merged = merge_options(merged, options)
-        preset = merged.pop("preset", None)
-        options = merge_options(Config.from_preset(preset).model_dump(), merged)
-        options = merge_options(options, {"data": data, "train": {"seed": seed}})
+        at = self.scale(scale)
+        parts = [at.parts.get(f"{part}@{variant}", at.parts[part]) for part in row.parts]
+        own = {"data": data, "train": {"seed": seed}}
+        merged = reduce(
+            merge_options, (at.options, self.data_at(scale, row.data).options, *parts, own), dict[str, Any]()
+        )
+        preset = Config.from_preset(merged.pop("preset", None)).model_dump()
         try:
-            return Config.model_validate(options)
+            return Config.model_validate(merge_options(preset, merged))
         except ValidationError as error:
             raise UserError(f"study {self.name}, row {row.name}, scale {scale}: {explain(error)}") from None
 
@@ -192,7 +194,7 @@ class Study(Options):
             out: folder of the study.
         """
         at = self.scale(scale)
-        found = []
+        trials = []
         for variant in ("", *self.variants):
             count = seeds or at.seeds
             for seed in range(min(count, at.variant_seeds) if variant else count):
@@ -202,12 +204,9 @@ class Study(Options):
                         continue
                     config = self.config(row, scale, seed, data.get(name), variant)
                     trial = f"{row.name}{'.' + variant if variant else ''}-{scale}-{seed}"
-                    found.append(Trial(trial, row.name, variant, seed, config, _scoring(at), out / "trials" / trial))
-        return tuple(found)
-
-    def _parts(self, row: Row, at: ScaleOptions, variant: str) -> Iterator[dict[str, Any]]:
-        for part in row.parts:
-            yield at.parts.get(f"{part}@{variant}", at.parts[part])
+                    scoring = at.images, at.runs, at.extractor
+                    trials.append(Trial(trial, row.name, variant, seed, config, *scoring, out / "trials" / trial))
+        return tuple(trials)
 
     def _split(self, name: str) -> tuple[str, str]:
         """The data set that `name` is, or is a variant of, and the variant."""
@@ -218,30 +217,23 @@ class Study(Options):
 
 
 @dataclass(frozen=True)
-class Scoring:
-    """How runs of a study are evaluated."""
-
-    images: int
-    runs: int
-    extractor: str
-
-
-@dataclass(frozen=True)
 class Trial:
-    """One run of a study: an ordinary run folder."""
+    """One run of a study, an ordinary run folder, and how it is evaluated."""
 
     name: str
     row: str
     variant: str
     seed: int
     config: Config
-    scoring: Scoring
+    images: int
+    runs: int
+    extractor: str
     folder: Path
 
 
 def study_names() -> list[str]:
     """Names of the shipped studies."""
-    return sorted(file.name.removesuffix(".yaml") for file in _folder().iterdir() if file.name.endswith(".yaml"))
+    return sorted(file.name.removesuffix(".yaml") for file in _FOLDER.iterdir() if file.name.endswith(".yaml"))
 
 
 def load_study(name: str) -> Study:
@@ -253,10 +245,13 @@ def load_study(name: str) -> Study:
 
 
 def read_study(name: str, content: Mapping[str, Any]) -> Study:
-    """A study from what a YAML file holds. Raises UserError naming what is wrong.
+    """Build a study from the content of a YAML file.
 
-    `like: OTHER` takes all that is not given from another study, with the same trials, and `only: [ROW, ...]` some of
-    its rows.
+    `like: OTHER` takes what is missing from another study, with the same trials, and `only: [ROW, ...]` some of its
+    rows.
+
+    Raises:
+        UserError: naming what is wrong.
     """
     content = dict(content)
     only, like = content.pop("only", None), content.pop("like", None)
@@ -271,19 +266,11 @@ def read_study(name: str, content: Mapping[str, Any]) -> Study:
         return Study.model_validate(content | {"name": name})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        said = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"study {name}: {f'{where}: ' if where else ''}{said}") from None
+        where = ".".join(map(str, first["loc"]))
+        message = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"study {name}: {f'{where}: ' if where else ''}{message}") from None
 
 
 def _raw(name: str) -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load((_folder() / f"{name}.yaml").read_text("utf-8"))
+    content: dict[str, Any] = yaml.safe_load((_FOLDER / f"{name}.yaml").read_text("utf-8"))
     return content
-
-
-def _folder() -> Any:
-    return resources.files("schurgan.studies")
-
-
-def _scoring(at: ScaleOptions) -> Scoring:
-    return Scoring(at.images, at.runs, at.extractor)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ _LOWER = {"fid", "kid", "worse"}
 
 
 @dataclass(frozen=True)
-class Figure:
+class Entry:
     """One entry of the table: values over seeds, or one value and its spread over sets of generated images."""
 
     values: tuple[float, ...]
@@ -58,21 +58,20 @@ class Figure:
 
 
 def save_table(study: Study, scale: ScaleName, trials: Sequence[Trial], out: Path) -> str:
-    """Write OUT/NAME-SCALE.md, .png and .json: -> the Markdown. The same results give the same bytes.
+    """Write OUT/NAME-SCALE.md, .png and .json, and return the Markdown. The same results give the same bytes.
 
-    Raises UserError where rows of a group were evaluated in different ways.
+    Raises:
+        UserError: rows of a group were evaluated in different ways.
     """
     results = read_results(trials)
     _check_comparable(study, results)
     rows = study.rows_at(scale)
-    figures = {row.name: {column: _figure(study, row, column, results) for column in study.columns} for row in rows}
-    table = _lay_out(study, rows, figures)
-    below = legend(study, scale, results)
+    entries = {row.name: {column: _entry(study, row, column, results) for column in study.columns} for row in rows}
+    table = _lay_out(study, rows, entries)
     comparisons = compare_parts(study, scale, results)
     beside = f"\n{comparisons.markdown()}" if comparisons else ""
-    text = f"# {study.title}\n\n{table.markdown()}{beside}\n{below}"
-    stem = f"{study.name}-{scale}"
-    known = {
+    text = f"# {study.title}\n\n{table.markdown()}{beside}\n{_legend(study, scale, results)}"
+    content = {
         "format": FORMAT,
         "study": study.name,
         "scale": scale,
@@ -80,100 +79,82 @@ def save_table(study: Study, scale: ScaleName, trials: Sequence[Trial], out: Pat
             {
                 "name": row.name,
                 "states": [r.outcome.state for r in results if r.trial.row == row.name and not r.trial.variant],
-                "figures": {column: each.as_json() for column, each in figures[row.name].items()},
+                "figures": {column: entry.as_json() for column, entry in entries[row.name].items()},
             }
             for row in rows
         ],
         "trials": {r.trial.name: vars(r.outcome) for r in results},
     }
+    stem = f"{study.name}-{scale}"
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         with atomic_write(out / f"{stem}.md", "w") as file:
             file.write(text)
-        write_json(out / f"{stem}.json", known)
+        write_json(out / f"{stem}.json", content)
         table.save_png(out / f"{stem}.png")
     return text
 
 
-def _figure(study: Study, row: Row, column: str, results: Sequence[Result]) -> Figure:
+def _entry(study: Study, row: Row, column: str, results: Sequence[Result]) -> Entry:
+    values: dict[str, list[float]] = {variant: [] for variant in ("", *study.variants)}
     own = [r for r in results if r.trial.row == row.name and not r.trial.variant]
-    values = [value for r in own if (value := r.value(column)) is not None]
-    sd = statistics.stdev(values) if len(values) > 1 else None
+    for result in results:
+        if result.trial.row == row.name and (value := result.value(column)) is not None:
+            values[result.trial.variant].append(value)
+    known = values.pop("")
+    sd = statistics.stdev(known) if len(known) > 1 else None
     if len(own) == 1 and own[0].evaluation and column in own[0].evaluation.scores:
         sd = own[0].evaluation.scores[column].sd
-    deviations = []
-    for variant in study.variants:
-        others = [r for r in results if r.trial.row == row.name and r.trial.variant == variant]
-        known = [value for r in others if (value := r.value(column)) is not None]
-        deviations.append(statistics.fmean(known) - statistics.fmean(values) if known and values else None)
-    return Figure(tuple(values), sd, tuple(deviations), len(own), row.paper.get(column))
+    deviations = [
+        statistics.fmean(others) - statistics.fmean(known) if others and known else None for others in values.values()
+    ]
+    return Entry(tuple(known), sd, tuple(deviations), len(own), row.paper.get(column))
 
 
-def _lay_out(study: Study, rows: Sequence[Row], figures: dict[str, dict[str, Figure]]) -> Cells:
-    printed = {column for column in study.columns if any(column in row.paper for row in study.rows)}
-    at_best = partial(_counted, never="–")
-    special: dict[str, Any] = {"best_step": at_best, "onset": _counted, "extreme": _counted}
-    head, of = ["row"], list[tuple[str, Callable[[Figure], str]]]()
+def _lay_out(study: Study, rows: Sequence[Row], entries: dict[str, dict[str, Entry]]) -> Cells:
+    printed = {column for row in study.rows for column in row.paper}
+    head, places = ["row"], dict[str, int]()
     for column in study.columns:
-        head.append(_title(column))
-        of.append((column, special.get(column, _ours)))
-        if column in printed:
-            head.append("paper")
-            of.append((column, _theirs_in_thousands if column in STEPS else _theirs))
-    lines, bold, group = [], set[tuple[int, int]](), ""
+        places[column] = len(head)
+        head += [_title(column), "paper"] if column in printed else [_title(column)]
+    lines, groups = list[tuple[str, ...]](), dict[str, list[tuple[int, Row]]]()
     for row in rows:
-        if row.group != group:
-            group = row.group
-            lines.append((group, *[""] * (len(head) - 1)))
-        lines.append((row.label, *(show(figures[row.name][column]) for column, show in of)))
-    for place, (column, show) in enumerate(of, 1):
-        if show is _ours:
-            bold |= {(line, place) for line in _best(rows, column, figures)}
+        if row.group not in groups:
+            lines.append((row.group, *[""] * (len(head) - 1)))
+        groups.setdefault(row.group, []).append((len(lines), row))
+        cells = [row.label]
+        for column in study.columns:
+            entry = entries[row.name][column]
+            cells += [_ours(column, entry), _theirs(column, entry)] if column in printed else [_ours(column, entry)]
+        lines.append(tuple(cells))
+    bold = set()
+    for column in {*_LOWER, "inception_score"} & places.keys():
+        better = min if column in _LOWER else max
+        for members in groups.values():
+            means = [(mean, line) for line, row in members if (mean := entries[row.name][column].mean) is not None]
+            if len({mean for mean, _ in means}) > 1:
+                bold.add((better(means)[1], places[column]))
     return Cells(tuple(head), tuple(lines), frozenset(bold))
 
 
-def _best(rows: Sequence[Row], column: str, figures: dict[str, dict[str, Figure]]) -> list[int]:
-    """Lines of the best mean of each group, headings counted."""
-    better = min if column in _LOWER else max
-    if column not in (*_LOWER, "inception_score"):
-        return []
-    line, groups = -1, dict[str, list[tuple[float, int]]]()
-    for row in rows:
-        line += 1 if row.group in groups else 2
-        mean = figures[row.name][column].mean
-        groups.setdefault(row.group, [])
-        if mean is not None:
-            groups[row.group].append((mean, line))
-    return [better(means)[1] for means in groups.values() if len({mean for mean, _ in means}) > 1]
+def _ours(column: str, entry: Entry) -> str:
+    """Mean and deviation; of steps the median of the runs that have one, and how many these are."""
+    if entry.mean is None:
+        return "none" if column in ("onset", "extreme") and entry.count else "–"
+    few = f" ({len(entry.values)} of {entry.count})" if len(entry.values) < entry.count else ""
+    if column in STEPS:
+        return f"{statistics.median(entry.values):,.0f}{few}"
+    mean = figure(entry.mean) if entry.sd is None else figure_and_spread(entry.mean, entry.sd)
+    return f"{mean}{few}{_arrows(entry.deviations)}"
 
 
-def _ours(found: Figure) -> str:
-    if found.mean is None:
-        return "–"
-    said = figure(found.mean) if found.sd is None else figure_and_spread(found.mean, found.sd)
-    few = f" ({len(found.values)} of {found.count})" if len(found.values) < found.count else ""
-    return f"{said}{few}{_arrows(found.deviations)}"
-
-
-def _counted(found: Figure, never: str = "none") -> str:
-    """Steps: the median of the runs that have one, and how many these are."""
-    if not found.count:
-        return "–"
-    if not found.values:
-        return never
-    few = f" ({len(found.values)} of {found.count})" if len(found.values) < found.count else ""
-    return f"{statistics.median(found.values):,.0f}{few}"
-
-
-def _theirs(found: Figure) -> str:
-    if found.paper is None:
+def _theirs(column: str, entry: Entry) -> str:
+    if entry.paper is None:
         return ""
-    spread = "" if found.paper.sd is None else f" ± {found.paper.sd:.2f}"
-    return f"{found.paper.value:.2f}{spread}{_arrows(found.paper.deviations)}"
-
-
-def _theirs_in_thousands(found: Figure) -> str:
-    return "" if found.paper is None else f"{found.paper.value:,.0f}"
+    if column in STEPS:
+        return f"{entry.paper.value:,.0f}"
+    spread = "" if entry.paper.sd is None else f" ± {entry.paper.sd:.2f}"
+    return f"{entry.paper.value:.2f}{spread}{_arrows(entry.paper.deviations)}"
 
 
 def _arrows(deviations: Sequence[float | None]) -> str:
@@ -189,8 +170,8 @@ def _title(column: str) -> str:
     return f"{name_column(column)}{mark}"
 
 
-def legend(study: Study, scale: ScaleName, results: Sequence[Result]) -> str:
-    """What stands under the table: how it came about, what real images reach, what ended badly, and the readings."""
+def _legend(study: Study, scale: ScaleName, results: Sequence[Result]) -> str:
+    """The notes under the table."""
     at = study.scale(scale)
     runs = Counter(r.trial.row for r in results if not r.trial.variant)
     fewest, seeds = (min(runs.values()), max(runs.values())) if runs else (0, 0)
@@ -220,32 +201,31 @@ def legend(study: Study, scale: ScaleName, results: Sequence[Result]) -> str:
 
 
 def _real_images(study: Study, results: Sequence[Result]) -> list[str]:
-    said = []
-    for group in dict.fromkeys(row.group for row in study.rows):
-        names = {row.name for row in study.rows if row.group == group}
-        first = next((r for r in results if r.trial.row in names and r.evaluation and not r.trial.variant), None)
-        if first is None or first.evaluation is None:
+    groups, lines = {row.name: row.group for row in study.rows}, dict[str, str]()
+    for result in results:
+        group = groups[result.trial.row]
+        if result.evaluation is None or result.trial.variant or group in lines:
             continue
-        scores = first.evaluation.scores
+        scores = result.evaluation.scores
         parts = [
             f"{title(name)} {figure(scores[name].floor)}"
             + ("" if scores[name].held_out is None else f", held-out {figure(scores[name].held_out)}")
             for name in study.columns
             if name in BY_NAME and name in scores and scores[name].floor is not None
         ]
-        said.append(f"Real images, {group}: {'; '.join(parts)}.") if parts else None
-    return said
+        lines[group] = f"Real images, {group}: {'; '.join(parts)}." if parts else ""
+    return [lines[group] for group in dict.fromkeys(groups.values()) if lines.get(group)]
 
 
 def _extractors(results: Sequence[Result]) -> list[str]:
-    seen = dict.fromkeys(
+    texts = dict.fromkeys(
         f"{r.trial.config.data.name if r.trial.config.data else ''}: {p.extractor} {p.extractor_digest[:12]}"
         + ("" if p.extractor_accuracy is None else f", right on {p.extractor_accuracy:.1%} of unseen real images")
         for r in results
         if r.evaluation
         for p in (r.evaluation.protocol,)
     )
-    return [f"Extractors: {'; '.join(seen)}."] if seen else []
+    return [f"Extractors: {'; '.join(texts)}."] if texts else []
 
 
 def _check_comparable(study: Study, results: Sequence[Result]) -> None:
@@ -268,58 +248,48 @@ _RATIOS = {"fid", "worse"}
 """Columns of sizes, which are compared by their ratio; others by their difference."""
 
 
-@dataclass(frozen=True)
-class PairedComparison:
-    """Runs with a part against runs with another in its place, or with none."""
+def paired_runs(
+    study: Study, scale: ScaleName, results: Sequence[Result]
+) -> dict[tuple[str, str | None, str], list[tuple[Result, Result]]]:
+    """Pairs of runs of one seed, with a part and without it; variants and failed runs take no part.
 
-    part: str
-    instead: str | None
-    group: str
-    pairs: tuple[tuple[Result, Result], ...]
-
-    def effect(self, column: str) -> Interval | None:
-        """Mean difference of a column over the pairs, or the geometric mean of its ratio. None of under two pairs.
-
-        Pairs of which one run has no value, as no onset, take no part.
-        """
-        values = []
-        for with_part, without in self.pairs:
-            ours, theirs = with_part.value(column), without.value(column)
-            if ours is None or theirs is None or (column in _RATIOS and min(ours, theirs) <= 0):
-                continue
-            values.append(math.log(ours / theirs) if column in _RATIOS else ours - theirs)
-        if len(values) < 2:
-            return None
-        found = Interval.of(torch.tensor(values, dtype=torch.float64))
-        if column in _RATIOS:
-            return Interval(math.exp(found.mean), math.exp(found.low), math.exp(found.high))
-        return found
-
-    def collapsed(self) -> tuple[int, int]:
-        """Of the runs with the part, and of those without."""
-        return (
-            sum(with_part.outcome.state == "collapsed" for with_part, _ in self.pairs),
-            sum(without.outcome.state == "collapsed" for _, without in self.pairs),
-        )
-
-
-def find_comparisons(study: Study, scale: ScaleName, results: Sequence[Result]) -> list[PairedComparison]:
-    """For each of `study.comparisons` and each group, where there are pairs; variants and failed runs take no part."""
+    Returns:
+        By part, what stands in its place, and group: (run with the part, run without).
+    """
     by_trial = {(r.trial.row, r.trial.seed): r for r in results if not r.trial.variant and r.outcome.state != "failed"}
-    found = []
-    for part, instead in study.comparisons:
-        groups: dict[str, list[tuple[Result, Result]]] = {}
-        for one, other in _pairs(study.rows_at(scale), part, instead):
+    pairs: dict[tuple[str, str | None, str], list[tuple[Result, Result]]] = {}
+    rows = study.rows_at(scale)
+    for (part, instead), one, other in itertools.product(study.comparisons, rows, rows):
+        without = sorted([each for each in one.parts if each != part] + ([instead] if instead else []))
+        if part in one.parts and (other.group, other.data, sorted(other.parts)) == (one.group, one.data, without):
             for (row, seed), result in by_trial.items():
                 if row == one.name and (other.name, seed) in by_trial:
-                    groups.setdefault(one.group, []).append((result, by_trial[other.name, seed]))
-        found += [PairedComparison(part, instead, group, tuple(pairs)) for group, pairs in groups.items()]
-    return found
+                    pairs.setdefault((part, instead, one.group), []).append((result, by_trial[other.name, seed]))
+    return pairs
+
+
+def effect(pairs: Sequence[tuple[Result, Result]], column: str) -> Interval | None:
+    """Mean difference of a column over pairs, or the geometric mean of its ratio; None for fewer than two pairs.
+
+    Pairs of which one run has no value, such as no onset, take no part.
+    """
+    values = []
+    for with_part, without in pairs:
+        ours, theirs = with_part.value(column), without.value(column)
+        if ours is None or theirs is None or (column in _RATIOS and min(ours, theirs) <= 0):
+            continue
+        values.append(math.log(ours / theirs) if column in _RATIOS else ours - theirs)
+    if len(values) < 2:
+        return None
+    interval = Interval.of(torch.tensor(values, dtype=torch.float64))
+    if column in _RATIOS:
+        return Interval(math.exp(interval.mean), math.exp(interval.low), math.exp(interval.high))
+    return interval
 
 
 def compare_parts(study: Study, scale: ScaleName, results: Sequence[Result]) -> Cells | None:
     """All comparisons as a table, a line each; None where there are none."""
-    comparisons = find_comparisons(study, scale, results)
+    comparisons = paired_runs(study, scale, results)
     if not comparisons:
         return None
     columns = [column for column in study.columns if column not in STEPS or column == "onset"]
@@ -327,24 +297,16 @@ def compare_parts(study: Study, scale: ScaleName, results: Sequence[Result]) -> 
     head += [f"{name_column(column)}, {'ratio' if column in _RATIOS else 'difference'}" for column in columns]
     head += ["collapsed with it", "collapsed without"]
     rows = []
-    for each in comparisons:
-        ours, theirs = each.collapsed()
-        against = f"against {each.instead}" if each.instead else "against nothing"
-        effects = [_said(each.effect(column)) for column in columns]
-        rows.append((f"{each.part} {against}", each.group, str(len(each.pairs)), *effects, str(ours), str(theirs)))
+    for (part, instead, group), pairs in comparisons.items():
+        effects = [_interval(effect(pairs, column)) for column in columns]
+        collapsed = [str(sum(r.outcome.state == "collapsed" for r in side)) for side in zip(*pairs, strict=True)]
+        rows.append((f"{part} against {instead or 'nothing'}", group, str(len(pairs)), *effects, *collapsed))
     return Cells(tuple(head), tuple(rows))
 
 
-def _pairs(rows: Sequence[Row], part: str, instead: str | None) -> Iterator[tuple[Row, Row]]:
-    for one in rows:
-        wanted = sorted([each for each in one.parts if each != part] + ([instead] if instead else []))
-        for other in rows if part in one.parts else ():
-            if (other.group, other.data) == (one.group, one.data) and sorted(other.parts) == wanted:
-                yield one, other
-
-
-def _said(effect: Interval | None) -> str:
-    if effect is None:
+def _interval(interval: Interval | None) -> str:
+    if interval is None:
         return "–"
-    mean, low, high = (f"{value:.{0 if abs(value) >= 100 else 2}f}" for value in (effect.mean, effect.low, effect.high))
+    values = (interval.mean, interval.low, interval.high)
+    mean, low, high = (f"{value:.{0 if abs(value) >= 100 else 2}f}" for value in values)
     return f"{mean} [{low}, {high}]"

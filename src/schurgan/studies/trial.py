@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,7 +22,6 @@ from schurgan.evaluation.scores import Evaluation
 from schurgan.runs.config import Config, flatten
 from schurgan.runs.folder import RunFolder
 from schurgan.runs.records import HealthRecord, Records
-from schurgan.runs.sidecar import CheckpointRecord
 from schurgan.studies.study import Trial
 from schurgan.training import resume, train
 from schurgan.training.artifacts import Artifacts
@@ -29,7 +29,7 @@ from schurgan.training.build import build_trainer, choose_codec
 from schurgan.training.checkpoint import Checkpoints, read
 
 _FREE = {"data", "preset", *(f"train.{name}" for name in ("threads", "device", "prefetch", "tensorboard", "compile"))}
-"""Options that a run may have been made with otherwise: its numbers are the same up to rounding."""
+"""Options that may differ from those of the run: its numbers are the same up to rounding."""
 _LONGEST = 4 * 3600.0  # seconds that processes wait for the one that trains a classifier
 
 
@@ -46,7 +46,8 @@ def run_trial(trial: Trial) -> Outcome:
     device = trial.config.train.device
     with _alone(trial.folder):
         with join(device) as world:
-            known = world.broadcast_object(_finished(trial))
+            finished = finished_outcome(trial)
+            known = world.broadcast_object(finished and vars(finished))
             started = world.broadcast_object(RunFolder(trial.folder).config.exists())
         if known is not None:
             return Outcome(**known)
@@ -56,9 +57,14 @@ def run_trial(trial: Trial) -> Outcome:
             if outcome.state != "failed":
                 outcome = _score(trial, outcome, world)
             if world.is_main:
-                trial.folder.mkdir(parents=True, exist_ok=True)
                 outcome.save(trial.folder)
         return outcome
+
+
+def finished_outcome(trial: Trial) -> Outcome | None:
+    """What became of the trial; None where that is not known yet or a failure, which is tried again."""
+    outcome = read_outcome(trial.folder)
+    return None if outcome is None or outcome.state == "failed" else outcome
 
 
 def check_same(trial: Trial) -> None:
@@ -66,48 +72,45 @@ def check_same(trial: Trial) -> None:
     path = RunFolder(trial.folder).config
     if not path.exists():
         return
-    there, here = (_flat(config) for config in (Config.load(path), trial.config))
-    if odd := [name for name in here if here[name] != there[name]]:
-        name = odd[0].replace("_", "-")
-        other = f"holds a run with {name} {there[odd[0]]}, the study has {here[odd[0]]}"
-        raise UserError(f"{trial.folder}: {other}; choose another `out`")
-
-
-def _finished(trial: Trial) -> dict[str, object] | None:
-    known = read_outcome(trial.folder)
-    return None if known is None or known.state == "failed" else vars(known)
+    there, here = (flatten(config.model_dump(mode="json")) for config in (Config.load(path), trial.config))
+    for name in here:
+        if name not in _FREE and here[name] != there[name]:
+            other = f"holds a run with {name.replace('_', '-')} {there[name]}, the study has {here[name]}"
+            raise UserError(f"{trial.folder}: {other}; choose another `out`")
 
 
 def _train(trial: Trial, started: bool) -> Outcome:
     """Raises Interrupted."""
+    folder = RunFolder(trial.folder)
     try:
         if started:
-            resume(trial.folder, trial.config.data)
+            resume(folder.path, trial.config.data)
         else:
-            train(trial.config, trial.folder)
+            train(trial.config, folder.path)
     except Interrupted:
         raise
     except UserError as error:
-        outcome = judge(RunFolder(trial.folder).read_records())
+        outcome = judge(folder.read_records())
         # A number that is not finite ends a run as a collapse, and its files say so.
         return outcome if outcome.state == "collapsed" and "not finite" in outcome.reason.lower() else _failed(error)
     except (OSError, RuntimeError, ValueError, MemoryError) as error:
         return _failed(error)
-    return judge(RunFolder(trial.folder).read_records(), _monitor(trial.folder))
+    checkpoint = Checkpoints(folder.path).load()
+    return judge(folder.read_records(), checkpoint.state["watch"]["monitor"] if checkpoint else None)
 
 
 def _score(trial: Trial, outcome: Outcome, world: World) -> Outcome:
-    taken: list[int | None] = []
+    steps: list[int | None] = [None]
     try:
-        world.check(lambda: taken.append(_take_best(trial.folder, outcome)))
-        step = world.broadcast_object(taken[0] if world.is_main else None)
+        world.check(lambda: steps.append(_take_best(trial.folder, outcome)))
+        step = world.broadcast_object(steps[-1])
         if step is None:
             return replace(outcome, reason=f"{outcome.reason} Nothing was saved before it.".strip())
         evaluate(
             trial.folder,
-            extractor=trial.scoring.extractor,
-            images=trial.scoring.images,
-            runs=trial.scoring.runs,
+            extractor=trial.extractor,
+            images=trial.images,
+            runs=trial.runs,
             data=trial.config.data,
             world=world,
         )
@@ -121,11 +124,6 @@ def _failed(error: BaseException) -> Outcome:
     return Outcome("failed", reason=lines[0][:300])
 
 
-def _monitor(run: Path) -> dict[str, object] | None:
-    found = Checkpoints(run).load()
-    return found.state["watch"]["monitor"] if found is not None else None
-
-
 def _take_best(run: Path, outcome: Outcome) -> int | None:
     """Write the generator of the best checkpoint before the onset, of all where there is none: -> its step.
 
@@ -133,31 +131,23 @@ def _take_best(run: Path, outcome: Outcome) -> int | None:
     or the two would be chosen by different rules. None where nothing was saved in time.
     """
     records = Checkpoints(run).records()
-    chosen = [path for path, r in records.items() if outcome.onset is None or r.step < outcome.onset]
-    if not chosen:
+    saved = [(path, r) for path, r in records.items() if outcome.onset is None or r.step < outcome.onset]
+    if not saved:
         return None
-    path = min(chosen, key=lambda each: _rank(records[each]))
+    # The newest where none has a score.
+    path, _ = min(saved, key=lambda each: (math.inf if each[1].score is None else each[1].score, -each[1].step))
     config = RunFolder(run).read_config()
     assert config.data is not None
     everything = Shards(config.data)
     shards, _ = split(everything, config.train.val_folds, config.train.val_fraction)
-    codec = choose_codec(config, everything)
     trainer = build_trainer(config, len(shards.classes))
     trainer.load_state_dict(read(path).state["trainer"])
-    Artifacts(run, config, shards, codec).save(trainer)
+    Artifacts(run, config, shards, choose_codec(config, everything)).save(trainer)
     return trainer.global_step
 
 
-def _rank(record: CheckpointRecord) -> tuple[float, int]:
-    """Best score first; where none was taken, the newest."""
-    return (float("inf") if record.score is None else record.score, -record.step)
-
-
-def _flat(config: Config) -> dict[str, object]:
-    return {name: value for name, value in flatten(config.model_dump(mode="json")).items() if name not in _FREE}
-
-
-def _is_main() -> bool:
+def is_main() -> bool:
+    """Whether this is the first process of its launcher, or has none."""
     placement = find_placement(os.environ)
     return placement is None or placement.rank == 0
 
@@ -165,7 +155,7 @@ def _is_main() -> bool:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Wait until no other process works on the trial: a killed study may have left one that is saving its state."""
-    if not _is_main():
+    if not is_main():
         yield
         return
     import fcntl
@@ -201,12 +191,13 @@ class Outcome:
     """Mean distance of generated images within a class at the end, as a share of the real images'."""
 
     def save(self, run: Path) -> None:
-        """Atomically."""
+        """Write RUN/outcome.json atomically."""
+        run.mkdir(parents=True, exist_ok=True)
         write_json(RunFolder(run).outcome, {"format": _FORMAT} | asdict(self))
 
 
 def read_outcome(run: Path) -> Outcome | None:
-    """None where there is none yet. Raises UserError for a file of something else."""
+    """None where there is none yet. Raises UserError for a damaged file."""
     path = RunFolder(run).outcome
     try:
         known = json.loads(path.read_text("utf-8"))
@@ -219,8 +210,8 @@ def read_outcome(run: Path) -> Outcome | None:
         raise UserError(f"{path}: not what became of a run ({error}); remove it, and the run is scored anew") from None
 
 
-def judge(records: Records, monitor: dict[str, Any] | None = None) -> Outcome:
-    """What the lines of a run's metrics say; `monitor` is the state of its monitor at the end, where it has one.
+def judge(records: Records, monitor: Mapping[str, Any] | None = None) -> Outcome:
+    """The outcome that a run's records and the last state of its monitor, where it has one, tell of.
 
     The first collapse counts, also where the run recovered from it: that is the paper's "initial" one.
     """
@@ -228,34 +219,29 @@ def judge(records: Records, monitor: dict[str, Any] | None = None) -> Outcome:
     known = [value for each in records.health if (value := each.scores.get("frechet_ema")) is not None]
     end = records.health[-1].scores if records.health else {}
     last, best = end.get("frechet_ema"), min(known, default=None)
-    shared: dict[str, Any] = {
-        "worse": last / best if last is not None and best else None,
-        "variety": end.get("variety"),
-    }
+    outcome = Outcome("finished", worse=last / best if last is not None and best else None, variety=end.get("variety"))
     if not collapses:
-        return Outcome("finished", best_step=_best_step(records.health), **shared)
+        return replace(outcome, best_step=_best_step(records.health))
     first = collapses[0]
     onset = first.step if first.onset is None else first.onset
-    extremes = [event.extreme for event in collapses if event.extreme is not None]
-    at_end = (monitor or {}).get("extreme")
-    return Outcome(
-        "collapsed",
+    extremes = [*(event.extreme for event in collapses), (monitor or {}).get("extreme")]
+    return replace(
+        outcome,
+        state="collapsed",
         reason=first.reason,
         onset=onset,
-        extreme=min([*extremes, *([] if at_end is None else [at_end])], default=None),
+        extreme=min((step for step in extremes if step is not None), default=None),
         best_step=_best_step([each for each in records.health if each.step < onset]),
-        **shared,
     )
 
 
 def _best_step(evaluations: Sequence[HealthRecord]) -> int | None:
-    scored = [(value, each.step) for each in evaluations if (value := _frechet(each)) is not None]
+    """The first step of the lowest Fréchet distance, of the averaged generator where it was taken."""
+    scored = []
+    for scores, step in ((each.scores, each.step) for each in evaluations):
+        values = (scores.get("frechet_ema"), scores.get("frechet"))
+        scored += [(value, step) for value in values if value is not None][:1]
     return min(scored)[1] if scored else None
-
-
-def _frechet(evaluation: HealthRecord) -> float | None:
-    value = evaluation.scores.get("frechet_ema")
-    return evaluation.scores.get("frechet") if value is None else value
 
 
 STEPS = {"best_step": "best before onset", "onset": "onset", "extreme": "extreme onset"}
@@ -271,23 +257,19 @@ class Result:
     evaluation: Evaluation | None
 
     def value(self, column: str) -> float | None:
-        """Of a column, None where it is not known."""
-        if column in STEPS:
-            return _float(getattr(self.outcome, column))
-        if column == "worse":
-            return self.outcome.worse
-        if column == "end_variety":
-            return self.outcome.variety
+        """The trial's value in a column of the table, None where it is not known."""
+        if column in STEPS or column in ENDS:
+            known = getattr(self.outcome, column.removeprefix("end_"))
+            return None if known is None else float(known)
         score = self.evaluation.scores.get(column) if self.evaluation else None
         return score.value if score else None
 
 
 def read_results(trials: Sequence[Trial]) -> list[Result]:
-    """Of the trials that have an outcome. Raises UserError for damaged files."""
+    """Results of the trials that have an outcome. Raises UserError for damaged files."""
     results = []
     for trial in trials:
-        outcome = read_outcome(trial.folder)
-        if outcome is not None:
+        if outcome := read_outcome(trial.folder):
             scored = outcome.scored_step is not None
             results.append(Result(trial, outcome, Evaluation.load(RunFolder(trial.folder).scores) if scored else None))
     return results
@@ -296,7 +278,3 @@ def read_results(trials: Sequence[Trial]) -> list[Result]:
 def name_column(column: str) -> str:
     """The heading of a table's column."""
     return STEPS.get(column) or ENDS.get(column) or title(column)
-
-
-def _float(value: int | None) -> float | None:
-    return None if value is None else float(value)
