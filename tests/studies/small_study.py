@@ -27,7 +27,6 @@ def small_study(steps: int = 8, **changes: Any) -> dict[str, Any]:
     laptop = {
         "about": "Tiny.",
         "seeds": 1,
-        "variant_seeds": 1,
         "images": 48,
         "runs": 2,
         "extractor": EXTRACTOR,

@@ -12,25 +12,17 @@ from schurgan.version import __version__
 
 def doctor() -> None:
     """Print what is installed and what this machine has, for a bug report."""
-    print("\n".join(diagnosis()))
-
-
-def diagnosis() -> list[str]:
-    """Lines of text: this program, the machine, and every package that is needed or that an [extra] names."""
     import torch
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    lines = [
-        f"schurgan {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}",
-        f"{os.cpu_count()} CPU cores, GPU: {', '.join(gpus) or 'none'}",
-    ]
+    print(f"schurgan {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
+    print(f"{os.cpu_count()} CPU cores, GPU: {', '.join(gpus) or 'none'}")
     for requirement in importlib.metadata.requires("schurgan") or []:
         name = re.split(r"[^A-Za-z0-9_.-]", requirement, maxsplit=1)[0]
         try:
-            # Of torch also which build: one for a CPU and one for GPUs may have the same number.
-            found = torch.__version__ if name == "torch" else importlib.metadata.version(name)
+            # torch.__version__ also names the build: one for a CPU and one for GPUs may have the same number.
+            version = torch.__version__ if name == "torch" else importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found = "missing"
+            version = "missing"
         extra = re.search(r"extra == ['\"](\w+)['\"]", requirement)
-        lines.append(f"  {name:<16} {found:<12} {f'[{extra[1]}]' if extra else ''}".rstrip())
-    return lines
+        print(f"  {name:<16} {version:<12} {f'[{extra[1]}]' if extra else ''}".rstrip())

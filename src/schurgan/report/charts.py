@@ -37,22 +37,13 @@ _STYLES: dict[str, dict[str, Any]] = {
     "c": {"color": _COLOURS["faint"], "linewidth": 1.0},
 }
 _RC: dict[Any, Any] = {
-    "font.size": 11,
-    "text.color": _COLOURS["faint"],
-    "axes.labelcolor": _COLOURS["faint"],
-    "axes.edgecolor": _COLOURS["rule"],
-    "axes.spines.top": False,
-    "axes.spines.right": False,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), _COLOURS["faint"]),
+    **dict.fromkeys(("axes.edgecolor", "grid.color", "xtick.color", "ytick.color"), _COLOURS["rule"]),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "axes.formatter.useoffset", "legend.frameon"), False),
     "axes.grid": True,
     "axes.grid.axis": "y",
     "axes.axisbelow": True,
-    "axes.formatter.useoffset": False,
-    "grid.color": _COLOURS["rule"],
-    "xtick.color": _COLOURS["rule"],
-    "xtick.labelcolor": _COLOURS["faint"],
-    "ytick.color": _COLOURS["rule"],
-    "ytick.labelcolor": _COLOURS["faint"],
-    "legend.frameon": False,
+    "font.size": 11,
     "svg.fonttype": "none",
 }
 _LABEL_ROWS = 3

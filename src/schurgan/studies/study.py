@@ -53,10 +53,8 @@ class ScaleOptions(Options):
     """What the study is at a size of machine."""
 
     about: str
-    seeds: Count
-    """Runs of each row, unless told otherwise."""
-    variant_seeds: Count
-    """The same of each of its variants."""
+    seeds: Count = 1
+    """Runs of each row, by default; a variant of it has one."""
     images: Annotated[int, Field(ge=2)]
     """Generated images that scores are taken of ..."""
     runs: Count
@@ -196,8 +194,7 @@ class Study(Options):
         at = self.scale(scale)
         trials = []
         for variant in ("", *self.variants):
-            count = seeds or at.seeds
-            for seed in range(min(count, at.variant_seeds) if variant else count):
+            for seed in range(1 if variant else seeds or at.seeds):
                 for row in self.rows_at(scale):
                     name = f"{row.data}-{variant}" if variant else row.data
                     if variant and (name not in data or not row.paper):
