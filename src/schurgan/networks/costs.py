@@ -31,6 +31,8 @@ class Costs:
     flops: int
     """Floating-point operations of matrix products, convolutions and attention, a multiplication and an addition each;
     forward and backward. Norms, activations and optimisers are a few per cent beside them and are not counted."""
+    flops_d: int
+    """Those of D's phase, generating its batch included."""
     weights: int
     """Bytes of parameters and buffers of both networks."""
     gradients: int
@@ -83,6 +85,7 @@ def step_costs(
         with _kept(networks) as of_discriminator:
             loss = discriminator(torch.cat([images, fake]), labels.repeat(2)).sum()
         loss.backward()
+        flops_d = counter.get_total_flops()
         discriminator.requires_grad_(False)
         with _kept(networks) as of_generator:
             loss = discriminator(generator(z, labels), labels).sum()
@@ -92,6 +95,7 @@ def step_costs(
         generator=sum(parameter.numel() for parameter in generator.parameters()),
         discriminator=sum(parameter.numel() for parameter in discriminator.parameters()),
         flops=counter.get_total_flops(),
+        flops_d=flops_d,
         weights=bytes_of(tensors_of(networks)),
         gradients=bytes_of(trained),
         moments=2 * bytes_of(trained),

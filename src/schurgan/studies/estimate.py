@@ -8,12 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from schurgan.core.distributed import World
 from schurgan.core.errors import UserError
 from schurgan.core.launch import choose_device
-from schurgan.networks import Generator
 from schurgan.networks.costs import Costs, step_costs
 from schurgan.runs.config import Config
 from schurgan.runs.messages import duration
@@ -32,7 +30,7 @@ class Estimate:
 
     trial: str
     steps: int
-    flops: float
+    flops: int
     """Of all steps; networks alone, as `networks.costs` counts them."""
     memory: int
     """Bytes that a step holds."""
@@ -58,7 +56,7 @@ def estimate(trials: Sequence[Trial], classes: Sequence[int]) -> Iterator[Estima
     Raises:
         UserError: options do not fit.
     """
-    known: dict[str, tuple[float, Costs, float, int]] = {}
+    known: dict[str, tuple[int, Costs, float, int]] = {}
     for trial, count in zip(trials, classes, strict=True):
         config = trial.config
         key = config.model_copy(update={"data": None, "train": config.train.model_copy(update={"seed": 0})})
@@ -74,33 +72,22 @@ def estimate(trials: Sequence[Trial], classes: Sequence[int]) -> Iterator[Estima
         yield Estimate(trial.name, steps, flops * steps, costs.memory, seconds * steps, cut, done)
 
 
-def arithmetic(config: Config, classes: int) -> tuple[float, Costs]:
-    """Count a step's operations with all its steps of D, and the costs of a step with one, on tensors without numbers.
-
-    A pass of D's phase is G forward on a batch and D forward and back on two: with g and d the operations of one
-    forward pass of a batch, g + 6 d, out of 4 g + 8 d for the pair (whose last D pass leaves out the weights).
-    """
-    architecture, model, batch = build_architecture(config.model), config.model, config.train.batch_size
+def arithmetic(config: Config, classes: int) -> tuple[int, Costs]:
+    """Operations of a step with all its steps of D, and the costs of a step with one, on tensors without numbers."""
+    model = config.model
     costs = step_costs(
-        architecture,
+        build_architecture(model),
         width=model.width,
         classes=classes,
         channels=model.channels,
-        batch_size=batch,
+        batch_size=config.train.batch_size,
         spectral_norm_g=model.spectral_norm_g,
         spectral_norm_d=model.spectral_norm_d,
     )
-    with torch.device("meta"), torch.random.fork_rng(devices=[]), torch.no_grad():
-        generator = Generator(architecture, classes, model.width, model.channels, spectral_norm=False, init="normal")
-        z, labels = torch.empty(batch, generator.latent_dim), torch.zeros(batch, dtype=torch.int64)
-        with FlopCounterMode(display=False) as counter:
-            generator(z, labels)
-    g = counter.get_total_flops()
-    d = max(0.0, (costs.flops - 4 * g) / 8)
-    return costs.flops + (config.train.d_steps - 1) * (g + 6 * d), costs
+    return costs.flops + (config.train.d_steps - 1) * costs.flops_d, costs
 
 
-def _timed(config: Config, classes: int, flops: float) -> tuple[float, int]:
+def _timed(config: Config, classes: int, flops: int) -> tuple[float, int]:
     """Seconds of a step, the median of three, and the batch that was timed if it was a smaller one."""
     device = choose_device(config.train.device)
     batch, whole = config.train.batch_size, config.train.batch_size
