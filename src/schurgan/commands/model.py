@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from schurgan.commands.data import Frame, Scale, TransformName
-from schurgan.commands.parsing import Folder, check_counts, check_rate
+from schurgan.commands.parsing import Folder, check_counts
 from schurgan.core.errors import UserError, say, writing
 from schurgan.runs.folder import RunFolder
 from schurgan.runs.presets import preset_names, preset_summary
@@ -127,7 +127,8 @@ def reconstruct(
         sample_rate: samples a second, Hz
         json: print one JSON object for each file
     """
-    check_rate(sample_rate)
+    if not 1000 <= sample_rate <= 384000:
+        raise UserError(f"--sample-rate: {sample_rate} given, 1000 to 384000 Hz is needed")
     _check_refine(refine)
     if not files:
         raise UserError("FILE: missing; one recording or more is needed")

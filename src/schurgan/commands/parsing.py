@@ -124,12 +124,10 @@ def _sentence(box: str, command: Callable[..., Any], name: str) -> str:
     if match := re.search(invalid, text):
         option = "-".join(".".join(part for part in match.group(1, 2) if part).split("_"))
         return f"--{option}: {match[4]} given, {match[3].removeprefix('Input should be ')} is needed"
-    unread = r"Error parsing ([\w.-]+): (?:invalid literal for (int)|could not convert string to (float)).*?: '(.*?)'"
+    unread = r"Error parsing ([\w.-]+): (?:invalid literal for (int)|could not convert string to float"
+    unread += r"|no type matching \{None\}\|(?:(INT)|FLOAT) could).*?'(.*?)'"
     if match := re.search(unread, text):
-        return f"{match[1]}: {match[4]!r} given, a {'whole ' if match[2] else ''}number is needed"
-    union = r"Error parsing ([\w.-]+): no type matching \{None\}\|(INT|FLOAT) could be instantiated from \['(.*?)'\]"
-    if match := re.search(union, text):
-        return f"{match[1]}: {match[3]!r} given, a {'whole ' * (match[2] == 'INT')}number is needed"
+        return f"{match[1]}: {match[4]!r} given, a {'whole ' if match[2] or match[3] else ''}number is needed"
     if match := re.search(r"invalid choice (.*?) for argument '(.*?)'\. Expected one of \((.*?)\)", text):
         return f"{match[2]}: {match[1]} given, one of {match[3].rstrip(',')} is needed"
     required = r"(?<!\S)(--[a-z][\w-]*|[A-Z]{3,}(?: \.\.\.)?)(?= )[^()]*(?:\([^()]*\)[^()]*)*?\(required\)"
@@ -143,12 +141,6 @@ def _help(command: Callable[..., Any], name: str) -> str:
     with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit), _wide():
         tyro.cli(command, prog=name, args=["--help"])
     return text.getvalue()
-
-
-def check_rate(sample_rate: int) -> None:
-    """UserError for a sample rate (Hz) that no recording has."""
-    if not 1000 <= sample_rate <= 384000:
-        raise UserError(f"--sample-rate: {sample_rate} given, 1000 to 384000 Hz is needed")
 
 
 def check_counts(**counts: int | None) -> None:
