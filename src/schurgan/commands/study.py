@@ -38,7 +38,7 @@ def study(
         dry_run: list the runs and what they will take, measured by a few steps of each kind, and train nothing
     """
     check_counts(seeds=seeds, jobs=jobs)
-    from schurgan.studies import load_study
+    from schurgan.studies.study import load_study
 
     chosen = load_study(name)
     folders = _folders(chosen, scale, data)

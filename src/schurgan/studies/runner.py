@@ -59,8 +59,7 @@ def run_trials(trials: Sequence[Trial], jobs: int = 1) -> None:
 def _side_by_side(trials: Sequence[Trial], jobs: int) -> None:
     # A new interpreter each: threads and CUDA do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    waiting, running = list(trials), dict[str, tuple[Trial, BaseProcess]]()
-    done = 0
+    waiting, running, done = list(trials), list[tuple[Trial, BaseProcess]](), 0
     with stop_requests() as stop:
         try:
             while (waiting or running) and not stop:
@@ -68,21 +67,21 @@ def _side_by_side(trials: Sequence[Trial], jobs: int) -> None:
                     trial = waiting.pop(0)
                     process: BaseProcess = context.Process(target=_work, args=(trial,), daemon=True)
                     process.start()
-                    running[trial.name] = trial, process
-                for name, (trial, process) in list(running.items()):
+                    running.append((trial, process))
+                for trial, process in list(running):
                     if process.exitcode is None:
                         continue
                     if process.exitcode == _STOPPED:  # by a signal that went to all of us
                         stop.append(signal.SIGTERM)
                         break
-                    del running[name]
+                    running.remove((trial, process))
                     done += 1
                     _tell(trial, _outcome_of(trial, process.exitcode), done, len(trials))
                 time.sleep(_POLL)
         finally:
-            for _, process in running.values():
+            for _, process in running:
                 process.terminate()  # which saves its state first
-            for _, process in running.values():
+            for _, process in running:
                 process.join()
     if stop:
         raise Interrupted(f"stopped in {len(running)} trials, which saved their state; the same command goes on")
@@ -103,7 +102,15 @@ def _work(trial: Trial) -> None:
     """A trial in a process of its own."""
     import torch
 
-    _follow_parent()
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    # When the study is killed nobody waits for the trial any more: it ends, with its state saved.
+    threading.Thread(target=follow, daemon=True).start()
     trial.folder.mkdir(parents=True, exist_ok=True)
     log = os.open(RunFolder(trial.folder).log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for stream in (sys.stdout, sys.stderr):
@@ -119,18 +126,6 @@ def _work(trial: Trial) -> None:
     except UserError as error:
         say(str(error))
         sys.exit(2)
-
-
-def _follow_parent() -> None:
-    """End, with the state saved, when the study is killed: nobody would wait for the trial any more."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _done(trial: Trial) -> bool:

@@ -108,7 +108,7 @@ class Study(Options):
     variants: dict[Name, Variant] = Field(default_factory=dict)
     """By the ending of their data sets' names; run where that data is given."""
     comparisons: tuple[tuple[str, str | None], ...] = ()
-    """Parts, and what stands in their place, of which pairs of rows are compared; see `studies.comparison`."""
+    """Parts, and what stands in their place, of which pairs of rows are compared; see `table.paired_runs`."""
     alphas: tuple[Annotated[float, Field(gt=0)], ...] = ()
     """Truncations of a figure."""
     data: dict[Name, DataSet]
