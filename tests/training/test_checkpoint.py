@@ -110,7 +110,6 @@ def test_without_a_checkpoint_there_is_no_state_of_any_kind(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     assert checkpoints.load() is None
     assert checkpoints.load_healthy(before=9) is None
-    assert checkpoints.best() is None
     assert checkpoints.records() == {}
 
 
@@ -190,18 +189,13 @@ def test_all_damaged_is_one_sentence_and_no_warning(tmp_path):
             checkpoints.load()
 
 
-def test_the_best_and_the_healthy_one_are_passed_over_when_damaged(tmp_path):
+def test_the_healthy_one_is_passed_over_when_damaged(tmp_path):
     checkpoints = collapsed(tmp_path)
-    flip(checkpoints.path(50), 2000)  # amid the state: its record can be read
-    flip(checkpoints.path(40), 2000)
-    with pytest.warns(UserWarning, match=r"step-000000[45]0.pt: damaged") as caught:
-        best = checkpoints.best()
-    assert len(caught) == 2
+    flip(checkpoints.path(40), 2000)  # amid the state: its record can be read
     with pytest.warns(UserWarning, match=r"step-00000040.pt: damaged"):
         healthy = checkpoints.load_healthy(before=99)
-    assert best is not None
     assert healthy is not None
-    assert best.state["step"] == healthy.state["step"] == 30
+    assert healthy.state["step"] == 30
 
 
 # Files that nobody vouches for

@@ -5,8 +5,8 @@ import os
 import pytest
 from saved_states import IDENTITY, collapsed, files, flip, loaded_step, names, saved, state
 
-from schurgan.runs.sidecar import sidecar_path
-from schurgan.training.checkpoint import Checkpoints
+from schurgan.runs.sidecar import by_score, sidecar_path
+from schurgan.training.checkpoint import Checkpoints, read
 
 # What is kept
 
@@ -30,9 +30,8 @@ def test_a_new_process_knows_the_roles_from_the_files_alone(tmp_path):
     again = Checkpoints(tmp_path, keep=1)
     again.save(state(4), 4, IDENTITY, score=8.0, healthy=False)
     assert [record.step for record in again.records().values()] == [1, 2, 4]
-    best, healthy = again.best(), again.load_healthy(before=4)
-    assert best is not None
-    assert best.state["step"] == 1
+    healthy = again.load_healthy(before=4)
+    assert read(by_score(again.records())[0]).state["step"] == 1
     assert healthy is not None
     assert healthy.state["step"] == 2
 
@@ -41,9 +40,7 @@ def test_the_newest_of_equal_scores_is_the_best_and_a_score_that_is_not_finite_i
     checkpoints = Checkpoints(tmp_path, keep=9)
     for step, score in [(1, 5.0), (2, 5.0), (3, float("nan")), (4, -float("inf"))]:
         checkpoints.save(state(step), step, IDENTITY, score=score)
-    best = checkpoints.best()
-    assert best is not None
-    assert best.record.step == 2
+    assert by_score(checkpoints.records())[0] == checkpoints.path(2)
     assert [record.score for record in checkpoints.records().values()] == [5.0, 5.0, None, None]
 
 

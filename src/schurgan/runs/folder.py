@@ -81,11 +81,7 @@ class RunFolder:
         return _step_files(self.samples, ".png")
 
     def require(self) -> None:
-        """Check that this is the folder of a run.
-
-        Raises:
-            UserError: it is not.
-        """
+        """Raise UserError unless this is the folder of a run."""
         if not self.path.is_dir():
             raise UserError(f"{self.path}: no such run folder")
         if not self.config.is_file():
@@ -101,15 +97,8 @@ class RunFolder:
         return Config.load(self.config)
 
     def read_records(self) -> Records:
-        """The lines of metrics.jsonl, also while the run writes it; no lines where there is no file.
-
-        Raises:
-            UserError: the file may not be read.
-        """
-        try:
-            return read_records(self.metrics)
-        except OSError as error:
-            raise UserError(f"{self.metrics}: cannot be read ({error.strerror or error})") from None
+        """The lines of metrics.jsonl, also while the run writes it; no lines where there is no file."""
+        return read_records(self.metrics)
 
 
 def _name(step: int, attempt: int) -> str:

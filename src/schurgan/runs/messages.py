@@ -118,10 +118,8 @@ def figures(row: Row) -> dict[str, str]:
 def short_figures(row: Row) -> str:
     """The figures of a row on one line of a log: "D 0.812  G 0.220  DDFN gap +3.1"."""
     shown = figures(row)
-    texts = [shown["loss"]] if "loss" in shown else []
-    if "DDFN gap" in shown:
-        texts.append(f"DDFN gap {shown['DDFN gap'].partition(',')[0]}")
-    return "  ".join(texts)
+    gap = [f"DDFN gap {shown['DDFN gap'].partition(',')[0]}"] if "DDFN gap" in shown else []
+    return "  ".join([shown["loss"], *gap] if "loss" in shown else gap)
 
 
 def _with_reason(text: str, reason: str) -> str:

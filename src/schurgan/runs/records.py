@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-_NUMERIC = (float, int, type(None))
-_LARGEST = sys.float_info.max
+from schurgan.core.errors import UserError
+
 _MOST = 2**53
 """Beyond it a step could not be told from the next as a float, which charts need."""
 
@@ -34,9 +34,7 @@ class Row:
     @classmethod
     def parse(cls, line: Mapping[str, Any]) -> Row:
         """The row of a line."""
-        values = _numbers(line)
-        for name in ("step", "attempt"):
-            values.pop(name, None)
+        values = {name: value for name, value in _numbers(line).items() if name not in ("step", "attempt")}
         return cls(line["step"], line.get("attempt", 0), values, _numbers(line.get("singular_values")))
 
     def as_line(self) -> dict[str, Any]:
@@ -70,7 +68,7 @@ class HealthRecord:
             line.get("attempt", 0),
             _numbers(health),
             _text(health.get("verdict")),
-            _texts(health.get("reason") or health.get("reasons")),
+            _texts(health.get("reasons")),
             _text(health.get("not_finite")),
             _numbers(health.get("singular_values")),
         )
@@ -107,14 +105,13 @@ class Event:
     def parse(cls, line: Mapping[str, Any]) -> Event:
         """The event of a line with the key "event"."""
         steps = {name: _count(line.get(name)) for name in ("to", "onset", "extreme", "best_step")}
-        reason = "; ".join(_texts(line.get("reason") or line.get("reasons")))
+        reason = "; ".join(_texts(line.get("reason")))
         return cls(line["step"], line["event"], line.get("attempt", 0), reason, number(line.get("time")), **steps)
 
     def as_line(self) -> dict[str, Any]:
         """The line that `parse` reads."""
-        line: dict[str, Any] = {"step": self.step, "event": self.kind, "attempt": self.attempt}
-        rest = {name: getattr(self, name) for name in ("reason", "time", "to", "onset", "extreme", "best_step")}
-        return line | {name: value for name, value in rest.items() if value not in (None, "")}
+        rest = {name: value for name, value in vars(self).items() if name != "kind" and value not in (None, "")}
+        return {"step": self.step, "event": self.kind, **rest}
 
 
 Record = Row | HealthRecord | Event
@@ -129,22 +126,21 @@ class Records(NamedTuple):
 
 
 def read_records(path: str | Path) -> Records:
-    """Read all whole lines of a metrics.jsonl, also while a run writes it.
+    """Read all whole lines of a metrics.jsonl, also while a run writes it; none where there is no file.
 
     A line that a kill or a running writer left half, or whose "step" or "attempt" is no count, is passed over. A number
     that is not finite reads as None.
 
-    Returns:
-        The records; none where there is no file.
-
     Raises:
-        OSError: the file cannot be read.
+        UserError: the file cannot be read.
     """
     records, decoder = Records([], [], []), json.JSONDecoder(parse_constant=lambda _: None)
     try:
         content = Path(path).read_bytes()
     except FileNotFoundError:
         return records
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
     for line in content.split(b"\n"):  # not splitlines(): a reason may hold other characters that end lines
         with suppress(ValueError, RecursionError):
             parsed = decoder.decode(line.decode("utf-8", "replace"))
@@ -201,12 +197,7 @@ class MetricsFile:
 
         Where that is not the end of a line, because another hand has changed the file or a disk lost its end, the lines
         before it are kept and a warning says so.
-
-        Raises:
-            OSError: the file cannot be cut.
         """
-        if size < 0:
-            raise ValueError(f"size: {size} given, 0 or more bytes are needed")
         if size == 0 and not self.path.exists():
             return
         self.path.touch()
@@ -222,24 +213,16 @@ class MetricsFile:
 
 
 def number(value: object) -> float | None:
-    """A finite number as a float, None for anything else."""
+    """A number that is finite as a float, None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:  # a whole number beyond all floats
-        return None
+    return value if abs(value) <= sys.float_info.max else None
 
 
 def _numbers(values: object) -> dict[str, float | None]:
     """The numbers and nulls of a mapping, None for what is not finite."""
-    if not isinstance(values, Mapping):
-        return {}
-    return {
-        name: value if value is None or -_LARGEST <= value <= _LARGEST else None
-        for name, value in values.items()
-        if type(value) in _NUMERIC
-    }
+    pairs = values.items() if isinstance(values, Mapping) else ()
+    return {name: number(value) for name, value in pairs if type(value) in (float, int, type(None))}
 
 
 def _count(value: object) -> int | None:

@@ -65,12 +65,7 @@ class Sidecar(_Strict):
     record: CheckpointRecord
 
     def save(self, state: Path) -> None:
-        """Write the sidecar of the file `state`, atomically.
-
-        Raises:
-            ValueError: the identity holds what JSON cannot.
-            OSError: the disk refuses.
-        """
+        """Write the sidecar of the file `state`, atomically; ValueError where the identity holds what JSON cannot."""
         try:
             content = self.model_dump()
             write_json(sidecar_path(state), content | {"checksum": _checksum(content)})
@@ -79,16 +74,11 @@ class Sidecar(_Strict):
 
     @classmethod
     def load(cls, state: Path) -> Sidecar:
-        """Read the sidecar of the file `state`.
-
-        Raises:
-            Damaged: there is none, or it is not as it was written.
-            OSError: it cannot be read.
-        """
+        """Read the sidecar of the file `state`; Damaged where there is none, or it is not as it was written."""
         path = sidecar_path(state)
         try:
             with open(path, "rb") as file:
-                content = json.loads(file.read())
+                content = json.load(file)
             checksum = content.pop("checksum")
             if content["format"] != FORMAT:
                 raise Damaged(f'a checkpoint of format "{str(content["format"])[:40]}", this program reads "{FORMAT}"')
@@ -153,10 +143,9 @@ def check_changes(
     """Refuse changes that nobody allowed.
 
     Args:
-        changes: what `changed_options` found.
+        changes: what `changed_options` returned.
         free: options that never matter to a state; other data always matter.
-        allowed: options that the user allows, as "train.lr-g" or "train.lr_g". In both, a group ("train") stands for
-            all options in it.
+        allowed: options or whole groups that the user allows: "train.lr-g", "train.lr_g", "train".
         run: folder of the run, for the error.
 
     Returns:

@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import yaml
 
@@ -25,6 +25,7 @@ _LEAST_SILENCE = 120.0
 """Seconds without a line before a run counts as silent, however fast it was: it may be writing a checkpoint."""
 _SILENT_ROWS = 10
 """Rows that could have been written meanwhile."""
+_ENDS = ("finished", "stopped", "interrupted")
 
 
 @dataclass(frozen=True)
@@ -137,10 +138,9 @@ def status_lines(run: str | Path, now: float | None = None) -> list[str]:
     if status.health:
         lines.append(("health", health_sentence(status.health)))
     noted = [event for event in status.events if tone_of(event) != "plain"]
-    for event in noted[-_SHOWN_EVENTS:]:
-        lines.append(("event", event_sentence(event)))
-    if more := len(noted) - _SHOWN_EVENTS:
-        lines += [("", f"and {more} events before")] if more > 0 else []
+    lines += [("event", event_sentence(event)) for event in noted[-_SHOWN_EVENTS:]]
+    if (more := len(noted) - _SHOWN_EVENTS) > 0:
+        lines.append(("", f"and {more} events before"))
     for checkpoint in status.checkpoints:
         roles = f"  {', '.join(checkpoint.roles)}" if checkpoint.roles else ""
         lines.append(("checkpoint", f"{checkpoint.name}  {file_size(checkpoint.bytes)}{roles}"))
@@ -168,13 +168,11 @@ def _latest(records: Records) -> Record | None:
 def _state(records: Records, latest: Record | None, steps: int, silent: float, limit: float) -> State:
     if latest is None:
         return "starting" if silent < limit else "silent"
-    newest = max((row.step for row in records.rows[-1:]), default=0)
+    newest = records.rows[-1].step if records.rows else 0
     if not records.events and latest.step >= steps:
         return "finished"
-    if records.events and newest <= (last := records.events[-1]).step:
-        for kind in ("finished", "stopped", "interrupted"):
-            if last.kind == kind:
-                return kind
+    if records.events and newest <= (last := records.events[-1]).step and last.kind in _ENDS:
+        return cast(State, last.kind)
     return "running" if silent < limit else "silent"
 
 

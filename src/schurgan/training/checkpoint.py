@@ -29,10 +29,6 @@ from schurgan.runs.sidecar import FORMAT, CheckpointRecord, Damaged, Identity, S
 _PLAIN = (type(None), bool, int, float, str, bytes)
 
 
-class SaveFailed(OSError):
-    """A checkpoint could not be written, for the reason in `strerror`; those before it are as they were."""
-
-
 class Checkpoint(NamedTuple):
     """A state that was read and verified."""
 
@@ -41,13 +37,9 @@ class Checkpoint(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints of a run, of which few stay: the newest, the best, the last healthy.
+    """The checkpoints of a run, of which few stay: the `keep` newest, the best, the last healthy.
 
     The newest is the one of the highest (attempt, step). Only one process may save; any may load.
-
-    Args:
-        run: folder of the run.
-        keep: how many of the newest stay.
     """
 
     def __init__(self, run: str | Path, keep: int = 2) -> None:
@@ -101,43 +93,31 @@ class Checkpoints:
 
         Raises:
             ValueError: the state or the identity holds what cannot be saved; its key is named.
-            SaveFailed: the disk refuses.
+            OSError: the disk refuses; the checkpoints before it are as they were.
         """
         size = sum(_storages(state, "state").values())
         score = float(score) if score is not None and math.isfinite(score) else None
         record = CheckpointRecord(step=step, attempt=attempt, score=score, healthy=healthy, identity=identity)
         path = self.path(step, attempt)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            sync_folder(self.folder.parent)
-            _require_space(self.folder, size)
-            _write(path, record, state)
-        except OSError as error:
-            raise SaveFailed(error.errno, error.strerror or str(error), str(path)) from error
+        self.folder.mkdir(parents=True, exist_ok=True)
+        sync_folder(self.folder.parent)
+        _require_space(self.folder, size)
+        _write(path, record, state)
         self._rotate(StepFile(attempt, step, path), trusted)
         return path
 
     def load(self) -> Checkpoint | None:
-        """Read the newest checkpoint that is whole.
-
-        This and the methods below warn of each damaged file that they pass over.
-
-        Returns:
-            The checkpoint, None where there is none at all.
+        """Read the newest checkpoint that is whole, with a warning for each damaged one; None where there is none.
 
         Raises:
-            UserError: all files that could be chosen are damaged.
+            UserError: all are damaged.
         """
         return self._first_readable(reversed(self.paths()))
 
     def load_healthy(self, before: int) -> Checkpoint | None:
-        """Read the newest healthy checkpoint of a step less than `before`; None where there is none."""
+        """Read the newest healthy checkpoint of a step less than `before`, as `load` does."""
         chosen = [path for path, record in self.records().items() if record.healthy and record.step < before]
         return self._first_readable(reversed(chosen))
-
-    def best(self) -> Checkpoint | None:
-        """Read the checkpoint of the lowest score, the newest of equals; None where none was scored."""
-        return self._first_readable(by_score(self.records()))
 
     def drop_after(self, step: int, attempt: int) -> None:
         """Remove what earlier attempts saved after `step`, except the best: a rollback gave it up.
@@ -202,11 +182,17 @@ def read(path: str | Path) -> Checkpoint:
             raise Damaged("damaged (its length is wrong)")
         if sha256(path) != sidecar.sha256:
             raise Damaged("damaged (its checksum is wrong)")
-        return Checkpoint(sidecar.record, _read_state(path))
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # a checksum proves no goodwill, and torch names no end to what an archive can raise
+            raise Damaged(f"damaged, or not a checkpoint ({type(error).__name__})") from None
     except Damaged as error:
         raise UserError(f"{path}: {error}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: not a checkpoint (it holds {type(state).__name__}, a dict is needed)")
+    return Checkpoint(sidecar.record, state)
 
 
 def _read_records(paths: Iterable[Path], *passed_over: type[OSError]) -> dict[Path, CheckpointRecord]:
@@ -239,16 +225,6 @@ def _remove(path: Path) -> None:
     sidecar_path(path).unlink(missing_ok=True)
 
 
-def _read_state(path: Path) -> dict[str, Any]:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a checksum proves no goodwill, and torch names no end to what an archive can raise
-        raise Damaged(f"damaged, or not a checkpoint ({type(error).__name__})") from None
-    if not isinstance(state, dict):
-        raise Damaged(f"not a checkpoint (it holds {type(state).__name__}, a dict is needed)")
-    return state
-
-
 class _Hashed:
     """Passes on what is written to `file`, and knows its size, its SHA-256 and why writing failed."""
 
@@ -278,14 +254,12 @@ def _storages(value: object, where: str) -> dict[tuple[torch.device, int], int]:
             raise ValueError(f"{where}: a dense tensor is needed, this one is {value.layout} on {value.device}")
         storage = value.untyped_storage()
         storages[storage.device, storage.data_ptr()] = storage.nbytes()
-    elif type(value) in (dict, OrderedDict):
-        assert isinstance(value, dict)
+    elif isinstance(value, dict) and type(value) in (dict, OrderedDict):
         for key, inner in value.items():
             if type(key) not in (str, int):
                 raise ValueError(f"{where}: keys are str or int, {key!r} is {type(key).__name__}")
             storages |= _storages(inner, f"{where}[{key!r}]")
-    elif type(value) in (list, tuple):
-        assert isinstance(value, list | tuple)
+    elif isinstance(value, list | tuple) and type(value) in (list, tuple):
         for number, inner in enumerate(value):
             storages |= _storages(inner, f"{where}[{number}]")
     elif type(value) not in _PLAIN:
