@@ -11,11 +11,17 @@ from torch import Tensor
 
 from schurgan.core.errors import UserError
 from schurgan.data import Shards, prepare
-from schurgan.evaluation.borrowed_phase import Donors, Fidelity, consistency
 from schurgan.evaluation.features.extractor import Extracted
 from schurgan.evaluation.metric_table import SOUND_METRICS, take_scores
 from schurgan.evaluation.metrics.loudness import levels
-from schurgan.evaluation.score_sounds import ClassLevels, frechet_audio_distance, measure_sounds
+from schurgan.evaluation.score_sounds import (
+    ClassLevels,
+    Donors,
+    Fidelity,
+    consistency,
+    frechet_audio_distance,
+    measure_sounds,
+)
 from schurgan.evaluation.target import check_apart
 from schurgan.model import Model
 
@@ -104,7 +110,7 @@ def test_a_silent_image_has_no_consistency():
 
 def test_donors_refuse_classes_without_a_recording():
     donors = Donors(spectrogram(), torch.randn(2, LENGTH), torch.tensor([0, 1]))
-    with pytest.raises(ValueError, match="no recording of class 2"):
+    with pytest.raises(UserError, match="no recording of class 2"):
         donors.nearest(donors.images, torch.tensor([0, 2]))
 
 

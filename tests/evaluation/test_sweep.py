@@ -74,7 +74,7 @@ def test_none_at_all_is_refused(run):
 
 
 def test_a_figure_leaves_out_what_is_not_known_and_is_the_same_every_time(tmp_path):
-    points = [{name: {"value": v, "floor": None} for name in ("fid", "variety")} for v in (1.0, None, 3.0)]
+    points = [{name: Score(v) for name in ("fid", "variety")} for v in (1.0, None, 3.0)]
     for name in ("a", "b"):
         save_sweep_figure((0.5, 1.0, 2.0), points, tmp_path / name)
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()

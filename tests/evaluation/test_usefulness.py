@@ -198,11 +198,6 @@ def test_pictures_keep_their_colours():
     )  # their means over the channels are all the same
 
 
-def test_a_truncation_that_cannot_be_is_refused_in_one_sentence(model, sets):
-    with pytest.raises(UserError, match="truncation"):
-        score_usefulness(model, *sets, seeds=2, steps=2, truncation=-1.0)
-
-
 def test_a_model_that_makes_nan_is_refused(model, sets):
     with torch.no_grad():
         for weight in model.generator.parameters():

@@ -14,6 +14,7 @@ from schurgan.audio.pictures import picture, save_png
 from schurgan.core.files import atomic_write
 from schurgan.evaluation.metric_table import BY_NAME, title
 from schurgan.evaluation.metrics.neighbours import nearest
+from schurgan.evaluation.scores import Score
 from schurgan.evaluation.target import ImageSet, Subject
 
 if TYPE_CHECKING:
@@ -21,14 +22,7 @@ if TYPE_CHECKING:
 
 _MOST = 12
 _HEAD, _CELL, _GAP, _LINE = 124, 128, 12, 18
-_PANELS: tuple[tuple[str, ...], ...] = (
-    ("inception_score",),
-    ("fid",),
-    ("precision", "recall"),
-    ("variety",),
-    ("vendi_score",),
-    ("departure_gap",),
-)
+_PANELS = (("inception_score",), ("fid",), ("precision", "recall"), ("variety",), ("vendi_score",), ("departure_gap",))
 _STYLES = (("o", "-", "black"), ("s", "--", "0.35"))
 _STYLE: dict[Any, Any] = {
     "font.size": 8,
@@ -42,14 +36,8 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def save_sweep_figure(truncations: Sequence[float], points: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw PATH.png and PATH.svg: a panel a score, real images as a dotted line, readable in grey.
-
-    Args:
-        truncations: in any order.
-        points: for each its scores by name, each with "value" and "floor"; what is None is left out.
-        path: without ending.
-    """
+def save_sweep_figure(truncations: Sequence[float], points: Sequence[Mapping[str, Score]], path: Path) -> None:
+    """Draw PATH.png and PATH.svg: the scores at each truncation, a panel each, real images as a dotted line."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -61,9 +49,9 @@ def save_sweep_figure(truncations: Sequence[float], points: Sequence[Mapping[str
         axes = drawn.subplots(-(-len(shown) // 3), 3, squeeze=False).flat
         for names, ax in zip(shown, axes, strict=False):
             for name, (marker, line, colour) in zip(names, _STYLES, strict=False):
-                y = [float("nan") if (v := points[i][name]["value"]) is None else v for i in order]
+                y = [float("nan") if (v := points[i][name].value) is None else v for i in order]
                 ax.plot(x, y, marker=marker, linestyle=line, color=colour, label=title(name))
-                floor = points[0][name]["floor"]
+                floor = points[0][name].floor
                 if floor is not None and BY_NAME[name].floor_is_gap:
                     ax.axhspan(-floor, floor, color="0.85", linewidth=0)
                 elif floor is not None:

@@ -53,7 +53,7 @@ class Score:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values; what is not finite becomes null."""
-        plain: dict[str, Any] = _plain({each.name: getattr(self, each.name) for each in fields(self)})
+        plain: dict[str, Any] = _plain(asdict(self))
         return plain
 
     @classmethod
@@ -125,9 +125,7 @@ class Evaluation:
 
     def as_json(self) -> dict[str, Any]:
         """What `save` writes."""
-        scores = {name: score.as_json() for name, score in self.scores.items()}
-        protocol = _plain(asdict(self.protocol))
-        return {"format": FORMAT, "protocol": protocol, "scores": scores, "notes": list(self.notes)}
+        return {"format": FORMAT, **_plain(asdict(self))}
 
     def save(self, path: str | Path) -> None:
         """Write the file atomically."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -66,22 +66,15 @@ def sweep(
 ) -> Sweep:
     """Score the same noise at several variances, and write RUN/evaluation/sweep.json, .md, .png and .svg.
 
-    Args:
-        run: its folder.
-        truncations: variances of the noise; what differs between the rows is this alone.
-        extractor: as of `evaluate`, like the arguments that are not named here.
-        images: generated images at each.
-        batch_norm: as of `evaluate`.
-        seed: of the noise.
-        quick: as of `evaluate`.
-        figures: draw.
-        data: as of `evaluate`.
-        world: as of `evaluate`.
+    Arguments are those of `evaluate`; `images` are generated at each variance, which alone differs between the rows.
 
     Raises:
-        UserError: as `evaluate` does; a model of uniform noise.
+        UserError: as `evaluate` does; truncations that cannot be, and a model of uniform noise.
     """
-    check_truncations(truncations)
+    if not truncations:
+        raise UserError("truncations: none given, one or more are needed, such as 0.5,1,2")
+    if len(set(truncations)) < len(truncations):
+        raise UserError(f"truncations: {', '.join(f'{v:g}' for v in truncations)} given, each once is needed")
     samplings = [Sampling(images, 1, truncation, batch_norm, seed) for truncation in truncations]
     world = world or World()
     subject = open_subject(run, data, world.device)
@@ -100,14 +93,6 @@ def sweep(
     return result
 
 
-def check_truncations(truncations: Sequence[float]) -> None:
-    """Raise UserError for none, or the same twice."""
-    if not truncations:
-        raise UserError("truncations: none given, one or more are needed, such as 0.5,1,2")
-    if len(set(truncations)) < len(truncations):
-        raise UserError(f"truncations: {', '.join(f'{v:g}' for v in truncations)} given, each once is needed")
-
-
 def _write(subject: Subject, result: Sweep, figures: bool) -> None:
     path = RunFolder(subject.run).sweep
     with writing(path.parent):
@@ -116,5 +101,4 @@ def _write(subject: Subject, result: Sweep, figures: bool) -> None:
         with atomic_write(path.with_suffix(".md"), "w") as file:
             file.write(result.cells().markdown())
         if figures:
-            values = [{name: asdict(score) for name, score in point.items()} for point in result.points]
-            save_sweep_figure(result.truncations, values, path.with_suffix(""))
+            save_sweep_figure(result.truncations, result.points, path.with_suffix(""))

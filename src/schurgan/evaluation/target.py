@@ -137,15 +137,9 @@ class Subject:
 
 
 def open_subject(run: str | Path, data: str | Path | None = None, device: str | torch.device = "cpu") -> Subject:
-    """Open the model of a run and its data.
+    """Open the model of a run and its data, or that in the folder `data` if it was moved.
 
-    Args:
-        run: its folder.
-        data: where the shards are now, if they were moved.
-        device: of the model.
-
-    Raises:
-        UserError: the folder is no run, has no generator yet, or its data is gone or other data.
+    Raises UserError where the folder is no run, has no generator yet, or its data is gone or other data.
     """
     run = Path(run)
     config, model = RunFolder(run).read_config(), load(run, str(device))
@@ -226,10 +220,8 @@ def extract_generated(
 ) -> ImageSet:
     """Run `number` of generated images, with the class frequencies of the training clips.
 
-    Of the first, 0, everything is computed; of others features and probabilities alone.
-
-    Raises:
-        UserError: no two images are finite.
+    Of the first, 0, everything is computed; of others features and probabilities alone. Raises UserError where no two
+    images are finite.
     """
     labels, make = subject.generator(sampling, (sampling.seed + number) % SEEDS)
     what = what or f"generated images, run {number + 1} of {sampling.runs}"
@@ -254,14 +246,8 @@ def extract(
 ) -> ImageSet:
     """Compute an ImageSet, a chunk at a time, shared among processes.
 
-    Args:
-        take: returns the images of some rows.
-        labels: of all rows, (N,).
-        extractor: of features.
-        world: the processes.
-        what: the images are, for the bar and for errors.
-        thumbnails: keep those of all images, not of the first alone.
-        whole: else features and probabilities alone.
+    `take` returns the images of some rows; `what` they are is for the progress bar and errors. `thumbnails` are kept of
+    all images, else of the first alone; without `whole` there are features and probabilities alone.
     """
     parts = chunks(len(labels))
 
@@ -274,14 +260,12 @@ def extract(
         # 1,000 whole images are kept, of large ones fewer, so that they take 64 MB at most (float32).
         keep = max(CHUNK, min(1000, _KEPT_PIXELS // images[0].numel())) if whole else 0
         first = images[: max(0, keep - rows.start)]
-        return (
-            finite,
-            features,
-            torch.empty(len(images), 0) if probabilities is None else probabilities,
-            _departures(images) if whole and images.shape[-2] == images.shape[-1] else torch.empty(len(images), 0),
-            _thumbnails(images if thumbnails else first),
-            first,
-        )
+        departures = nothing = torch.empty(len(images), 0)
+        if whole and images.shape[-2] == images.shape[-1]:
+            departures = departure_from_normality((images.double() + 1) / 2, "exact", channels="mean").cpu()[:, None]
+        grey = (images if thumbnails else first).mean(1, keepdim=True)
+        small = F.adaptive_avg_pool2d(grey, min(_THUMBNAIL, images.shape[-1])).flatten(1)
+        return finite, features, nothing if probabilities is None else probabilities, departures, small, first
 
     try:
         with Meter(what, "chunk", quiet=not world.is_main) as meter:
@@ -303,11 +287,3 @@ def chunks(count: int, size: int = CHUNK) -> list[slice]:
     """0 … count − 1 in as few chunks of at most `size` as there can be, of almost equal length."""
     edges = torch.linspace(0, count, -(-count // size) + 1, dtype=torch.float64).round().int().tolist()
     return [slice(a, b) for a, b in itertools.pairwise(edges)]
-
-
-def _departures(images: Tensor) -> Tensor:
-    return departure_from_normality((images.double() + 1) / 2, "exact", channels="mean").cpu()[:, None]
-
-
-def _thumbnails(images: Tensor) -> Tensor:
-    return F.adaptive_avg_pool2d(images.mean(1, keepdim=True), min(_THUMBNAIL, images.shape[-1])).flatten(1)

@@ -133,7 +133,7 @@ def score_usefulness(
         progress: called with the classifiers trained and their number.
 
     Raises:
-        UserError: shards of other classes or that share clips, a model that makes NaN, a truncation that cannot be.
+        UserError: shards of other classes or that share clips, a model that makes NaN.
     """
     check_apart(model, training, held_out)
     real, labels = _images(training)
@@ -143,7 +143,9 @@ def score_usefulness(
     asked = labels.sort().values
     right = torch.empty(3, seeds, len(truth), dtype=torch.float64)
     for number in range(seeds):
-        generated = _generate(model, asked, truncation, seed + number)
+        generated = model.codec.invert_colormap(model.images(asked, truncation, seed + number))
+        if bad := int((~generated.isfinite().flatten(1).all(1)).sum()):
+            raise UserError(f"generated: {bad} of {len(asked)} images hold NaN or infinite values")
         sets = ((real, labels), (torch.cat((real, generated)), torch.cat((labels, asked))), (generated, asked))
         for arm, (images, classes) in enumerate(sets):
             classifier = fit_classifier(
@@ -215,13 +217,3 @@ def _images(shards: Shards) -> tuple[Tensor, Tensor]:
     shards = shards.select(augmented=False)
     clips = np.argsort(shards.labels, kind="stable")
     return shards.codec.invert_colormap(shards.images(clips)), torch.from_numpy(shards.labels[clips])
-
-
-def _generate(model: Model, labels: Tensor, truncation: float | None, seed: int) -> Tensor:
-    try:
-        images = model.codec.invert_colormap(model.images(labels, truncation, seed))
-    except ValueError as error:
-        raise UserError(str(error)) from None
-    if bad := int((~images.isfinite().flatten(1).all(1)).sum()):
-        raise UserError(f"generated: {bad} of {len(images)} images hold NaN or infinite values")
-    return images

@@ -82,11 +82,7 @@ class Classifier(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def features(self, x: Tensor) -> Tensor:
-        """(B, C, size, size) -> (B, 4 width), what the last layer decides by.
-
-        Raises:
-            ValueError: images of another size.
-        """
+        """(B, C, size, size) -> (B, 4 width), what the last layer decides by. Raises ValueError for another size."""
         if x.ndim != 4 or tuple(x.shape[2:]) != (self.size, self.size) or self.channels not in (1, x.shape[1]):
             wanted = f"(B, {self.channels}, {self.size}, {self.size})"
             raise ValueError(f"images {tuple(x.shape)}: the classifier was trained on {wanted}")
@@ -117,10 +113,6 @@ class Trained:
     n_train: int
     n_test: int
 
-    def __str__(self) -> str:
-        clips = f"{self.n_test} clips held out of {self.n_train + self.n_test}"
-        return f"a classifier that knows the class of {self.accuracy:.0%} of {clips}"
-
 
 def fit_classifier(
     images: Callable[[Tensor], Tensor],
@@ -142,21 +134,8 @@ def fit_classifier(
     softmax: no temperature is fitted to anything. The same seed gives the same classifier on the same machine, and
     global random numbers stay as they are.
 
-    Args:
-        images: returns the images (n, channels, size, size) of some clips (n,).
-        labels: class of each clip, (N,).
-        clips: those to train on.
-        classes: number of classes.
-        size: side of the images.
-        channels: of the images.
-        steps: batches.
-        photo: alter the images as pictures, not as spectrograms.
-        seed: of weights, batches and alterations.
-        device: where the network runs.
-        progress: called with the steps done and their number.
-
-    Returns:
-        The network, in eval mode.
+    `images` returns the images (n, channels, size, size) of some of `clips`, those to train on; `labels` (N,) are of
+    all clips. Pictures are altered in other ways (`photo`). `progress` is called with the steps done and their number.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -188,18 +167,12 @@ def train_classifier(
     device: str | torch.device = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> Trained:
-    """Train a classifier on the real images of `shards`, and test it on those held out.
+    """Train a classifier on the real images of `shards`, and test it on those held out; altered copies take no part.
 
-    Args:
-        shards: clips; copies at other pitches take no part.
-        val_folds: folds to test on and never to train on. Without any, the highest fold is held out, or every fifth
-            clip of each class where there are no folds (clips of one origin recording may then be on both sides).
-        epochs: how often every clip is seen, within the limits of steps.
-        least_steps: at least so many; with too few, batch norm's running statistics still remember where they began.
-        most_steps: at most so many.
-        seed: of weights, batches and alterations.
-        device: where the network runs.
-        progress: called with the steps done and their number.
+    It is tested on `val_folds` and never trained on them. Without any, the highest fold is held out, or every fifth
+    clip of each class where there are no folds (clips of one origin recording may then be on both sides). Every clip is
+    seen `epochs` times, within the limits of steps: with too few, batch norm's running statistics still remember where
+    they began.
 
     Raises:
         UserError: no clip is left to train on or to test on.

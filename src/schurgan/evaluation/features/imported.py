@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -54,33 +55,27 @@ class ImportedExtractor:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Extracted:
         """Raises ValueError for results that are no features."""
-        parts = [self._part(part) for part in torch.split(images, _CHUNK)]
-        features = torch.cat([features for features, _ in parts])
-        known = [classes for _, classes in parts if classes is not None]
-        if not known:
-            return checked(self.name, len(images), features, None)
-        return checked(self.name, len(images), features, self._probabilities(torch.cat(known), len(images)))
+        features, classes = zip(*(self._part(part) for part in torch.split(images, _CHUNK)), strict=True)
+        known = [each for each in classes if each is not None]
+        probabilities = self._probabilities(torch.cat(known), len(images)) if known else None
+        return checked(self.name, len(images), torch.cat(features), probabilities)
 
     def _part(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         result = self.function(images.float().to(self.device))
-        if not isinstance(result, tuple | list):
-            return self._rows("features", result, len(images)), None
-        if len(result) != 2:
+        results = result if isinstance(result, tuple | list) else (result, None)
+        if len(results) != 2:
             raise ValueError(
-                f'extractor "{self.name}": returned {len(result)} things; features, or features and probabilities, '
+                f'extractor "{self.name}": returned {len(results)} things; features, or features and probabilities, '
                 "are needed"
             )
-        features, classes = result
+        features, classes = results
         rows = self._rows("features", features, len(images))
         return rows, None if classes is None else self._rows("probabilities", classes, len(images))
 
     def _rows(self, what: str, values: object, count: int) -> Tensor:
-        if not isinstance(values, Tensor):
-            kind = type(values).__name__
-            raise ValueError(f'extractor "{self.name}": its {what} are of type {kind}; a torch.Tensor is needed')
-        if values.ndim != 2 or len(values) != count:
-            shape = tuple(values.shape)
-            raise ValueError(f'extractor "{self.name}": {what} {shape} from an input of {count}; (N, d) are needed')
+        if not isinstance(values, Tensor) or values.ndim != 2 or len(values) != count:
+            kind = tuple(values.shape) if isinstance(values, Tensor) else f"of type {type(values).__name__}"
+            raise ValueError(f'extractor "{self.name}": {what} {kind} from an input of {count}; (N, d) are needed')
         return values.detach().double().cpu()
 
     def _probabilities(self, values: Tensor, count: int) -> Tensor:
@@ -95,19 +90,18 @@ class ImportedExtractor:
 
 def _imported(name: str) -> object:
     module, _, attribute = name.partition(":")
-    if not module or not attribute or not all(part.isidentifier() for part in f"{module}.{attribute}".split(".")):
+    if not module or not attribute:
         raise UserError(f'extractor "{name}": package.module:attribute is needed')
     try:
-        value: object = importlib.import_module(module)
+        value = importlib.import_module(module)
     except Exception as error:  # whatever the user's module does when it is run
         where = "; is its folder in PYTHONPATH?" if isinstance(error, ModuleNotFoundError) else ""
         raise UserError(f'extractor "{name}": module {module} cannot be imported ({_line(error)}){where}') from error
-    for part in attribute.split("."):
-        if not hasattr(value, part):
-            near = did_you_mean(part, [known for known in vars(value) if not known.startswith("_")])
-            raise UserError(f'extractor "{name}": {module} has no {attribute}{near}')
-        value = getattr(value, part)
-    return value
+    try:
+        return attrgetter(attribute)(value)
+    except AttributeError:
+        near = did_you_mean(attribute, [known for known in vars(value) if not known.startswith("_")])
+        raise UserError(f'extractor "{name}": {module} has no {attribute}{near}') from None
 
 
 def _callable(name: str, value: object) -> Callable[..., Any]:

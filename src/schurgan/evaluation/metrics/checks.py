@@ -11,18 +11,16 @@ _ROUNDING = 1e-3  # of the sum of a row of probabilities, as half precision leav
 
 
 def checked_features(name: str, features: Tensor, least: int = 1) -> Tensor:
-    """Check features (N, d) and return them as float64 on the CPU without gradient.
+    """Return features (N, d) as float64 on the CPU without gradient.
 
-    Raises:
-        ValueError: another number of dimensions, no columns, fewer than `least` rows, NaN or infinite values.
+    Raises ValueError for another shape, fewer than `least` rows, NaN and infinite values.
     """
     if features.ndim != 2 or features.shape[1] == 0:
         raise ValueError(f"{name}: shape {tuple(features.shape)} given, (images, features) is needed")
     if len(features) < least:
         raise ValueError(f"{name}: {len(features)} rows given, {least} or more are needed")
     features = features.detach().cpu().double()
-    wrong = int((~features.isfinite()).any(1).sum())
-    if wrong:
+    if wrong := int((~features.isfinite()).any(1).sum()):
         raise ValueError(f"{name}: {wrong} of {len(features)} rows hold NaN or infinite values")
     return features
 
@@ -33,10 +31,9 @@ def checked_rows(name: str, images: Tensor, least: int = 1) -> Tensor:
 
 
 def checked_labels(name: str, labels: Tensor | Sequence[int], count: int, classes: int | None = None) -> Tensor:
-    """Check labels (count,) and return them as int64 on the CPU.
+    """Return labels (count,) as int64 on the CPU.
 
-    Raises:
-        ValueError: another shape, numbers that are not whole, a class outside 0 to classes - 1.
+    Raises ValueError for another shape, numbers that are not whole, and a class outside 0 to classes - 1.
     """
     labels = torch.as_tensor(labels).detach().cpu()
     if labels.shape != (count,):
@@ -51,10 +48,9 @@ def checked_labels(name: str, labels: Tensor | Sequence[int], count: int, classe
 
 
 def checked_probabilities(name: str, probabilities: Tensor, least: int = 1) -> Tensor:
-    """Check probabilities (N, K) and return them as float64 on the CPU, each row divided by its sum.
+    """Return probabilities (N, K) as float64 on the CPU, each row divided by its sum.
 
-    Raises:
-        ValueError: as `checked_features` does, and for rows that are negative somewhere or do not sum to 1.
+    Raises ValueError as `checked_features` does, and for rows that are negative somewhere or do not sum to 1.
     """
     probabilities = checked_features(name, probabilities, least)
     sums = probabilities.sum(1, keepdim=True)

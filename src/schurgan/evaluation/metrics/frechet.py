@@ -45,12 +45,8 @@ def frechet_distance(a: Tensor | Gaussian, b: Tensor | Gaussian) -> float:
     has to have a root, nothing complex appears, and features that never fire cost no accuracy. With fewer images than
     about ten times the features it is biased upwards: compare only equal N and M.
 
-    Args:
-        a: features (N, d), or the Gaussian fitted to them.
-        b: features (M, d), likewise.
-
-    Raises:
-        ValueError: fewer than two rows, different d, NaN or infinite values.
+    Takes features (N, d) and (M, d), or the Gaussians fitted to them. Raises ValueError for fewer than two rows,
+    different d, NaN and infinite values.
     """
     first = a if isinstance(a, Gaussian) else Gaussian.fit(a, "a")
     second = b if isinstance(b, Gaussian) else Gaussian.fit(b, "b")

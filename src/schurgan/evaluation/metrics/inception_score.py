@@ -22,16 +22,9 @@ class Accuracy(NamedTuple):
 def inception_score(probabilities: Tensor, splits: int = 10, seed: int = 0) -> MeanSd:
     """Inception score exp E KL(p(y|x) ‖ p(y)) (Salimans et al. 2016), mean and deviation over parts of the images.
 
-    The parts are drawn by `seed`: images come sorted by class, and a part of one class would score 1. A part of fewer
-    images than a few times K scores too low.
-
-    Args:
-        probabilities: p(y|x) (N, K).
-        splits: equal parts, or nearly so.
-        seed: of the order.
-
-    Raises:
-        ValueError: fewer images than parts, NaN, infinite or negative values, rows that do not sum to 1.
+    The nearly equal parts of p(y|x) (N, K) are drawn by `seed`: images come sorted by class, and a part of one class
+    would score 1. A part of fewer images than a few times K scores too low. Raises ValueError for fewer images than
+    parts, NaN, infinite or negative values, and rows that do not sum to 1.
     """
     probabilities = checked_probabilities("probabilities", probabilities, splits)
     order = torch.randperm(len(probabilities), generator=torch.Generator().manual_seed(seed))

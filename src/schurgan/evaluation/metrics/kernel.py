@@ -17,17 +17,10 @@ def kernel_distance(real: Tensor, fake: Tensor, subset_size: int, seed: int = 0)
     A true 0 comes out on either side of 0. The deviation tells how much subsets differ; it is no standard error, and 0
     where a subset is all there is.
 
-    Args:
-        real: features (N, d).
-        fake: features (M, d).
-        subset_size: rows of each subset, drawn without repetition.
-        seed: of the draws.
-
-    Raises:
-        ValueError: a subset larger than either set or below 2, different d, NaN or infinite values.
+    Of features (N, d) and (M, d) `subset_size` rows are drawn without repetition. Raises ValueError for a subset larger
+    than either set or below 2, different d, NaN and infinite values.
     """
     real, fake = checked_features("real", real), checked_features("fake", fake)
-    check_width("real, fake", real, fake)
     if not 2 <= subset_size <= min(len(real), len(fake)):
         there = f"of {len(real)} real and {len(fake)} generated images"
         raise ValueError(f"subset_size: {subset_size} given {there}, from 2 to the smaller number is needed")
@@ -42,20 +35,15 @@ def kernel_distance(real: Tensor, fake: Tensor, subset_size: int, seed: int = 0)
 def squared_discrepancy(real: Tensor, fake: Tensor) -> float:
     """Unbiased estimate of E k(x, x') + E k(y, y') - 2 E k(x, y) with k(x, y) = (x·y/d + 1)³.
 
-    `real` are features x (N, d), `fake` features y (M, d). Raises ValueError for fewer than two rows, different d, NaN
-    and infinite values.
+    Raises ValueError for fewer than two rows x (N, d) or y (M, d), different d, NaN and infinite values.
     """
     real, fake = checked_features("real", real, 2), checked_features("fake", fake, 2)
     check_width("real, fake", real, fake)
-    within = sum(_mean_of_pairs(_kernel(x, x)) for x in (real, fake))
+    kernels = [(_kernel(x, x), len(x)) for x in (real, fake)]
+    # Over pairs of different rows: each row with itself is what biases the plain mean.
+    within = sum((kernel.sum() - kernel.trace()) / (n * (n - 1)) for kernel, n in kernels)
     return float(within - 2 * _kernel(real, fake).mean())
 
 
 def _kernel(x: Tensor, y: Tensor) -> Tensor:
     return (x @ y.mT / x.shape[1] + 1) ** 3
-
-
-def _mean_of_pairs(kernel: Tensor) -> Tensor:
-    """Mean over pairs of different rows: each row with itself is what biases the plain mean."""
-    n = len(kernel)
-    return (kernel.sum() - kernel.trace()) / (n * (n - 1))

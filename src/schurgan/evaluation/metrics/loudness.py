@@ -21,18 +21,8 @@ def loudness(audio: Tensor, sample_rate: int) -> Tensor:
     """Integrated loudness of mono sounds by ITU-R BS.1770-4.
 
     K-weighting, then the mean power of the blocks of 400 ms that are above −70 LKFS and within 10 LU of the mean of
-    those; a full-scale sine of 997 Hz reads −3.01.
-
-    Args:
-        audio: sounds (N, L), full scale 1.
-        sample_rate: in Hz.
-
-    Returns:
-        LKFS (N,), float64: −∞ where no block is above the gate, NaN for sounds of under 400 ms, which the standard does
-        not define.
-
-    Raises:
-        ValueError: another shape.
+    those; a full-scale sine of 997 Hz reads −3.01. Takes sounds (N, L), full scale 1; returns LKFS (N,), float64: −∞
+    where no block is above the gate, NaN for sounds of under 400 ms, which the standard does not define.
     """
     if audio.ndim != 2 or audio.shape[1] < 1:
         raise ValueError(f"audio {tuple(audio.shape)}: (N, L) of a sample or more is needed")

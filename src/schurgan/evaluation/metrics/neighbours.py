@@ -65,14 +65,8 @@ def prdc(real: Tensor, fake: Tensor, k: int = 5) -> Neighbourhoods:
     as others. So a set with k + 1 copies of one image has an empty neighbourhood there, and a generator that makes one
     image has a recall of 0. Ours and not the package prdc: that one expands squares, by which ties fall either way.
 
-    Args:
-        real: features (N, d).
-        fake: features (M, d).
-        k: which neighbour ends a neighbourhood.
-
-    Raises:
-        ValueError: fewer than k + 1 images on either side, different d, NaN or infinite values, and real images of
-            which each has k copies.
+    Raises ValueError for fewer than k + 1 features (N, d) or (M, d), different d, NaN or infinite values, and for real
+    images of which each has k copies.
     """
     real, fake = checked_features("real", real, k + 1), checked_features("fake", fake, k + 1)
     check_width("real, fake", real, fake)
@@ -95,15 +89,9 @@ def prdc(real: Tensor, fake: Tensor, k: int = 5) -> Neighbourhoods:
 
 
 def nearest(real: Tensor, fake: Tensor, count: int = 1) -> Nearest:
-    """The `count` nearest real images of each generated one, the first of equals.
+    """The `count` nearest real images (N, ...) of each generated one (M, ...), the first of equals.
 
-    Args:
-        real: (N, ...), features or pixels.
-        fake: (M, ...).
-        count: how many.
-
-    Raises:
-        ValueError: fewer than `count` real images, none generated, different shapes, NaN or infinite values.
+    Raises ValueError for fewer than `count` real images, none generated, different shapes, NaN and infinite values.
     """
     real, fake = checked_rows("real", real, count), checked_rows("fake", fake)
     check_width("real, fake", real, fake)
@@ -130,8 +118,7 @@ def memorisation(
     copies of those not drawn would be missed. Held-out images judged the same way, each against the other held-out ones
     of its class, tell what to expect of new recordings.
 
-    Raises:
-        ValueError: no class has images in all three sets; different shapes, NaN or infinite values.
+    Raises ValueError where no class has images in all three sets, and for different shapes, NaN and infinite values.
     """
     fake, train, held_out = (
         checked_rows(name, images) for name, images in (("fake", fake), ("train", train), ("held_out", held_out))
@@ -142,50 +129,42 @@ def memorisation(
     train_labels = checked_labels("train_labels", train_labels, len(train))
     held_out_labels = checked_labels("held_out_labels", held_out_labels, len(held_out))
     generator = torch.Generator().manual_seed(seed)
-    judged, reference = _Ratios(), _Ratios()
+    judged, reference = [], []
     for c in fake_labels.unique():
         made, known, unseen = fake[fake_labels == c], train[train_labels == c], held_out[held_out_labels == c]
         if not (len(known) and len(unseen)):
             continue
         known = known[torch.randperm(len(known), generator=generator)]
         unseen = unseen[torch.randperm(len(unseen), generator=generator)]
-        judged.add(made, known, unseen)
+        judged.append(_ratios(made, known, unseen))
         for place in range(len(unseen) if len(unseen) > 1 else 0):
             others = torch.cat([unseen[:place], unseen[place + 1 :]])
-            reference.add(unseen[place : place + 1], known, others)
-    if not judged.values:
+            reference.append(_ratios(unseen[place : place + 1], known, others))
+    if not judged:
         raise ValueError("fake_labels: no class has training and held-out images, one that has both is needed")
-    return Memorisation(
-        ratio=judged.median(),
-        near_copies=judged.copies(),
-        reference_ratio=reference.median() if reference.values else None,
-        reference_near_copies=reference.copies() if reference.values else None,
-        count=len(judged.values),
-    )
+    ratio, near_copies = _summary(judged)
+    reference_ratio, reference_near_copies = _summary(reference) if reference else (None, None)
+    count = sum(part.shape[1] for part in judged)
+    return Memorisation(ratio, near_copies, reference_ratio, reference_near_copies, count)
 
 
-class _Ratios:
-    """Distances of images to the nearest known one over those to the nearest unseen one."""
+def _ratios(images: Tensor, known: Tensor, unseen: Tensor) -> Tensor:
+    """Distances of images (n, d) to the nearest known one over those to the nearest unseen one, and near copies (2, n).
 
-    def __init__(self) -> None:
-        self.values: list[float] = []
-        self._near: list[bool] = []
+    Known (N, d) and unseen ones (M, d) come in random order: the first of one are a draw from it.
+    """
+    equal = min(len(known), len(unseen))
+    ours, ours_of_all = _minima(images, known, equal)
+    theirs, theirs_of_all = _minima(images, unseen, equal)
+    # Two sets that both hold the very image (silence, say) tell nothing apart.
+    ratios = torch.where((ours == 0) & (theirs == 0), 1.0, ours / theirs)
+    return torch.stack((ratios, (ours_of_all < 0.5 * theirs_of_all).double()))
 
-    def add(self, images: Tensor, known: Tensor, unseen: Tensor) -> None:
-        """(n, d), (N, d) and (M, d), known and unseen ones in random order: the first of one are a draw from it."""
-        equal = min(len(known), len(unseen))
-        ours, ours_of_all = _minima(images, known, equal)
-        theirs, theirs_of_all = _minima(images, unseen, equal)
-        # Two sets that both hold the very image (silence, say) tell nothing apart.
-        self.values += torch.where((ours == 0) & (theirs == 0), 1.0, ours / theirs).tolist()
-        self._near += (ours_of_all < 0.5 * theirs_of_all).tolist()
 
-    def median(self) -> float | None:
-        middle = statistics.median(self.values)
-        return middle if middle < float("inf") else None
-
-    def copies(self) -> float:
-        return statistics.fmean(self._near)
+def _summary(parts: list[Tensor]) -> tuple[float | None, float]:
+    ratios, near = torch.cat(parts, 1).tolist()
+    middle = statistics.median(ratios)
+    return middle if middle < float("inf") else None, statistics.fmean(near)
 
 
 def _radii(features: Tensor, k: int) -> Tensor:

@@ -15,13 +15,7 @@ def variety(images: Tensor, labels: Tensor) -> float:
     """Mean Euclidean distance of two images of one class, over the classes.
 
     Every class counts alike; a class of fewer than two images is left out. Compare a generator's with the real images'.
-
-    Args:
-        images: (N, ...), pixels or features.
-        labels: their classes (N,).
-
-    Raises:
-        ValueError: no class has two images; NaN or infinite values.
+    Takes pixels or features (N, ...) and classes (N,). Raises ValueError where no class has two images, and for NaN.
     """
     rows = checked_rows("images", images, 1)
     labels = checked_labels("labels", labels, len(rows))
@@ -38,13 +32,8 @@ def vendi_score(images: Tensor, scale: float) -> float:
     in m equal groups of copies, far apart, count as m. This is how we read the "number of spectrogram variety in each
     batch" that Figure 2 of the seed paper plots without a definition.
 
-    Args:
-        images: a batch (B, ...).
-        scale: distance at which two images pass for different ones (their similarity is e⁻² there), such as
-            `variety(real, real_labels)`.
-
-    Raises:
-        ValueError: a scale that is not a finite number above 0, no images, NaN or infinite values.
+    `scale` is the distance at which two images (B, ...) pass for different ones (their similarity is e⁻² there), as
+    `variety(real, real_labels)` is. Raises ValueError for a scale that is not above 0, no images, NaN and infinite values.
     """
     if not (math.isfinite(scale) and scale > 0):
         raise ValueError(f"scale: {scale} given, a finite number above 0 is needed")
