@@ -33,7 +33,7 @@ def vendi_score(images: Tensor, scale: float) -> float:
     batch" that Figure 2 of the seed paper plots without a definition.
 
     `scale` is the distance at which two images (B, ...) pass for different ones (their similarity is e⁻² there), as
-    `variety(real, real_labels)` is. Raises ValueError for a scale that is not above 0, no images, NaN and infinite values.
+    `variety(real, real_labels)` is. Raises ValueError for a scale that is not above 0, no images and NaN.
     """
     if not (math.isfinite(scale) and scale > 0):
         raise ValueError(f"scale: {scale} given, a finite number above 0 is needed")
