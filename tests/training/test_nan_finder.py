@@ -112,7 +112,7 @@ def test_what_a_module_makes_between_its_parts_is_told_from_what_its_parts_give(
         loss.backward()
         return {"loss": loss}
 
-    sentence = find_nan(generator, discriminator, run)
+    sentence = find_nan(generator, discriminator, run, {})
     assert sentence is not None
     assert sentence.startswith("generator.two was given inf first (all before it was finite)")
 

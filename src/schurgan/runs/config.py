@@ -59,8 +59,7 @@ class Config(Options):
         Args:
             name: the preset; by default the one that the file names, else "small-32".
             file: YAML of options, which override the preset's.
-            overrides: options, which override the file's: groups as mappings, or single options by their own name where
-                only one group has it.
+            overrides: options, which override the file's: groups as mappings, or options that one group alone has.
 
         Raises:
             UserError: a preset, an option or a value is wrong; the sentence names it.
@@ -78,11 +77,7 @@ class Config(Options):
 
     @classmethod
     def load(cls, path: str | Path) -> Config:
-        """Read options that `save` wrote. An option that is newer than the file has its default, whatever the preset.
-
-        Raises:
-            UserError: the file or a key in it is wrong.
-        """
+        """Read options that `save` wrote. An option that the file lacks has its default, whatever the preset."""
         return _validate(_rename(read_yaml(path), str(path)), str(path), complete=True)
 
     @model_validator(mode="before")
@@ -101,11 +96,7 @@ class Config(Options):
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Read a YAML mapping of plain values; no tag can build an object.
-
-    Raises:
-        UserError: the file, or a line of it, is wrong.
-    """
+    """Read a YAML mapping of plain values; no tag can build an object. Raises UserError naming the file and line."""
     try:
         value = yaml.safe_load(Path(path).read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:

@@ -16,8 +16,7 @@ _STEP = re.compile(r"step-(\d{8,})(?:-a([1-9]\d*))?")
 class StepFile(NamedTuple):
     """A file of one step. They sort in the order in which the run wrote them."""
 
-    attempt: int
-    """Rollbacks before it."""
+    attempt: int  # rollbacks before it
     step: int
     path: Path
 
@@ -27,42 +26,24 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.data = self.path / "data"
-        """Shards of a source that was given to `schurgan.train` as it is."""
-        self.config = self.path / "config.yaml"
-        """Every option, as `Config.save` writes it."""
-        self.metrics = self.path / "metrics.jsonl"
-        """Means, evaluations of health and events, a JSON object a line."""
-        self.checkpoints = self.path / "checkpoints"
-        """Folder of the states from which the run can go on."""
-        self.generator = self.path / "generator.safetensors"
-        """The newest generator, all that sampling needs."""
-        self.samples = self.path / "samples"
-        """Folder of images and sounds of fixed latents, made while the run trains."""
-        self.sounds = self.path / "sounds"
-        """Folder of the sounds that `schurgan sample` makes."""
-        self.tensorboard = self.path / "tensorboard"
-        """Folder of TensorBoard's files, one folder in it for each attempt."""
-        self.scores = self.path / "scores.json"
-        """What `schurgan evaluate` measured."""
-        self.evaluation = self.path / "evaluation"
-        """Folder of tables and figures."""
-        self.nearest = self.evaluation / "nearest.png"
-        """Generated images beside the real ones nearest to them."""
-        self.sweep = self.evaluation / "sweep.json"
-        """Scores over truncations; sweep.md, sweep.png and sweep.svg show them."""
-        self.report = self.path / "report.html"
-        """The page that `schurgan report` writes."""
-        self.classifier = self.path / "classifier.json"
-        """What the report's classifier takes the generated sounds for."""
-        self.animation = self.path / "samples.gif"
-        """The film that `schurgan animate` makes."""
-        self.outcome = self.path / "outcome.json"
-        """What became of the run as a trial of a study."""
-        self.log = self.path / "trial.log"
-        """What the process of a trial printed."""
-        self.lock = self.path / ".lock"
-        """Held by the process that works on a trial."""
+        self.data = self.path / "data"  # shards of a source that was given to `schurgan.train` as it is
+        self.config = self.path / "config.yaml"  # every option, as `Config.save` writes it
+        self.metrics = self.path / "metrics.jsonl"  # means, evaluations of health and events, a JSON object a line
+        self.checkpoints = self.path / "checkpoints"  # folder of the states from which the run can go on
+        self.generator = self.path / "generator.safetensors"  # the newest generator, all that sampling needs
+        self.samples = self.path / "samples"  # folder of images and sounds of fixed latents, made while the run trains
+        self.sounds = self.path / "sounds"  # folder of the sounds that `schurgan sample` makes
+        self.tensorboard = self.path / "tensorboard"  # folder of TensorBoard's files, one folder in it for each attempt
+        self.scores = self.path / "scores.json"  # what `schurgan evaluate` measured
+        self.evaluation = self.path / "evaluation"  # folder of tables and figures
+        self.nearest = self.evaluation / "nearest.png"  # generated images beside the real ones nearest to them
+        self.sweep = self.evaluation / "sweep.json"  # scores over truncations; sweep.md, .png and .svg show them
+        self.report = self.path / "report.html"  # the page that `schurgan report` writes
+        self.classifier = self.path / "classifier.json"  # what the report's classifier takes the generated sounds for
+        self.animation = self.path / "samples.gif"  # the film that `schurgan animate` makes
+        self.outcome = self.path / "outcome.json"  # what became of the run as a trial of a study
+        self.log = self.path / "trial.log"  # what the process of a trial printed
+        self.lock = self.path / ".lock"  # held by the process that works on a trial
 
     def checkpoint(self, step: int, attempt: int = 0) -> Path:
         """The state after `step` steps, `attempt` rollbacks into the run."""

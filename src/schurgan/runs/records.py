@@ -16,8 +16,7 @@ from typing import Any, NamedTuple
 
 from schurgan.core.errors import UserError
 
-_MOST = 2**53
-"""Beyond it a step could not be told from the next as a float, which charts need."""
+_MOST = 2**53  # beyond it a step could not be told from the next as a float, which charts need
 
 
 @dataclass(frozen=True)
@@ -51,12 +50,9 @@ class HealthRecord:
     attempt: int = 0
     scores: Mapping[str, float | None] = field(default_factory=dict)
     """Scores by name ("frechet", "variety", ...), None for one that is not finite."""
-    verdict: str | None = None
-    """"healthy", "warning" or "collapsed"; None where there was none yet."""
-    reasons: tuple[str, ...] = ()
-    """Rules that hold."""
-    not_finite: str | None = None
-    """The first number that is not finite."""
+    verdict: str | None = None  # "healthy", "warning" or "collapsed"; None where there was none yet
+    reasons: tuple[str, ...] = ()  # rules that hold
+    not_finite: str | None = None  # the first number that is not finite
     singular_values: Mapping[str, float | None] = field(default_factory=dict)
 
     @classmethod
@@ -86,20 +82,14 @@ class Event:
     """Something that happened."""
 
     step: int
-    kind: str
-    """warning, recovered, collapsed, rollback, stopped, checkpoint_failed, interrupted, resumed, finished."""
+    kind: str  # warning, recovered, collapsed, rollback, stopped, checkpoint_failed, interrupted, resumed, finished
     attempt: int = 0
     reason: str = ""
-    time: float | None = None
-    """Seconds since 1970."""
-    to: int | None = None
-    """Step of the state that the run goes on from, or ends with."""
-    onset: int | None = None
-    """Step at which the collapse began."""
-    extreme: int | None = None
-    """Step from which it was past recovery."""
-    best_step: int | None = None
-    """Step of the best score before it."""
+    time: float | None = None  # seconds since 1970
+    to: int | None = None  # step of the state that the run goes on from, or ends with
+    onset: int | None = None  # step at which the collapse began
+    extreme: int | None = None  # step from which it was past recovery
+    best_step: int | None = None  # step of the best score before it
 
     @classmethod
     def parse(cls, line: Mapping[str, Any]) -> Event:

@@ -37,22 +37,18 @@ class _Strict(BaseModel):
 class Identity(_Strict):
     """The options and the data that a state was made with."""
 
-    options: dict[str, Any]
-    """As `Config.model_dump(mode="json")` gives them."""
-    data: str
-    """Fingerprint of the training data."""
+    options: dict[str, Any]  # as `Config.model_dump(mode="json")` gives them
+    data: str  # fingerprint of the training data
 
 
 class CheckpointRecord(_Strict):
     """The facts by which checkpoints are chosen and kept."""
 
     step: _Whole
-    attempt: _Whole = 0
-    """Rollbacks before it."""
+    attempt: _Whole = 0  # rollbacks before it
     score: Annotated[float, Field(allow_inf_nan=False)] | None = None
     """Score of its samples, lower is better; None where they were not scored."""
-    healthy: bool = True
-    """Whether no sign of a collapse was seen when it was saved."""
+    healthy: bool = True  # whether no sign of a collapse was seen when it was saved
     identity: Identity
 
 

@@ -18,13 +18,11 @@ from schurgan.runs.records import Event, HealthRecord, Record, Records, Row
 from schurgan.runs.sidecar import CheckpointRecord, Damaged, Sidecar, by_score
 
 State = Literal["starting", "running", "finished", "stopped", "interrupted", "silent"]
-_RATE_ROWS = 10
-"""Rows that the rate is the mean of."""
+_RATE_ROWS = 10  # rows that the rate is the mean of
 _SHOWN_EVENTS = 5
 _LEAST_SILENCE = 120.0
 """Seconds without a line before a run counts as silent, however fast it was: it may be writing a checkpoint."""
-_SILENT_ROWS = 10
-"""Rows that could have been written meanwhile."""
+_SILENT_ROWS = 10  # rows that could have been written meanwhile
 _ENDS = ("finished", "stopped", "interrupted")
 
 
@@ -36,12 +34,9 @@ class Checkpoint:
     step: int
     attempt: int
     bytes: int
-    score: float | None
-    """Score of its samples, lower is better; None where it is not known."""
-    healthy: bool
-    """Whether it was saved without a sign of a collapse."""
-    roles: tuple[str, ...] = ()
-    """Why it is kept: "newest", "best", "last healthy"."""
+    score: float | None  # score of its samples, lower is better; None where it is not known
+    healthy: bool  # whether it was saved without a sign of a collapse
+    roles: tuple[str, ...] = ()  # why it is kept: "newest", "best", "last healthy"
 
 
 @dataclass(frozen=True)
@@ -54,18 +49,12 @@ class Status:
     steps: int
     attempt: int
     steps_per_second: float | None
-    seconds_left: float | None
-    """Time left at that rate; None where it is not running."""
-    seconds_silent: float
-    """Time since the last line of metrics.jsonl, or since the run began."""
-    row: Row | None
-    """The last means."""
-    health: HealthRecord | None
-    """The last evaluation."""
-    events: tuple[Event, ...]
-    """All events, oldest first."""
-    checkpoints: tuple[Checkpoint, ...]
-    """All checkpoints, by attempt, then by step."""
+    seconds_left: float | None  # time left at that rate; None where it is not running
+    seconds_silent: float  # time since the last line of metrics.jsonl, or since the run began
+    row: Row | None  # the last means
+    health: HealthRecord | None  # the last evaluation
+    events: tuple[Event, ...]  # all events, oldest first
+    checkpoints: tuple[Checkpoint, ...]  # all checkpoints, by attempt, then by step
 
     def as_json(self) -> str:
         """The status as one JSON object; records as in metrics.jsonl, the row without singular values."""

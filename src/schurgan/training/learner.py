@@ -202,8 +202,7 @@ class Learner:
         self.network, self.optimizer, self.scale = network, optimizer, precision.loss_scale()
         self.local = cast(nn.Module, torch.compile(network)) if compile else network
         self.replicated = replicate(self.local, world)  # averages gradients over the processes on the way
-        self.rehearsing = False
-        """Whether `update` does nothing."""
+        self.rehearsing = False  # whether `update` does nothing
 
     def scaled(self, loss: Tensor) -> Tensor:
         """Apply the loss scale, if the precision needs one."""

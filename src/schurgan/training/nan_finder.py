@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ def find_nan(
     generator: nn.Module,
     discriminator: nn.Module,
     step: Callable[[], Mapping[str, Tensor]],
-    inputs: Mapping[str, Tensor] | None = None,
+    inputs: Mapping[str, Tensor],
 ) -> str | None:
     """Name the first tensor of a step that was not finite.
 
@@ -29,8 +30,8 @@ def find_nan(
     random numbers. What else `step` changes (random generators, optimisers, running means) it must restore itself.
 
     Args:
-        generator: network of the step.
-        discriminator: network of the step.
+        generator: G.
+        discriminator: D.
         step: runs the step's forward and backward passes again, without updating the networks, and returns its losses
             by name in the order in which they were computed.
         inputs: tensors that go into it, by name: "real images".
@@ -40,13 +41,12 @@ def find_nan(
         that refuses NaN) is swallowed; a RuntimeError that comes while all is finite is named in the sentence.
     """
     networks = {"generator": generator, "discriminator": discriminator}
-    for kind in ("parameter", "buffer"):
+    for kind, named in (("parameter", nn.Module.named_parameters), ("buffer", nn.Module.named_buffers)):
         for name, network in networks.items():
-            tensors = network.named_parameters() if kind == "parameter" else network.named_buffers()
-            for path, tensor in tensors:
+            for path, tensor in named(network):
                 if wrong := _wrong(tensor):
                     return f"the {kind} {name}.{path} held {wrong} before the step"
-    for name, tensor in (inputs or {}).items():
+    for name, tensor in inputs.items():
         if wrong := _wrong(tensor):
             return f"{name} held {wrong} before the step{_rows(tensor)}"
     hooks = _Hooks()
@@ -83,42 +83,34 @@ class _Hooks:
             for root, network in networks.items():
                 for path, module in network.named_modules():
                     name = f"{root}.{path}" if path else f"the {root}"
-                    handles.append(module.register_forward_pre_hook(self._check_input(name), with_kwargs=True))
-                    handles.append(module.register_forward_hook(self._check_output(name), with_kwargs=True))
+                    check_input, check_output = partial(self._check_input, name), partial(self._check_output, name)
+                    handles.append(module.register_forward_pre_hook(check_input, with_kwargs=True))
+                    handles.append(module.register_forward_hook(check_output, with_kwargs=True))
                 for path, parameter in network.named_parameters():
                     # A hook needs a parameter that learns; the pass of one network may hold the other's still.
                     learns = parameter.requires_grad
                     parameter.requires_grad_(True)
-                    handles.append(parameter.register_hook(self._check_gradient(f"of {root}.{path}")))
+                    handles.append(parameter.register_hook(partial(self._check_gradient, f"of {root}.{path}")))
                     parameter.requires_grad_(learns)
             yield
         finally:
             for handle in handles:
                 handle.remove()
 
-    def _check_input(self, name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
-            if self.forward is None and (wrong := _worst([args, kwargs])):
-                self.forward = f"{name} was given {wrong[0]} first (all before it was finite){_rows(wrong[1])}"
+    def _check_input(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+        if self.forward is None and (wrong := _worst([args, kwargs])):
+            self.forward = f"{name} was given {wrong[0]} first (all before it was finite){_rows(wrong[1])}"
 
-        return hook
+    def _check_output(self, name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        if self.forward is None and (wrong := _worst(output)):
+            self.forward = f"{name} gave {wrong[0]} first ({_finite_input([args, kwargs])}){_rows(wrong[1])}"
+        for tensor in _tensors(output):
+            if tensor.requires_grad:
+                tensor.register_hook(partial(self._check_gradient, f"at the output of {name}"))
 
-    def _check_output(self, name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            if self.forward is None and (wrong := _worst(output)):
-                self.forward = f"{name} gave {wrong[0]} first ({_finite_input([args, kwargs])}){_rows(wrong[1])}"
-            for tensor in _tensors(output):
-                if tensor.requires_grad:
-                    tensor.register_hook(self._check_gradient(f"at the output of {name}"))
-
-        return hook
-
-    def _check_gradient(self, where: str) -> Callable[[Tensor], None]:
-        def hook(gradient: Tensor) -> None:
-            if self.backward is None and (wrong := _wrong(gradient)):
-                self.backward = f"the gradient {where} was {wrong} first (the losses were finite)"
-
-        return hook
+    def _check_gradient(self, where: str, gradient: Tensor) -> None:
+        if self.backward is None and (wrong := _wrong(gradient)):
+            self.backward = f"the gradient {where} was {wrong} first (the losses were finite)"
 
 
 @contextlib.contextmanager
@@ -167,10 +159,7 @@ def _wrong(tensor: Tensor) -> str | None:
 
 
 def _worst(value: Any) -> tuple[str, Tensor] | None:
-    for tensor in _tensors(value):
-        if wrong := _wrong(tensor):
-            return wrong, tensor
-    return None
+    return next(((wrong, tensor) for tensor in _tensors(value) if (wrong := _wrong(tensor))), None)
 
 
 def _finite_input(value: Any) -> str:
