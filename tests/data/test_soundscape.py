@@ -171,5 +171,5 @@ def test_an_fft_size_has_short_factors_and_room_for_a_tail(n):
 
 
 def test_pulses_between_samples_keep_their_weight_and_place():
-    train = s.pulses(10, [2.25, 7.5, 40.0], [1.0, 2.0, 5.0])
+    train = s.pulses(10, np.array([2.25, 7.5, 40.0]), np.array([1.0, 2.0, 5.0]))
     np.testing.assert_allclose(train, [0, 0, 0.75, 0.25, 0, 0, 0, 1, 1, 0])

@@ -21,50 +21,40 @@ Frame = Literal["paper", "native"]
 class ShardOptions:
     """Where the shards go, and how they are made."""
 
-    out: Folder
-    """Folder for the shards and manifest.json."""
+    out: Annotated[Folder, arg(help="folder for the shards and manifest.json")]
     size: int = 0
-    """Rows and columns of an image, 8 to 1024; 0 is 64, but for square pictures up to 128 x 128 their own."""
+    """rows and columns of an image, 8 to 1024; 0 is 64, but for square pictures up to 128 x 128 their own"""
     dtype: Literal["uint8", "float16", "float32"] | None = None
-    """How pixels are stored; by default uint8 for log scales and pictures, float16 for the linear scale."""
-    shard_clips: int = 1024
-    """Clips a shard."""
-    workers: int | None = None
-    """Processes, all cores by default."""
+    """how pixels are stored; by default uint8 for log scales and pictures, float16 for the linear scale"""
+    shard_clips: Annotated[int, arg(help="clips a shard")] = 1024
+    workers: Annotated[int | None, arg(help="processes, all cores by default")] = None
     cluster: str | None = None
-    """Address of a Dask scheduler whose workers do the work, such as tcp://10.0.0.7:8786."""
-    strict: bool = False
-    """Stop at the first recording that cannot be used instead of listing it."""
-    overwrite: bool = False
-    """Replace shards of other data or options in the folder."""
+    """address of a Dask scheduler whose workers do the work, such as tcp://10.0.0.7:8786"""
+    strict: Annotated[bool, arg(help="stop at the first recording that cannot be used instead of listing it")] = False
+    overwrite: Annotated[bool, arg(help="replace shards of other data or options in the folder")] = False
 
 
 @dataclass(frozen=True)
 class SoundOptions(ShardOptions):
     """How recordings become images."""
 
-    scale: Scale = "log"
-    """Magnitude scale of the images."""
-    transform: TransformName = "wavelet"
-    """wavelet (complex Morlet) or stft."""
+    scale: Annotated[Scale, arg(help="magnitude scale of the images")] = "log"
+    transform: Annotated[TransformName, arg(help="wavelet (complex Morlet) or stft")] = "wavelet"
     frame: Frame = "paper"
-    """50 ms frames resized to the columns (paper), or one frame a column (native)."""
-    sample_rate: int = 16000
-    """In Hz."""
+    """50 ms frames resized to the columns (paper), or one frame a column (native)"""
+    sample_rate: Annotated[int, arg(help="in Hz")] = 16000
     seconds: float | None = None
-    """Length of a clip: longer ones are cut and shorter ones padded; 5 by default, for soundscape 2."""
+    """length of a clip: longer ones are cut and shorter ones padded; 5 by default, for soundscape 2"""
     augment_pitch: bool = False
-    """Add copies of recordings of 2 s or less, at 0.75, 0.9, 1.15 and 1.5 times their pitch."""
-    audio: bool = True
-    """Keep the recordings in the shards, which phases can be borrowed from."""
+    """add copies of recordings of 2 s or less, at 0.75, 0.9, 1.15 and 1.5 times their pitch"""
+    audio: Annotated[bool, arg(help="keep the recordings in the shards, which phases can be borrowed from")] = True
 
 
 @dataclass(frozen=True)
 class PictureOptions(ShardOptions):
     """How pictures are kept."""
 
-    images: Literal["colour", "grey"] = "colour"
-    """In colour or in grey."""
+    images: Annotated[Literal["colour", "grey"], arg(help="in colour or in grey")] = "colour"
 
 
 @dataclass(frozen=True)

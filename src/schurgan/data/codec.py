@@ -22,12 +22,7 @@ LUMA = (0.299, 0.587, 0.114)
 class ImageCodec:
     """Square images (B, channels, size, size) in [−1, 1] of pictures of 8 bits: x = q/127.5 − 1.
 
-    Args:
-        size: rows and columns, 8 to 1024.
-        channels: 1 for grey or 3 for red, green and blue.
-
-    Raises:
-        ValueError: an argument is out of range.
+    `size` is 8 to 1024, `channels` 1 for grey or 3 for red, green and blue.
     """
 
     kind: Literal["images"] = "images"
@@ -44,13 +39,9 @@ class ImageCodec:
         self.config: dict[str, Any] = {"transform": IMAGE, "size": size, "channels": channels}
 
     def encode(self, pictures: Tensor | Sequence[Tensor]) -> tuple[Tensor, Aux]:
-        """Resize the square in each picture's middle by area, linearly where it grows; this very size to the byte.
+        """Pictures (C, H, W) uint8 of any size -> images (B, channels, size, size) float32, and references of 1.
 
-        Args:
-            pictures: each (C, H, W) uint8 of 1 or 3 channels and of any size.
-
-        Returns:
-            Images (B, channels, size, size) float32, and references of 1.
+        The square in the middle is resized by area, linearly where it grows, and kept to the byte at this very size.
         """
         images = torch.stack([self._fit(picture) for picture in pictures])
         return images, Aux(torch.ones(len(images)))
@@ -123,20 +114,9 @@ def codec_for(
     scale: str = "log",
     frame: str = "paper",
 ) -> Codec:
-    """The codec for what a source holds, of the options of a user.
+    """The codec for what a source holds, of the options of `schurgan prepare`. ValueError for one out of range.
 
-    Args:
-        source: of recordings, which the options from `seconds` on concern, or of pictures.
-        size: rows and columns; 0 is 64, but for square pictures up to 128 x 128 their own.
-        grey: keep pictures in grey.
-        seconds: length of a clip; by default the source's own, or 5.
-        sample_rate: in Hz.
-        transform: "wavelet" or "stft".
-        scale: "log", "linear" or "log_real".
-        frame: "paper" or "native".
-
-    Raises:
-        ValueError: an argument is out of range.
+    `size` 0 is 64, but for square pictures up to 128 x 128 their own; `seconds` None the source's own, or 5.
     """
     if source.kind == "images":
         return ImageCodec(size or _native_size(source), 1 if grey else 3)

@@ -1,7 +1,6 @@
 """Public data sets from where their authors keep them: fetched, checked, unpacked, and put in place whole or not.
 
-The standard library does the fetching. What it takes beyond one request is going on with a partial file of gigabytes,
-which pooch and its like do not do; the checksum and the rename that they would do are a line each.
+The standard library does the fetching: pooch and its like do not go on with a partial file of gigabytes.
 """
 
 from __future__ import annotations
@@ -39,21 +38,13 @@ BUSY = (408, 425, 429, 500, 502, 503, 504)  # statuses of a server that may answ
 
 @dataclass(frozen=True)
 class Remote:
-    """An archive of a data set.
-
-    Attributes:
-        url: its address.
-        size: its size in bytes, roughly.
-        md5: its checksum; None where its authors publish none and its bytes may change.
-        folder: name of the folder that it is unpacked to.
-        inside: pattern of the folder inside the archive that holds the data; None for all of the archive.
-    """
+    """An archive of a data set."""
 
     url: str
-    size: int
-    md5: str | None
-    folder: str
-    inside: str | None
+    size: int  # in bytes, roughly
+    md5: str | None  # None where its authors publish none and its bytes may change
+    folder: str  # that it is unpacked to
+    inside: str | None  # pattern of the folder inside it that holds the data; None for all of it
 
 
 REMOTES = {
@@ -107,9 +98,8 @@ def download(
 ) -> tuple[Path, Source]:
     """Fetch a public data set, or go on with what an earlier call fetched of it.
 
-    A folder that is there already is left alone. A partial download is continued where the server allows it. The
-    archive is checked, unpacked beside its place, opened as a source, and renamed into place last, so whatever stops
-    this leaves no folder or a whole one; then the archive is removed.
+    A folder that is there already is left alone. The archive is checked, unpacked beside its place, opened as a source,
+    and renamed into place last, so whatever stops this leaves no folder or a whole one; then the archive is removed.
 
     Args:
         name: a data set in `remotes`, or "common_voice", which Mozilla's own client fetches.
@@ -120,10 +110,6 @@ def download(
 
     Returns:
         The unpacked folder and the source in it.
-
-    Raises:
-        UserError: an unknown name, a server that does not give the file, an archive that is damaged or of another data
-            set or unpacks to too much, a full disk, or a second download into the same folder at the same time.
     """
     out = Path(out).expanduser()
     if name != "common_voice" and name not in remotes:
@@ -296,10 +282,9 @@ class _Redirects(HTTPRedirectHandler):
 
 
 def _unpack(archive: Path, final: Path, inside: str | None, check: Callable[[Path], object]) -> None:
-    """The folder `inside` (a pattern; None: everything) of a ZIP or tar archive as `final`, all of its files or none.
+    """The folder `inside` (a pattern; None: everything) of an archive as `final`, once `check` has opened it.
 
-    `check` is called with the unpacked folder before it is put into place. The standard library keeps every file inside
-    the folder; an archive that is damaged, holds links or is too large is removed.
+    The standard library keeps every file inside the folder; an archive that is damaged or holds links is removed.
     """
     scratch = final.with_name(f".{final.name}.unpacking")
     shutil.rmtree(scratch, ignore_errors=True)

@@ -37,12 +37,10 @@ class Batches:
         balanced: show every class equally often, and each class's clips in turn: of K classes, each K clips of the row
             hold one of every class in a drawn order, and a class shows each of its clips once before it repeats one.
         rank: of `world` processes this one, which shows clips ⌊rank·B/world⌋ to ⌊(rank + 1)·B/world⌋ − 1 of every
-            batch. The shares, one after another, are the batch that a single process shows; where B is no multiple of
-            `world` they differ in length by one clip.
-        world: number of processes.
+            batch. The shares, one after another, are the batch that a single process shows.
+        world: number of processes, at most B.
 
     Raises:
-        ValueError: an empty batch, a negative seed, a rank that is not there, or more processes than clips in a batch.
         UserError: a class without clips is to be balanced.
     """
 
@@ -137,8 +135,7 @@ class Prefetch:
         then: what else to do to the images, in the thread, such as to colour them.
 
     Raises:
-        ValueError: `ahead` is negative, or a batch is asked for after `close`, which the end of a `with` block calls.
-            What goes wrong in assembling batch `step` is raised when that batch is asked for.
+        ValueError: a batch is asked for after `close`. What goes wrong in a batch is raised when it is asked for.
     """
 
     def __init__(

@@ -1,8 +1,7 @@
 """What a folder of prepared clips says about itself: `manifest.json`, and the records it is made of.
 
-Clips are kept by column, not by row: 100,000 of them are then eight long arrays of 11 MB, read and checked in 0.04 s,
-instead of as many small objects of 20 MB and 0.5 s. The place of a clip is not stored: clips lie in the order of the
-columns, shard after shard.
+Clips are kept by column, not by row: 100,000 of them are read and checked in 0.04 s instead of 0.5 s. The place of a
+clip is not stored: clips lie in the order of the columns, shard after shard.
 """
 
 from __future__ import annotations
@@ -80,23 +79,17 @@ class Shard(_Record):
 
 
 class Clip(NamedTuple):
-    """One prepared recording, or picture of a set of images (of 0 seconds, gain and reference 1).
-
-    Attributes:
-        gain: its peak before it was brought to 1.
-        reference: level of its image.
-        parent: origin of the recording that it is an altered copy of, None for the recording itself.
-    """
+    """One prepared recording, or picture of a set of images."""
 
     origin: str
     label: int
     fold: int | None
-    seconds: float
-    gain: float
-    reference: float
-    digest: str
-    warnings: tuple[str, ...]
-    parent: str | None = None
+    seconds: float = 0.0
+    gain: float = 1.0  # its peak before it was brought to 1
+    reference: float = 1.0  # level of its image
+    digest: str = ""
+    warnings: tuple[str, ...] = ()
+    parent: str | None = None  # origin of the recording that it is an altered copy of
 
 
 class Clips(_Record):
@@ -116,14 +109,12 @@ class Clips(_Record):
     def of(cls, rows: Iterable[Clip]) -> Self:
         """The columns of some clips."""
         columns = dict(zip(Clip._fields, zip(*rows, strict=True), strict=False))
-        if not any(columns.get("parent", ())):
-            columns.pop("parent", None)
-        return cls(**columns)
+        return cls(**{name: column for name, column in columns.items() if name != "parent" or any(column)})
 
     def rows(self) -> Iterator[Clip]:
         """Undo `of`."""
-        columns = [getattr(self, name) for name in Clip._fields if name != "parent"]
-        return map(Clip._make, zip(*columns, self.parent or (None,) * len(self), strict=True))
+        *columns, parents = (getattr(self, name) for name in Clip._fields)
+        return map(Clip._make, zip(*columns, parents or (None,) * len(self), strict=True))
 
     def __len__(self) -> int:
         return len(self.origin)
@@ -153,34 +144,22 @@ class Part(_Record):
 
 
 class Manifest(_Record):
-    """Everything about a prepared set but its samples.
-
-    Attributes:
-        shape: (C, R, R) of one image.
-        planes: how many of its C channels are stored: 1 when all are equal.
-        dtype: how pixels are stored (`shards.dequantise` undoes it).
-        plan: hash of all that determines the files.
-        histogram: clips of each class.
-        references: median level of each class's images: what turns a generated image of that class back into sound.
-        warnings: what is odd about the set as a whole.
-        transform: `open_codec(transform)` made the images.
-        source: what determines the data.
-    """
+    """Everything about a prepared set but its samples."""
 
     format: Literal["schurgan-shards"] = FORMAT
     version: Literal[1] = 1
     schurgan: str
-    plan: str
-    shape: tuple[int, int, int]
-    planes: int = Field(gt=0)
-    dtype: DType
+    plan: str  # hash of all that determines the files
+    shape: tuple[int, int, int]  # (C, R, R) of one image
+    planes: int = Field(gt=0)  # how many of its C channels are stored: 1 when all are equal
+    dtype: DType  # how pixels are stored; `shards.dequantise` undoes it
     classes: tuple[str, ...] = Field(min_length=1)
-    histogram: tuple[int, ...]
-    references: tuple[float, ...]
-    warnings: tuple[str, ...]
+    histogram: tuple[int, ...]  # clips of each class
+    references: tuple[float, ...]  # median level of each class's images, at which a generated one becomes sound
+    warnings: tuple[str, ...]  # what is odd about the set as a whole
     skipped: tuple[Skipped, ...]
-    transform: dict[str, JsonValue]
-    source: dict[str, JsonValue]
+    transform: dict[str, JsonValue]  # `open_codec(transform)` made the images
+    source: dict[str, JsonValue]  # what determines the data
     shards: tuple[Shard, ...] = Field(min_length=1)
     clips: Clips
 
@@ -195,8 +174,7 @@ class Manifest(_Record):
     @property
     def seconds(self) -> float:
         """Duration of all recordings together; copies are not counted."""
-        parents = self.clips.parent or (None,) * len(self)
-        return float(sum(time for time, parent in zip(self.clips.seconds, parents, strict=True) if parent is None))
+        return float(sum(clip.seconds for clip in self.clips.rows() if clip.parent is None))
 
     @property
     def n_samples(self) -> int:
@@ -215,10 +193,9 @@ class Manifest(_Record):
         labels = np.asarray(self.clips.label, dtype=np.int64)
         if sum(shard.count for shard in self.shards) != len(labels):
             raise ValueError(f"shards hold {sum(s.count for s in self.shards)} clips, {len(labels)} are described")
-        if labels.min() < 0 or labels.max() >= len(self.classes):
-            raise ValueError(
-                f"labels reach from {labels.min()} to {labels.max()}, there are {len(self.classes)} classes"
-            )
+        low, high = labels.min(), labels.max()
+        if low < 0 or high >= len(self.classes):
+            raise ValueError(f"labels reach from {low} to {high}, there are {len(self.classes)} classes")
         if np.bincount(labels, minlength=len(self.classes)).tolist() != list(self.histogram):
             raise ValueError("the histogram does not count the clips")
         if self.planes not in (1, self.shape[0]):
@@ -232,9 +209,10 @@ class Manifest(_Record):
     def save(self, folder: str | Path) -> None:
         """Write `manifest.json` atomically: a line a field, a shard, a column. OSError as the file system raises it."""
         fields = self.model_dump(mode="json")
-        fields["clips"] = _object(fields["clips"], "  ")
-        fields["shards"] = "[\n  " + ",\n  ".join(map(_json, fields["shards"])) + "\n ]"
-        text = {name: value if name in ("clips", "shards") else _json(value) for name, value in fields.items()}
+        columns = ",\n".join(f"  {_json(name)}: {_json(column)}" for name, column in fields["clips"].items())
+        shards = ",\n  ".join(map(_json, fields["shards"]))
+        text = {name: _json(value) for name, value in fields.items() if name not in ("clips", "shards")}
+        text |= {"shards": f"[\n  {shards}\n ]", "clips": f"{{\n{columns}\n }}"}
         with atomic_write(Path(folder) / MANIFEST, "w") as file:
             file.write("{\n " + ",\n ".join(f"{_json(name)}: {value}" for name, value in text.items()) + "\n}\n")
 
@@ -273,18 +251,13 @@ def summary(manifest: Manifest, width: int = 40, most: int = 10) -> list[str]:
     if copies := sum(parent is not None for parent in manifest.clips.parent):
         lines.append(f"{copies} of them are altered copies of the other {len(manifest) - copies}")
     lines += _first(most, [f"warning: {warning}" for warning in manifest.warnings], "warnings")
-    lines += _first(most, _notes(manifest), "kinds of notes")
-    return lines + _first(most, [f"skipped: {clip.origin}: {clip.reason}" for clip in manifest.skipped], "skipped")
-
-
-def _notes(manifest: Manifest) -> list[str]:
-    """Notes on single clips that differ in their numbers alone are one line: how many, and the first of them."""
-    kinds: dict[str, list[str]] = {}
+    kinds: dict[str, list[str]] = {}  # notes on single clips that differ in their numbers alone
     for clip in manifest.clips.rows():
         for note in clip.warnings:
-            kinds.setdefault(re.sub(r"[\d.]+", "#", note), []).append(f"{clip.origin}: {note}")
-    alike = [(notes[0], f" (and {len(notes) - 1} more like it)" if len(notes) > 1 else "") for notes in kinds.values()]
-    return [f"note: {first}{more}" for first, more in alike]
+            kinds.setdefault(re.sub(r"[\d.]+", "#", note), []).append(f"note: {clip.origin}: {note}")
+    alike = [notes[0] + (f" (and {len(notes) - 1} more like it)" if len(notes) > 1 else "") for notes in kinds.values()]
+    lines += _first(most, alike, "kinds of notes")
+    return lines + _first(most, [f"skipped: {clip.origin}: {clip.reason}" for clip in manifest.skipped], "skipped")
 
 
 def _first(most: int, lines: list[str], what: str) -> list[str]:
@@ -313,10 +286,6 @@ def is_manifest(path: Path) -> bool:
 
 def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
-
-
-def _object(value: dict[str, Any], indent: str) -> str:
-    return "{\n" + ",\n".join(f"{indent}{_json(name)}: {_json(item)}" for name, item in value.items()) + "\n }"
 
 
 def _what_is_wrong(content: bytes, error: ValidationError) -> str:

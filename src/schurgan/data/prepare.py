@@ -1,9 +1,9 @@
 """Recordings to shards: every clip loaded, brought to one length, turned into an image, quantised and written.
 
-A shard covers a fixed range of a source's items, a chunk a fixed range of a shard. Chunks are worked out anywhere, in
-any order, and written in theirs; so the bytes on disk depend on the source and the options alone, not on the workers
-and not on how often the work was stopped. A shard is finished when its `part-*.json` is there, and the next start goes
-on with those that have none. `unfinished.json` says whose work this is until `manifest.json` takes its place.
+A shard covers a fixed range of a source's items, a chunk a fixed range of a shard, and chunks are written in order; so
+the bytes on disk depend on the source and the options alone, not on the workers nor on how often the work was stopped.
+A shard is finished when its `part-*.json` is there; `unfinished.json` says whose work this is until `manifest.json`
+takes its place.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Literal, NamedTuple, cast
+from typing import Any, Literal, cast
 
 import torch
 from pydantic import JsonValue
@@ -61,9 +61,7 @@ def prepare_data(
     workers: int | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Prepare a data set for training: `schurgan.prepare("clips", out="data/clips", size=64, seconds=2)`.
-
-    `schurgan.data.prepare` has more options, and takes a codec.
+    """Prepare a data set for training; `schurgan.data.prepare` has more options, and takes a codec.
 
     Args:
         data: a folder that holds one of recordings or images for each class; or a source, or the name of one.
@@ -79,9 +77,6 @@ def prepare_data(
 
     Returns:
         The folder `out`, which `schurgan.train` takes.
-
-    Raises:
-        UserError, ValueError: as `schurgan.data.prepare` and `open_source` do.
     """
     if isinstance(data, str | os.PathLike):
         named = root is not None or (str(data) in SOURCES and not os.path.isdir(data))
@@ -119,16 +114,13 @@ def prepare(
         dtype: how pixels are stored; by default uint8 for the log scales, float16 for the linear one.
         shard_clips: items of the source a shard covers.
         keep_audio: keep the recordings too (int16, peak 1): carriers of phase, ten times the bytes of uint8 images.
-        pitches: ratios of frequencies at which recordings of 2 s or less are kept once more each, such as PITCHES, the
-            paper's; the copies know their origin (`Shards.parents`) and share its class and fold.
+        pitches: ratios of frequencies at which recordings of 2 s or less are kept once more each, such as PITCHES.
         workers: processes of a local pool, by default one a core as far as there is work; 1 works in this process.
-        executor: any `concurrent.futures` executor that runs functions of this package, instead of the pool; `workers`
-            then says how many it has, for twice as many chunks are under way at once.
+        executor: any `concurrent.futures` executor, instead of the pool; `workers` then says how many it has.
         cluster: address of the scheduler of a Dask cluster, such as "tcp://10.0.0.7:8786", whose workers do the work.
         strict: raise at the first recording that cannot be used, instead of listing it in `manifest.skipped`.
         overwrite: remove what an earlier `prepare` made in `out`.
-        progress: called with (items done, items in all, seconds of sound done), first with what an earlier start has
-            done; never when nothing is to do.
+        progress: called with (items done, items in all, seconds of sound done), first with those of earlier starts.
 
     Raises:
         UserError: `out` holds other data or cannot be written, the source has nothing to use, or a worker dies.
@@ -232,21 +224,21 @@ class Job:
         """Load, encode and quantise; whatever is wrong with an item becomes its reason."""
         torch.set_num_threads(1)  # short FFTs: more threads cost time, and could change the last bit
         codec = _open(self.codec)
-        loaded: list[_Loaded] = []
+        loaded: list[tuple[Clip, Tensor]] = []
         skipped = []
         for item in items:
             try:
                 if isinstance(codec, ImageCodec):
                     image = codec.encode(self.source.load_image(item)[None])[0][0]
-                    loaded.append(_Loaded(item, item.origin, image))
+                    loaded.append((self._clip(item, item.origin), image))
                 else:
-                    loaded += self._load_recording(item, codec)
+                    loaded += self._load(item, codec)
             except Exception as error:
                 reason = str(error).rpartition(f"{item.origin}: ")[2] or type(error).__name__
                 skipped.append(Skipped.of(item.origin, reason))
         if not loaded:
             return Chunk(len(items), [], skipped)
-        signals = torch.stack([each.signal for each in loaded])
+        signals = torch.stack([signal for _, signal in loaded])
         if isinstance(codec, ImageCodec):
             images, references, kept = signals, [1.0] * len(loaded), codec.decode(signals)
         else:
@@ -254,24 +246,17 @@ class Job:
             images = torch.cat([image for image, _ in encoded])
             references = torch.cat([aux.reference for _, aux in encoded]).tolist()
             kept = (signals * 32767).round().to(torch.int16)
-        clips = [
-            Clip(
-                origin=printable(each.origin),
-                label=self.number[each.item.label],
-                fold=each.item.fold,
-                seconds=each.seconds,
-                gain=each.gain,
-                reference=reference,
-                digest=hashlib.sha256(samples.numpy().tobytes()).hexdigest()[:32],
-                warnings=each.notes,
-                parent=None if each.origin == each.item.origin else printable(each.item.origin),
-            )
-            for each, reference, samples in zip(loaded, references, kept, strict=True)
-        ]
+        digests = [hashlib.sha256(samples.numpy().tobytes()).hexdigest()[:32] for samples in kept]
+        known = zip(loaded, references, digests, strict=True)
+        clips = [clip._replace(reference=reference, digest=digest) for (clip, _), reference, digest in known]
         stored = quantise(images[:, : self.planes], self.dtype)
         return Chunk(len(items), clips, skipped, stored, kept.numpy() if self.keep_audio else None)
 
-    def _load_recording(self, item: Item, codec: Spectrogram) -> list[_Loaded]:
+    def _clip(self, item: Item, origin: str, **fields: Any) -> Clip:
+        parent = None if origin == item.origin else printable(item.origin)
+        return Clip(printable(origin), self.number[item.label], item.fold, parent=parent, **fields)
+
+    def _load(self, item: Item, codec: Spectrogram) -> list[tuple[Clip, Tensor]]:
         """The recording as a clip and, if it is short, its copies of other pitches after it."""
         rate, n_samples = codec.sample_rate, codec.n_samples
         with _catching, warnings.catch_warnings(record=True) as caught:
@@ -281,25 +266,17 @@ class Job:
         heard = [str(warning.message) for warning in caught if issubclass(warning.category, AudioWarning)]
         heard = [printable(message.rpartition(f"{item.origin}: ")[2]) for message in heard]
         seconds = len(wave) / rate
-        copies = []
+        copies: list[tuple[Clip, Tensor]] = []
         for pitch in self.pitches if seconds <= SHORT else ():
             try:
                 copy, its_gain, its_notes = fit_clip(pitch_shift(wave[None], pitch, rate)[0], n_samples, rate)
             except AudioError as error:  # nothing of it is left under half the rate
                 heard.append(f"no copy at pitch {pitch:g}: {error}")
                 continue
-            origin = f"{item.origin}@pitch={pitch:g}"
-            copies.append(_Loaded(item, origin, copy.float(), seconds, its_gain, tuple(its_notes)))
-        return [_Loaded(item, item.origin, clip.float(), seconds, gain, (*heard, *notes)), *copies]
-
-
-class _Loaded(NamedTuple):
-    item: Item
-    origin: str
-    signal: Tensor  # a recording (n_samples,) of peak 1, or the image of a picture (channels, size, size)
-    seconds: float = 0.0  # of the recording, before it was brought to n_samples
-    gain: float = 1.0
-    notes: tuple[str, ...] = ()
+            known = {"seconds": seconds, "gain": its_gain, "warnings": tuple(its_notes)}
+            copies.append((self._clip(item, f"{item.origin}@pitch={pitch:g}", **known), copy.float()))
+        original = self._clip(item, item.origin, seconds=seconds, gain=gain, warnings=(*heard, *notes))
+        return [(original, clip.float()), *copies]
 
 
 @lru_cache(maxsize=1)

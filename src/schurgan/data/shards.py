@@ -80,14 +80,7 @@ class _Files:
 class Shards(LabelledImages):
     """A prepared set, or a selection of one: random access to images, labels and recordings.
 
-    Sizes of files are checked, which tells of interrupted copies; contents by `schurgan data verify` alone, for hashing
-    a large set takes minutes.
-
-    Args:
-        folder: where `prepare` put the set.
-
-    Raises:
-        UserError: the manifest or a shard is missing, truncated or damaged.
+    Raises UserError when the manifest is damaged, or a shard missing or truncated; `schurgan data verify` reads them.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -145,10 +138,10 @@ class Shards(LabelledImages):
         clip = self._clips[index]
         shard = int(np.searchsorted(self._starts, clip, side="right")) - 1
         record = self.manifest.shards[shard]
-        if self.manifest.kind == "images":
-            raise UserError(f"{self.folder}: a set of images, which no recordings belong to")
         if record.audio is None:
-            raise UserError(f"{self.folder}: was prepared without recordings; prepare the data again with them")
+            images = "a set of images, which no recordings belong to"
+            kept = "was prepared without recordings; prepare the data again with them"
+            raise UserError(f"{self.folder}: {images if self.manifest.kind == 'images' else kept}")
         array = self._files(record.audio, (record.count, self.manifest.n_samples), "int16")
         return torch.from_numpy(array[clip - self._starts[shard]].astype(np.float32)).div_(32767)
 
@@ -167,9 +160,6 @@ def split(images: Images, val_folds: Collection[int] = (), val_fraction: float =
 
     Returns:
         (training, held out); the second is None where neither is asked for.
-
-    Raises:
-        UserError: folds that are not there, folds and a fraction at once, or no class has two recordings.
     """
     if val_folds and val_fraction:
         raise UserError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,20 +23,14 @@ _SHARDLIKE = re.compile(r"(images|audio)-\d+\.npy|part-\d+\.json|unfinished\.jso
 def verify(folder: str | Path, progress: Callable[[int, int], None] | None = None) -> list[str]:
     """What is wrong with the files of the set in `folder`: a sentence each, none when all are as they were written.
 
-    Found are files that are missing, too short, too long, unreadable or changed in any byte (by the SHA-256 of the
-    whole), and shards that the manifest does not name. In a changed file the clips are named that no longer have the
-    digests that the manifest keeps, of recordings and of pictures; of images made of recordings, all those of the file.
-
-    Args:
-        folder: the prepared set.
-        progress: called with the bytes that are done and the bytes in all.
-
-    Raises:
-        UserError: there is no manifest, or it is damaged.
+    Files that are missing, too short, too long, unreadable or changed in any byte, and shards that the manifest does
+    not name. In a changed file the clips are named whose digests have changed, of recordings and of pictures; of images
+    made of recordings, all those of the file. `progress` is called with the bytes that are done and the bytes in all.
     """
     folder = Path(folder)
     manifest = Manifest.load(folder)
     total, done, first = sum(file.bytes for file in manifest.files()), 0, 0
+    image_bytes = manifest.planes * manifest.shape[1] * manifest.shape[2] * np.dtype(manifest.dtype).itemsize
     problems = []
 
     def report(read: int) -> None:
@@ -52,14 +46,18 @@ def verify(folder: str | Path, progress: Callable[[int, int], None] | None = Non
                 if problem := wrong_size(folder, file):
                     problems.append(problem)
                 elif _changed(path, file, report):
-                    size = 2 * manifest.n_samples if file is shard.audio else _image_bytes(manifest)
+                    size = 2 * manifest.n_samples if file is shard.audio else image_bytes
                     problems.append(f"{path}: {_what_changed(path, size, origins, digests)}")
             except OSError as error:
                 problems.append(f"{path}: cannot be read ({error.strerror or error})")
             done += file.bytes
             report(0)
         first += shard.count
-    return [*problems, *_unnamed(folder, manifest)]
+    named = {file.file for file in manifest.files()}
+    unnamed = [path for path in sorted(folder.iterdir()) if path.name not in named and _SHARDLIKE.fullmatch(path.name)]
+    return problems + [
+        f"{path}: is not in the manifest; it was added, or another preparation left it" for path in unnamed
+    ]
 
 
 def _changed(path: Path, file: ShardFile, report: Callable[[int], None]) -> bool:
@@ -70,10 +68,6 @@ def _changed(path: Path, file: ShardFile, report: Callable[[int], None]) -> bool
             read += count
             report(read)
     return digest.hexdigest() != file.sha256
-
-
-def _image_bytes(manifest: Manifest) -> int:
-    return manifest.planes * manifest.shape[1] * manifest.shape[2] * np.dtype(manifest.dtype).itemsize
 
 
 def _what_changed(path: Path, size: int, origins: Sequence[str], digests: Sequence[str]) -> str:
@@ -94,11 +88,3 @@ def _what_changed(path: Path, size: int, origins: Sequence[str], digests: Sequen
 def _listed(origins: Sequence[str]) -> str:
     more = len(origins) - NAMED
     return ", ".join(origins[:NAMED]) + (f" and {more} more" if more > 0 else "")
-
-
-def _unnamed(folder: Path, manifest: Manifest) -> Iterator[str]:
-    """Files that look like a shard or a part of one, and that no shard of the manifest accounts for."""
-    named = {file.file for file in manifest.files()}
-    for path in sorted(folder.iterdir()):
-        if path.name not in named and _SHARDLIKE.fullmatch(path.name):
-            yield f"{path}: is not in the manifest; it was added, or another preparation left it"

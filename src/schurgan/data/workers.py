@@ -1,7 +1,6 @@
 """Where work is done: in this process, in a local pool, on any executor, or on a running Dask cluster.
 
-The machines of a cluster see the recordings under the same paths. Its workers send their results back to the caller's
-process; a worker that is lost costs its tasks under way alone, for the scheduler gives them to another.
+The machines of a cluster see the recordings under the same paths; their results come back to the caller's process.
 """
 
 from __future__ import annotations
@@ -14,14 +13,7 @@ import threading
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import (
-    BrokenExecutor,
-    CancelledError,
-    Executor,
-    Future,
-    ProcessPoolExecutor,
-    ThreadPoolExecutor,
-)
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing.connection import wait
 from typing import Any, TypeVar
 
@@ -43,16 +35,9 @@ def worker_pool(
     executor: Executor | None = None,
     cluster: str | None = None,
 ) -> Iterator[Callable[[Iterable[Task]], Iterator[Result]]]:
-    """Yield a function that maps tasks to `work(task)`, in their order.
+    """Yield a function that maps tasks to `work(task)`, in their order, a bounded number of them at once.
 
-    A bounded number of tasks is under way at once, so memory does not grow with their number.
-
-    Args:
-        work: picklable; it travels to each worker once.
-        n_tasks: how many tasks there will be.
-        workers: processes of a local pool, by default one a core as far as there is work; 1 works in this process.
-        executor: what to use instead of a pool; `workers` then says how many it has.
-        cluster: address of the scheduler of a Dask cluster to use instead.
+    `work` travels to each worker once. The other arguments are those of `prepare`.
 
     Raises:
         UserError: Dask is not installed, nobody answers at the address, no worker comes, or the cluster fails later.

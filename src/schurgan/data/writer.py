@@ -82,22 +82,17 @@ class OutputFolder:
                         raise UserError(f"{problem}; prepare the data again with overwrite")
                 self.tidy(manifest)
                 return manifest
-            if finished or begun:
-                self._check_plan()
+            plan = None
+            with contextlib.suppress(OSError, ValueError):
+                plan = json.loads((self.path / MARKER).read_bytes()).get("plan")
+            if (finished or begun) and plan != self.plan:
+                held = f"{self.path}: holds clips of another source or other options"
+                raise UserError(f"{held}; choose another folder or overwrite it")
         # The marker comes before the manifest goes: at no moment are the files nobody's, or does half a set look whole.
         write_json(self.path / MARKER, {"format": FORMAT, "version": FORMAT_VERSION, "plan": self.plan})
         (self.path / MANIFEST).unlink(missing_ok=True)
         self._remove(path for path in self._ours(partial=True) if overwrite or path.name.startswith("."))
         return None
-
-    def _check_plan(self) -> None:
-        try:
-            plan = json.loads((self.path / MARKER).read_bytes()).get("plan")
-        except (OSError, ValueError):
-            plan = None
-        if plan != self.plan:
-            held = f"{self.path}: holds clips of another source or other options"
-            raise UserError(f"{held}; choose another folder or overwrite it")
 
     def part(self, number: int) -> Part | None:
         """The records of a finished shard of this plan whose files are there, whole by their sizes."""
@@ -122,7 +117,11 @@ class OutputFolder:
                         append[kind](rows)
                 clips += chunk.clips
                 skipped += chunk.skipped
-        written = {kind: self._shard_file(f"{kind}-{number:05}.npy") for kind in append}
+        paths = {kind: self.path / f"{kind}-{number:05}.npy" for kind in append}
+        written = {
+            kind: ShardFile(file=path.name, bytes=path.stat().st_size, sha256=sha256(path))
+            for kind, path in paths.items()
+        }
         shard = Shard(count=len(clips), images=written["images"], audio=written.get("audio")) if clips else None
         part = Part(plan=self.plan, shard=shard, clips=Clips.of(clips), skipped=tuple(skipped))
         with atomic_write(self.path / f"part-{number:05}.json") as file:
@@ -147,10 +146,6 @@ class OutputFolder:
             yield append
             file.seek(0)
             file.write(_header(count, like))
-
-    def _shard_file(self, name: str) -> ShardFile:
-        path = self.path / name
-        return ShardFile(file=name, bytes=path.stat().st_size, sha256=sha256(path))
 
     def complete(
         self,

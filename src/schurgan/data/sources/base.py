@@ -26,14 +26,7 @@ Skipped = tuple[str, str]
 
 @dataclass(frozen=True)
 class Item:
-    """One recording or image of a source.
-
-    Attributes:
-        origin: where it comes from, a path relative to the source's root with '/' separators, or an id such as
-            "bell/00012"; unique within its source.
-        label: its class.
-        fold: its cross-validation fold, when the set has folds.
-    """
+    """One recording or image: a path in the source's root or an id, unique in the source; class; fold, if any."""
 
     origin: str
     label: str
@@ -73,22 +66,15 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class FileSource:
-    """A data set of one file an item: what most sources are, once their tables or folders are read.
-
-    Attributes:
-        root: what the origins of its items are relative to.
-        categories: its classes, in the order of their numbers.
-        options: what else determines the data, and goes into its description.
-        tables: files that determine the data beside those of the items.
-    """
+    """A data set of one file an item: what most sources are, once their tables or folders are read."""
 
     name: str
-    root: Path
+    root: Path  # what the origins of its items are relative to
     categories: tuple[str, ...]
     listing: tuple[Item, ...]
     skipped: tuple[Skipped, ...] = ()
-    options: tuple[tuple[str, object], ...] = ()
-    tables: tuple[str, ...] = ()
+    options: tuple[tuple[str, object], ...] = ()  # what else determines the data
+    tables: tuple[str, ...] = ()  # files that determine the data beside those of the items
     kind: str = "audio"
 
     def classes(self) -> tuple[str, ...]:

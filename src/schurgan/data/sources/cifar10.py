@@ -29,10 +29,7 @@ MAX_BYTES = 2**28  # of a batch; the official ones have 31 MB
 
 @dataclass(frozen=True)
 class CIFAR10:
-    """The images of the batches, in their order; `labels` are the bytes of each batch's class numbers.
-
-    per_class: of each batch the first so many of every class, all where None.
-    """
+    """The images of the batches, in their order; `labels` are the bytes of each batch's class numbers."""
 
     root: Path
     suffix: str
@@ -76,23 +73,24 @@ class CIFAR10:
 def open_cifar10(root: Path, per_class: int | None = None) -> CIFAR10:
     """CIFAR-10 at `root`: cifar-10-batches-py or cifar-10-batches-bin, or the folder it was unpacked in.
 
-    per_class: of each batch the first so many images of every class, for trials; all by default.
-
     Folds 1 to 5 are the training batches, fold 6 is the test batch. The pickles of the Python layout are read as data:
-    nothing in them is called (`pickles.py`). Both layouts give the same images, items and description. Batches that are
-    missing or damaged are skipped with the reason. Raises UserError when none can be read, and for a per_class under 1.
+    nothing in them is called. Batches that are missing or damaged are skipped with the reason.
+
+    Args:
+        root: the folder.
+        per_class: of each batch the first so many images of every class, for trials; all by default.
+
+    Raises:
+        UserError: no batch can be read, or per_class is under 1.
     """
     if per_class is not None and not (isinstance(per_class, int) and per_class >= 1):
         raise UserError(f"per_class {per_class}: a whole number of images of 1 or more is needed")
     places = (root, root / "cifar-10-batches-py", root / "cifar-10-batches-bin")
-    layouts = [
-        (place, end) for place in places for end in ("", ".bin") if any((place / f"{b}{end}").is_file() for b in FOLDS)
-    ]
-    if not layouts:
-        raise UserError(
-            f"{root}: no data_batch_1 or data_batch_1.bin in it; the folder that CIFAR-10 unpacks to is needed"
-        )
-    home, suffix = layouts[0]
+    layouts = ((place, end) for place in places for end in ("", ".bin"))
+    home, suffix = next((at for at in layouts if any((at[0] / f"{b}{at[1]}").is_file() for b in FOLDS)), (None, ""))
+    if home is None:
+        reason = "no data_batch_1 or data_batch_1.bin in it; the folder that CIFAR-10 unpacks to is needed"
+        raise UserError(f"{root}: {reason}")
     digest, labels, skipped = hashlib.sha256(), [], []
     for batch in FOLDS:
         try:
@@ -132,7 +130,6 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _unpacked(batch: dict[Any, Any]) -> tuple[np.ndarray, list[int]]:
-    """The images and class numbers of a batch's dict; its keys are bytes or str, as Python 2 or 3 wrote them."""
     named = {_text(key): value for key, value in batch.items()}
     images, labels = named.get("data"), named.get("labels")
     if isinstance(labels, np.ndarray) and labels.ndim == 1:

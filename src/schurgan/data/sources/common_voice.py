@@ -37,7 +37,7 @@ def open_common_voice(
     Args:
         root: the release, or one language of it.
         by: what the classes are: a column of the tables; rows where it is empty are left out.
-        locales: which languages, all that are there by default; a sequence, or one text with commas.
+        locales: which languages, a sequence or one text with commas; all by default.
         split: which tables are read; of several, the first is fold 1, the second fold 2, and so on.
         max_seconds: longer clips are left out.
         clips: how many are drawn at random, fewer if there are not as many: the paper's 100,000 by default.
@@ -68,10 +68,8 @@ def open_common_voice(
         why = f" ({skipped[0][0]}: {skipped[0][1]})" if skipped else ""
         raise UserError(f'{root}: no clip can be used with classes by "{by}"{why}')
     categories = tuple(sorted({item.label for item in listing}))
-    if len(categories) > MAX_CLASSES:
-        raise UserError(
-            f'{root}: {len(categories)} classes by "{by}" in {len(listing)} clips; at most {MAX_CLASSES} do'
-        )
+    if (count := len(categories)) > MAX_CLASSES:
+        raise UserError(f'{root}: {count} classes by "{by}" in {len(listing)} clips; at most {MAX_CLASSES} do')
     options = {"by": by, "split": list(splits), "max_seconds": max_seconds, "clips": clips, "seed": seed}
     ordered = tuple(sorted(listing, key=lambda item: item.origin))
     return FileSource("common_voice", base, categories, ordered, tuple(skipped), tuple(options.items()))

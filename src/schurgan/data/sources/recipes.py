@@ -39,8 +39,7 @@ def wander(random: Random, n: int, rate: float) -> Signal:
     where = np.linspace(0, len(knots) - 1.001, n)
     left = where.astype(int)
     part = 0.5 - 0.5 * np.cos(np.pi * (where - left))
-    curve: Signal = knots[left] * (1 - part) + knots[left + 1] * part
-    return curve
+    return np.asarray(knots[left] * (1 - part) + knots[left + 1] * part)
 
 
 def harmonic(frequency: Signal, amplitudes: ArrayLike) -> Signal:
@@ -68,8 +67,7 @@ def modes(n: int, frequencies: ArrayLike, decays: ArrayLike, amplitudes: ArrayLi
     step = int(np.ceil(np.sqrt(n)))
     fine = np.exp(np.outer(exponent, np.arange(step)))
     coarse = np.exp(np.outer(exponent, step * np.arange(-(-n // step)))) * amplitudes[:, None]
-    sound: Signal = (coarse.T @ fine).imag.ravel()
-    return sound[:n]
+    return np.ravel((coarse.T @ fine).imag)[:n]
 
 
 def place(n: int, sounds: Sequence[Signal], starts: Signal) -> Signal:
@@ -82,9 +80,8 @@ def place(n: int, sounds: Sequence[Signal], starts: Signal) -> Signal:
     return out
 
 
-def pulses(n: int, positions: ArrayLike, heights: ArrayLike) -> Signal:
+def pulses(n: int, positions: Signal, heights: Signal) -> Signal:
     """Make n samples of impulses at fractional `positions` (samples), each shared by its two neighbours."""
-    positions, heights = np.asarray(positions, float), np.asarray(heights, float)
     whole = np.floor(positions).astype(int)
     part = positions - whole
     inside = (whole >= 0) & (whole < n - 1)
@@ -114,8 +111,7 @@ def resonances(f: Signal, centres: ArrayLike, widths: ArrayLike, gains: ArrayLik
     centres, widths, gains = (np.asarray(values, float)[:, None] for values in (centres, widths, gains))
     detuning = (f - centres**2 / f) / widths
     real = gains / (1 + np.square(detuning))
-    response: Signal = real.sum(axis=0) - 1j * (real * detuning).sum(axis=0)
-    return response
+    return np.asarray(real.sum(axis=0) - 1j * (real * detuning).sum(axis=0))
 
 
 def band(f: Signal, low: float, high: float, tilt: float = 0.0) -> Signal:
@@ -137,8 +133,7 @@ def finish(dry: Signal, random: Random) -> Signal:
     hiss = through(random.standard_normal(n), band(bins(n), 60, 6000, random.uniform(-1.0, 0.0)))
     sound += hiss * (10 ** (random.uniform(-50, -35) / 20) / hiss.std())
     sound *= fade(n, 0.004, 0.004)
-    sound *= random.uniform(0.4, 0.95) / np.abs(sound).max()
-    return sound
+    return sound * (random.uniform(0.4, 0.95) / np.abs(sound).max())
 
 
 def siren(random: Random, n: int) -> Signal:
@@ -162,8 +157,7 @@ def siren(random: Random, n: int) -> Signal:
     distance = np.sqrt(1 + random.uniform(0, 1) * passing**2)
     tone = harmonic(pitch, np.arange(1, 10.0) ** -random.uniform(0.8, 1.8))
     horn = resonances(bins(n), random.uniform([700, 1800], [1400, 3200]), [900, 1400], [1.0, random.uniform(0.3, 1)])
-    sound: Signal = through(tone, 0.15 + horn) / distance
-    return sound
+    return np.asarray(through(tone, 0.15 + horn) / distance)
 
 
 def bark(random: Random, n: int) -> Signal:
@@ -265,8 +259,7 @@ def engine(random: Random, n: int) -> Signal:
     hiss = through(random.standard_normal(n), band(f, 300, random.uniform(1200, 4500), -0.5))
     hiss *= 0.4 + 0.6 * np.square(np.square(np.cos(np.pi * phase)))  # drawn in with every stroke
     hiss *= np.exp(random.uniform(np.log(0.01), np.log(0.25))) / hiss.std()
-    sound: Signal = (roar / roar.std() + hiss) * (1 + rev)
-    return sound
+    return np.asarray((roar / roar.std() + hiss) * (1 + rev))
 
 
 def bird(random: Random, n: int) -> Signal:
@@ -327,12 +320,5 @@ def footsteps(random: Random, n: int) -> Signal:
 
 
 RECIPES: dict[str, Callable[[Random, int], Signal]] = {
-    "siren": siren,
-    "bark": bark,
-    "rain": rain,
-    "clock": clock,
-    "bell": bell,
-    "engine": engine,
-    "bird": bird,
-    "footsteps": footsteps,
+    recipe.__name__: recipe for recipe in (siren, bark, rain, clock, bell, engine, bird, footsteps)
 }
