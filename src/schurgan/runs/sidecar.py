@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -20,7 +20,6 @@ from schurgan.core.files import write_json
 from schurgan.runs.config import Config, flatten
 
 FORMAT = "schurgan-checkpoint/4"
-ABSENT = object()
 _DATA = "data"
 _LONGEST = 60
 _Whole = Annotated[int, Field(ge=0)]
@@ -103,22 +102,8 @@ def _checksum(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
-class Change(NamedTuple):
-    """An option that differs, by its dotted name ("train.lr_g"), or "data"; ABSENT stands for no such option."""
-
-    path: str
-    before: object
-    now: object
-
-    def __str__(self) -> str:
-        if self.now is ABSENT:
-            return f"{_kebab(self.path)} was {_short(self.before)} and is no option any more"
-        before = "no option yet" if self.before is ABSENT else _short(self.before)
-        return f"{_kebab(self.path)} was {before} and is {_short(self.now)}"
-
-
-def changed_options(before: Identity, now: Identity) -> list[Change]:
-    """List what differs between two identities, in the order of the options.
+def changed_options(before: Identity, now: Identity) -> dict[str, str]:
+    """Describe what differs between two identities, by the option's dotted name ("train.lr_g"), or "data".
 
     An option that is new since `before` counts there as its default, which must therefore do what the program did
     before. An option that no longer exists is a change, because nobody knows what it did. The option "data" may name
@@ -126,16 +111,16 @@ def changed_options(before: Identity, now: Identity) -> list[Change]:
     """
     old, new = ({**flatten(identity.options), _DATA: identity.data} for identity in (before, now))
     old = flatten(Config().model_dump(mode="json")) | old
-    return [
-        Change(name, old.get(name, ABSENT), new.get(name, ABSENT))
+    return {
+        name: f"{_kebab(name)} was {_short(old, name, 'yet')} and is {_short(new, name, 'any more')}"
         for name in {**new, **old}
-        if old.get(name, ABSENT) != new.get(name, ABSENT)
-    ]
+        if (name in old, old.get(name)) != (name in new, new.get(name))
+    }
 
 
 def check_changes(
-    changes: Collection[Change], free: Collection[str], allowed: Collection[str], run: str | Path
-) -> list[Change]:
+    changes: Mapping[str, str], free: Collection[str], allowed: Collection[str], run: str | Path
+) -> list[str]:
     """Refuse changes that nobody allowed.
 
     Args:
@@ -145,27 +130,24 @@ def check_changes(
         run: folder of the run, for the error.
 
     Returns:
-        The allowed changes, without those that are free.
-
-    Raises:
-        UserError: a change is not allowed, or an allowed name is no option.
+        Descriptions of the allowed changes, without those that are free.
     """
     names = [name.replace("-", "_") for name in allowed]
-    options = {*flatten(Config().model_dump()), *(change.path for change in changes)}
+    options = {*flatten(Config().model_dump()), *changes}
     known = {*options, *(option.partition(".")[0] for option in options)}
     for name in names:
         if name not in known:
             near = did_you_mean(_kebab(name), sorted(map(_kebab, known)))
             raise UserError(f'allow: "{_kebab(name)}" given, no such option{near}')
-    weighty = [change for change in changes if change.path == _DATA or not _covers(free, change.path)]
-    if refused := [change for change in weighty if not _covers(names, change.path)]:
-        what = "; ".join(map(str, refused))
-        needed = " ".join([*map(_kebab, names), *(_kebab(change.path) for change in refused)])
+    weighty = [name for name in changes if name == _DATA or not _covers(free, name)]
+    if refused := [name for name in weighty if not _covers(names, name)]:
+        what = "; ".join(changes[name] for name in refused)
+        needed = " ".join(map(_kebab, [*names, *refused]))
         raise UserError(
             f"{run}: its checkpoint was made with other options ({what}); set them back, or allow the change by "
             f"--allow {needed}"
         )
-    return weighty
+    return [changes[name] for name in weighty]
 
 
 def _covers(names: Collection[str], path: str) -> bool:
@@ -177,6 +159,8 @@ def _kebab(path: str) -> str:
     return path.replace("_", "-")
 
 
-def _short(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
+def _short(options: Mapping[str, Any], name: str, absent: str) -> str:
+    if name not in options:
+        return f"no option {absent}"
+    text = json.dumps(options[name], ensure_ascii=False)
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"

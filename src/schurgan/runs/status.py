@@ -67,15 +67,7 @@ class Status:
 
 
 def read_status(run: str | Path, now: float | None = None) -> Status:
-    """Read the status of a run.
-
-    Args:
-        run: folder of the run.
-        now: seconds since 1970, to which silence is measured; by default those of the clock.
-
-    Raises:
-        UserError: the folder is no run.
-    """
+    """Read the status of a run at the time `now` (seconds since 1970). Raises UserError where there is no run."""
     folder = RunFolder(run)
     folder.require()
     steps, every = _options(folder.config)

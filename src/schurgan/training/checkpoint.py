@@ -83,7 +83,7 @@ class Checkpoints:
             step: steps behind the state.
             identity: options and data that it was made with.
             attempt: rollbacks before it.
-            score: score of its samples, lower is better; one that is not finite counts as none.
+            score: lower is better; one that is not finite counts as none.
             healthy: whether no sign of a collapse is seen.
             trusted: last step that later evaluations confirm as healthy. The newest healthy state up to it stays, and
                 the first after it: damage comes before its signs, so a state saved as healthy may prove ill.
@@ -120,10 +120,7 @@ class Checkpoints:
         return self._first_readable(reversed(chosen))
 
     def drop_after(self, step: int, attempt: int) -> None:
-        """Remove what earlier attempts saved after `step`, except the best: a rollback gave it up.
-
-        Call it when `attempt` has saved its first state, so that the newest state is never one that was given up.
-        """
+        """Remove what earlier attempts saved after `step`, except the best; call it after `attempt`'s first save."""
         with self._removing():
             best = by_score(_read_records(self.paths()))[:1]
             for file in reversed(self._run.checkpoint_files()):

@@ -1,9 +1,5 @@
 """Scores that are cheap enough to take while a run trains, to watch it for collapse.
 
-    scores = HealthScores((images, labels), (held_out_images, held_out_labels), extractor=extractor)
-    ...
-    monitor.update(step, **scores(trainer.generator, trainer.generator_ema, trainer.discriminator, trainer.latent))
-
 Latents and classes are the same every time, so that only the networks change. The networks are copied: the run goes on
 as if no score had been taken.
 """
@@ -44,7 +40,7 @@ class HealthScores:
         extractor: gives the features of the Fréchet distance.
         images: number of generated images, two of each class or more.
         boundary: score above which D says "real", None where it has none.
-        seed: of the latents, and of the real images where there are many.
+        seed: of the latents and of the order of real images.
     """
 
     def __init__(

@@ -1,13 +1,4 @@
-"""What a step wraps around a network: number formats, guarded updates, gradient accumulation and seeded noise.
-
-precision = Precision("bf16", device)
-with precision.switches():                       # around the whole run
-    with precision.autocast():                   # around the forward pass of a network, not around losses
-        scores = discriminator(images, labels)
-    loss = hinge.generator(scores.float())
-    scale.apply(loss).backward()                 # a LossScale of each optimiser's own; None but for "fp16"
-    skipped = guarded_step(optimizer, [loss], scale)
-"""
+"""What a step wraps around a network: number formats, guarded updates, gradient accumulation and seeded noise."""
 
 from __future__ import annotations
 
@@ -44,7 +35,7 @@ class Precision:
         self.name, self.device = name, device
 
     def autocast(self) -> AbstractContextManager[object]:
-        """Around a network's forward pass; without effect in float32."""
+        """Around a network's forward pass, not around losses; without effect in float32."""
         half = _HALF.get(self.name)
         return torch.autocast(self.device.type, dtype=half, enabled=half is not None)
 
@@ -54,7 +45,7 @@ class Precision:
 
     @contextmanager
     def switches(self) -> Iterator[None]:
-        """Inside, torch's own switches for TF32 are as the format says; after it, as they were before."""
+        """Around a run: torch's own switches for TF32 are as the format says, and after it as they were before."""
         matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
         before = matmul.allow_tf32, cudnn.allow_tf32
         try:
@@ -108,9 +99,6 @@ def guarded_step(optimizer: torch.optim.Optimizer, losses: Iterable[Tensor], sca
 
     Returns:
         1.0 for a step left out, else 0.0; on the device.
-
-    Raises:
-        ValueError: the optimiser is not fused.
     """
     if not getattr(optimizer, "_step_supports_amp_scaling", False):
         raise ValueError(f"optimizer: {type(optimizer).__name__} is not fused, fused=True is needed to guard its steps")
@@ -166,24 +154,14 @@ class Part:
     noise: Noise
 
     def power_iterations(self, network: nn.Module, again: bool = False) -> AbstractContextManager[object]:
-        """Inside, power iterations of `network` move on with the first part alone, as with a whole batch.
-
-        Args:
-            network: what the part goes through.
-            again: whether all parts went through it in this step before.
-        """
+        """Inside, power iterations of `network` move on with the first part alone, and only the first time."""
         return frozen_power_iterations(network) if self.rows.start or again else nullcontext()
 
 
 def cut(count: int, size: int, key: tuple[int, int, int], *, first: int, total: int) -> list[Part]:
-    """Cut `count` rows into parts of `size`, each with the noise that its images have in the whole batch.
+    """Cut a process's `count` rows, from `first` on in a batch of `total`, into parts of `size`.
 
-    Args:
-        count: rows of this process.
-        size: rows of a part.
-        key: seeds the noise: (seed, phase, step).
-        first: place of this process's first row in the whole batch.
-        total: rows of the whole batch.
+    Each has the noise that its images have in the whole batch, seeded by `key`, (seed, phase, step).
     """
     parts = []
     for start in range(0, count, size):

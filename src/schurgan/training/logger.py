@@ -140,10 +140,7 @@ class TensorBoard:
 class Logger:
     """Writes a run's log: `with logger.open(...):`, then `add` each step, `log` now and then, `health` and `event`.
 
-    Args:
-        run: folder of the run.
-        quiet: write and show nothing, as all processes but the main one do; means are kept, as they are in the state.
-        tensorboard: write TensorBoard's files too.
+    All processes but the main one are `quiet`: they write and show nothing, and keep means, which are in the state.
     """
 
     def __init__(self, run: Path, *, quiet: bool, tensorboard: bool) -> None:
@@ -158,11 +155,7 @@ class Logger:
 
     @contextmanager
     def open(self, total: int, start: int, attempt: int) -> Iterator[None]:
-        """Open all logs for steps `start` to `total`; cut off the lines that were written after the state was saved.
-
-        Raises:
-            UserError: TensorBoard is asked for and not installed.
-        """
+        """Open all logs for steps `start` to `total`; cut off the lines that were written after the state was saved."""
         with ExitStack() as logs:
             self._view = logs.enter_context(LiveView(total, start, quiet=self.quiet))
             if self._with_tensorboard:

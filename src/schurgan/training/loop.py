@@ -18,7 +18,7 @@ from schurgan.data.shards import split
 from schurgan.runs.config import Config
 from schurgan.runs.folder import RunFolder
 from schurgan.runs.records import Event, HealthRecord
-from schurgan.runs.sidecar import Change, Identity, changed_options, check_changes
+from schurgan.runs.sidecar import Identity, changed_options, check_changes
 from schurgan.training.artifacts import Artifacts
 from schurgan.training.build import Parts, build_trainer, choose_codec
 from schurgan.training.checkpoint import Checkpoint, Checkpoints, read
@@ -78,7 +78,7 @@ class Run:
         self.logger = Logger(run, quiet=not world.is_main, tensorboard=config.train.tensorboard)
         self._callbacks = list(callbacks)
         self._stop = False  # whether a callback asked for it
-        self._changes: list[Change] = []  # options that the state was not made with
+        self._changes: list[str] = []  # options that the state was not made with
 
     def _build(self, config: Config) -> None:
         """Build everything that an attempt's own options shape."""
@@ -148,7 +148,7 @@ class Run:
             return
         with self.trainer.precision.switches(), self.logger.open(train.steps, self.trainer.global_step, self.attempt):
             if self.trainer.global_step:
-                self._event("resumed", reason="; ".join(map(str, self._changes)))
+                self._event("resumed", reason="; ".join(self._changes))
             elif empty := _empty_classes(self.training):
                 self._event("warning", reason=empty)
             while self.trainer.global_step < train.steps and not self._stop:

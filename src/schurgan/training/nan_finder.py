@@ -19,8 +19,7 @@ def find_nan(
 ) -> str | None:
     """Name the first tensor of a step that was not finite.
 
-        sentence = find_nan(generator, discriminator, rerun, {"real images": images})
-        # "generator.blocks.2.norm1 gave NaN first (its input was finite, at most 41.5)"
+        find_nan(...)  # "generator.blocks.2.norm1 gave NaN first (its input was finite, at most 41.5)"
 
     The order: the networks' parameters, their buffers, the inputs (where one of these is not finite, the step is not
     run), input and output of each module in the order of the passes, the losses, then the gradients at the modules'
@@ -30,8 +29,8 @@ def find_nan(
     random numbers. What else `step` changes (random generators, optimisers, running means) it must restore itself.
 
     Args:
-        generator: G.
-        discriminator: D.
+        generator: G(z, labels).
+        discriminator: D(images, labels).
         step: runs the step's forward and backward passes again, without updating the networks, and returns its losses
             by name in the order in which they were computed.
         inputs: tensors that go into it, by name: "real images".

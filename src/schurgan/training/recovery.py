@@ -38,7 +38,7 @@ def decide(
 
     Args:
         verdict: the monitor's.
-        attempt: rollbacks so far.
+        attempt: rollbacks so far, of at most `limit`.
         limit: rollbacks allowed.
         healthy_steps: steps of the healthy checkpoints; 0 among them says that the run can begin anew.
         reaction: what the options allow.
