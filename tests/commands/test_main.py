@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import functools
 import importlib.metadata
 import re
 import subprocess
@@ -189,7 +188,8 @@ def test_each_preset_for_a_cpu_trains_on_images_of_its_size(call, tmp_path, pres
 
 def test_the_demo_goes_the_whole_way_and_goes_on_where_it_was_stopped(call, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(classifier, "QUICK", {"epochs": 1, "least_steps": 0, "most_steps": 10})
-    monkeypatch.setattr(page, "write_report", functools.partial(page.write_report, shown=1, judged=1))
+    monkeypatch.setattr(page, "_SHOWN", 1)
+    monkeypatch.setattr(page, "_JUDGED", 1)
     monkeypatch.setattr(Config, "from_preset", lambda name, data: tiny(steps=2).model_copy(update={"data": data}))
     monkeypatch.setattr(sources, "open_source", lambda name, seconds: open_source(name, per_class=3, seconds=0.5))
     monkeypatch.setattr(demo, "_SECONDS", 0.5)

@@ -23,6 +23,7 @@ from schurgan.data.sources import open_source
 from schurgan.evaluation.features import classifier
 from schurgan.evaluation.scores import Evaluation, Protocol, Score
 from schurgan.model import load
+from schurgan.report import page as page_module
 from schurgan.report.page import write_report
 
 DRAWN = ("rect", "path", "use")  # elements of SVG that close themselves, mostly
@@ -64,12 +65,17 @@ def decoded(source: str) -> io.BytesIO:
 def hasty(monkeypatch):
     """A classifier that hardly learns: what it says is another file's business."""
     monkeypatch.setattr(classifier, "QUICK", {"epochs": 1, "least_steps": 0, "most_steps": 10})
+    monkeypatch.setattr(page_module, "_SHOWN", 1)
+    monkeypatch.setattr(page_module, "_JUDGED", 1)
 
 
 @pytest.fixture(scope="session")
 def reported(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = Path(shutil.copytree(finished_run, tmp_path_factory.mktemp("reported") / "a <b> & c"))
-    write_report(run, shown=2, judged=3)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(page_module, "_SHOWN", 2)
+        patched.setattr(page_module, "_JUDGED", 3)
+        write_report(run)
     return run
 
 
@@ -115,7 +121,7 @@ def test_the_verdict_is_the_same_in_the_file_and_on_the_page(reported):
 def test_curves_come_from_the_metrics_and_a_line_that_a_kill_cut_in_half_is_left_out(copied_run):
     with open(copied_run / "metrics.jsonl", "a") as file:
         file.write('{"step": 8, "loss_d"')
-    text = write_report(copied_run, shown=1, judged=1).read_text("utf-8")
+    text = write_report(copied_run).read_text("utf-8")
     curves = [path for path in re.findall(r'<path d="([^"]*)" clip-path', text) if path.count("L") == 2]
     assert len(curves) >= 4  # of three points each: gap of a batch and its mean, both losses
 
@@ -125,7 +131,7 @@ def test_a_run_too_short_for_curves_still_has_a_page(copied_run, lines):
     (copied_run / "metrics.jsonl").unlink()
     if lines is not None:
         (copied_run / "metrics.jsonl").write_text(lines)
-    assert "Too short a run for curves" in write_report(copied_run, shown=1, judged=1).read_text("utf-8")
+    assert "Too short a run for curves" in write_report(copied_run).read_text("utf-8")
 
 
 def row(step: int, attempt: int = 0, **more: object) -> dict[str, object]:
@@ -276,7 +282,7 @@ def test_data_without_recordings_is_one_sentence(copied_run, tmp_path):
     model.card = type(model.card)(**(model.card.__dict__ | {"data": str(tmp_path / "silent")}))
     model.save(copied_run / "generator.safetensors")
     with pytest.raises(UserError, match="was prepared without recordings"):
-        write_report(copied_run, shown=1, judged=1)
+        write_report(copied_run)
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_no_half_page(copied_run, refused, full_disk):

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -58,7 +59,10 @@ def _frames(folder: RunFolder) -> list[Image.Image]:
         raise UserError(f"{folder.samples}: no sample grids here yet; {every}")
     if len(grids) > MOST_FRAMES:
         grids = [grids[round(i * (len(grids) - 1) / (MOST_FRAMES - 1))] for i in range(MOST_FRAMES)]
-    opened = [(grid, drawn) for grid in grids if (drawn := _open(grid.path)) is not None]
+    opened = []
+    for grid in grids:
+        with suppress(OSError, SyntaxError, ValueError), Image.open(grid.path) as file:
+            opened.append((grid, file.convert("RGB")))
     if not opened:
         raise UserError(f"{folder.samples}: none of its {len(grids)} sample grids is a picture that can be read")
     width, height = (max(drawn.size[side] for _, drawn in opened) for side in (0, 1))
@@ -76,14 +80,6 @@ def _frames(folder: RunFolder) -> list[Image.Image]:
         ImageDraw.Draw(frame).text((3, height + 1), label, fill="black", font=font)
         frames.append(frame)
     return frames
-
-
-def _open(path: Path) -> Image.Image | None:
-    try:
-        with Image.open(path) as file:
-            return file.convert("RGB")
-    except (OSError, SyntaxError, ValueError):
-        return None
 
 
 def _save_gif(frames: Sequence[Image.Image], out: Path, fps: float) -> None:

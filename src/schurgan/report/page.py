@@ -33,6 +33,8 @@ from schurgan.runs.records import Event, Records
 from schurgan.runs.status import read_status
 
 _MOST_EVENTS = 200
+_SHOWN, _JUDGED = 3, 12
+"""Sounds of each class that the page plays, and that the classifier judges."""
 _TRUNCATION, _SEED = 1.0, 1
 
 
@@ -53,15 +55,10 @@ class Verdict:
     seed: int
 
 
-def write_report(run: str | Path, *, shown: int = 3, judged: int = 12) -> Path:
+def write_report(run: str | Path) -> Path:
     """Write RUN/report.html and, where the run has a generator, RUN/classifier.json.
 
     A run without a generator, because it has not saved one yet or died before, gets a page of curves and events.
-
-    Args:
-        run: folder of the run.
-        shown: real and generated sounds of each class that the page plays.
-        judged: generated sounds of each class that the classifier judges.
 
     Returns:
         The page's file.
@@ -75,7 +72,7 @@ def write_report(run: str | Path, *, shown: int = 3, judged: int = 12) -> Path:
     verdict = None
     subtitle, sounds = "The run has not saved a generator yet: there is nothing to hear.", ""
     if folder.generator.exists() or not (folder.config.exists() or folder.metrics.exists()):
-        verdict, subtitle, sounds = _compare_sounds(folder, shown, judged)
+        verdict, subtitle, sounds = _compare_sounds(folder)
     records = folder.read_records()
     template = Template((resources.files("schurgan.report") / "templates" / "page.html").read_text("utf-8"))
     page = template.substitute(
@@ -97,7 +94,7 @@ def write_report(run: str | Path, *, shown: int = 3, judged: int = 12) -> Path:
     return folder.report
 
 
-def _compare_sounds(folder: RunFolder, shown: int, judged: int) -> tuple[Verdict, str, str]:
+def _compare_sounds(folder: RunFolder) -> tuple[Verdict, str, str]:
     """(the classifier's verdict, subtitle, HTML of real and generated sounds side by side)."""
     run, model = folder.path, load(folder.path)
     if model.card.data is None or not Path(model.card.data).is_dir():
@@ -110,9 +107,9 @@ def _compare_sounds(folder: RunFolder, shown: int, judged: int) -> tuple[Verdict
     shards, _ = split(everything, folds, config.train.val_fraction)
     # The classifier that watched the run, where it is the same, or the page would take minutes to write.
     classifier = cached_classifier(everything if folds else shards, val_folds=folds, quick=True)
-    generated = [model.sample(name, judged, _TRUNCATION, _SEED) for name in model.classes]
+    generated = [model.sample(name, _JUDGED, _TRUNCATION, _SEED) for name in model.classes]
     images = torch.cat([_analyse_again(model, sounds) for sounds in generated])
-    labels = torch.repeat_interleave(torch.arange(len(generated)), judged)
+    labels = torch.repeat_interleave(torch.arange(len(generated)), _JUDGED)
     accuracy, per_class = judge(classifier.network, images, labels)
     verdict = Verdict(
         classifier.accuracy,
@@ -140,7 +137,7 @@ def _compare_sounds(folder: RunFolder, shown: int, judged: int) -> tuple[Verdict
         f"<b>{verdict.generated_accuracy:.1%}</b> of {verdict.n_generated} generated {fake}. Two generated "
         f"ones of a class differ {variety:.2f} times as much as two real ones.</p>",
         f"<h2>{heading}</h2>\n<p>{legend}</p>",
-        *(_class_section(sounds, shards, shown, verdict) for sounds in generated),
+        *(_class_section(sounds, shards, verdict) for sounds in generated),
     ]
     return verdict, subtitle, "\n".join(parts)
 
@@ -163,13 +160,13 @@ def _variety(model: Model, shards: Shards, sounds: Sounds) -> float:
     return (torch.pdist(generated.flatten(1)).mean() / torch.pdist(real.flatten(1)).mean()).item()
 
 
-def _class_section(sounds: Sounds, shards: Shards, shown: int, verdict: Verdict) -> str:
+def _class_section(sounds: Sounds, shards: Shards, verdict: Verdict) -> str:
     name, rate = sounds.label, sounds.sample_rate
     clips = (shards.labels == shards.classes.index(name)).nonzero()[0]
-    chosen = clips[:: max(1, len(clips) // shown)][:shown]
+    chosen = clips[:: max(1, len(clips) // _SHOWN)][:_SHOWN]
     real = [_figure(shards.recording(int(i)) if rate else None, shards.images([int(i)])[0], rate) for i in chosen]
     audio = sounds.audio if sounds.audio is not None else [None] * len(sounds)
-    fake = [_figure(audio[i], sounds.images[i], rate) for i in range(min(shown, len(sounds)))]
+    fake = [_figure(audio[i], sounds.images[i], rate) for i in range(min(_SHOWN, len(sounds)))]
     return (
         f'<section class="class"><header><h3>{escape(name)}</h3>'
         f'<span class="faint">{verdict.per_class[name]:.0%} of what was generated is recognised, '

@@ -269,9 +269,9 @@ def choose_clips(shards: Shards, count: int, seed: int) -> list[int]:
     order = np.random.default_rng(seed).permutation(np.flatnonzero(~shards.augmented))
     if len(order) < count:
         raise UserError(f"{shards.folder}: {len(order)} recordings, {count} are needed")
-    firsts = {int(shards.labels[clip]): int(clip) for clip in reversed(order)}
-    chosen = sorted(firsts.values(), key=lambda clip: int(np.flatnonzero(order == clip)[0]))[:count]
-    return chosen + [int(clip) for clip in order if int(clip) not in chosen][: count - len(chosen)]
+    firsts = np.sort(np.unique(shards.labels[order], return_index=True)[1])
+    clips: list[int] = np.concatenate([order[firsts], np.delete(order, firsts)])[:count].tolist()
+    return clips
 
 
 @torch.no_grad()
