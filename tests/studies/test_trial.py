@@ -66,9 +66,7 @@ def test_a_finished_trial_is_not_touched_again(finished, images):
 
 def test_a_folder_with_a_run_of_other_options_is_refused_before_anything_runs(finished, images):
     _, trials = build(images, finished, steps=9)
-    with pytest.raises(
-        UserError, match=r"a-laptop-0: holds a run with train\.steps 8, the study has 9; choose another"
-    ):
+    with pytest.raises(UserError, match=r"a-laptop-0: .* train\.steps 8"):
         run_trials(trials)
 
 
