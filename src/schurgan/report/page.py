@@ -238,8 +238,8 @@ def score_table(run: Path) -> str:
     except UserError:
         return ""
     rows = "".join(
-        f'<tr><td>{escape(title(name))}{MARK[score.higher_is_better]}</td><td class="number">{figure(score.value)}</td>'
-        f'<td class="number">{real_figure(name, score)}</td></tr>'
+        f"<tr><td>{escape(title(name))}{MARK.get(score.higher_is_better, '')}</td>"
+        f'<td class="number">{figure(score.value)}</td><td class="number">{real_figure(name, score)}</td></tr>'
         for name, score in ordered(evaluation.scores)
     )
     head = "<tr><th>score</th><th>generated</th><th>real against real</th></tr>"
