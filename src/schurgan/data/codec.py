@@ -15,8 +15,7 @@ from schurgan.audio.interpolation import resize_weights
 from schurgan.data.manifest import IMAGE
 from schurgan.data.sources.base import Source
 
-LUMA = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue in grey, of ITU-R BT.601."""
+LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in grey, of ITU-R BT.601
 
 
 class ImageCodec:

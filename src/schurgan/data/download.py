@@ -264,7 +264,7 @@ def _request(url: str, file: IO[bytes], bar: Bar, patience: Patience) -> None:
 
 def _reason(error: BaseException) -> str:
     if isinstance(error, URLError) and isinstance(error.reason, Exception):
-        return _reason(error.reason)
+        error = error.reason
     if isinstance(error, TimeoutError):
         return "the server does not answer"
     return f"the connection failed ({_one_line(getattr(error, 'strerror', None) or error or type(error).__name__)})"

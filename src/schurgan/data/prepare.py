@@ -15,7 +15,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, Executor
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -28,7 +28,7 @@ from torch import Tensor
 
 from schurgan.audio import AudioError, AudioWarning, Spectrogram, fit_clip
 from schurgan.audio.pitch import pitch_shift
-from schurgan.core.errors import UserError
+from schurgan.core.errors import UserError, writing
 from schurgan.data.codec import Codec, ImageCodec, codec_for, open_codec
 from schurgan.data.manifest import FORMAT_VERSION, Clip, DType, Manifest, Skipped, printable
 from schurgan.data.shards import quantise
@@ -36,14 +36,11 @@ from schurgan.data.sources import SOURCES, Item, Source, open_source
 from schurgan.data.workers import worker_pool
 from schurgan.data.writer import Chunk, OutputFolder
 
-CHUNK = 16
-"""Items a worker takes at once: enough to be worth sending, few enough that all cores end together."""
+CHUNK = 16  # items a worker takes at once: enough to be worth sending, few enough that all cores end together
 BATCH = 4
 """Clips transformed at once: with more of them the coefficients, 5 MB a clip, fall out of the processor's cache."""
-PITCHES = (0.75, 0.9, 1.15, 1.5)
-"""The paper's pitch shifts, as ratios of frequencies."""
-SHORT = 2.0
-"""Seconds up to which a recording is short, and gets copies of other pitches."""
+PITCHES = (0.75, 0.9, 1.15, 1.5)  # the paper's pitch shifts, as ratios of frequencies
+SHORT = 2.0  # seconds up to which a recording is short, and gets copies of other pitches
 
 Progress = Callable[[int, int, float], None]
 
@@ -143,7 +140,7 @@ def prepare(
         raise UserError(_reason(unlisted) or f"{source.name}: no recording was found")
     described = cast(dict[str, JsonValue], source.describe())
     folder = OutputFolder(Path(out), job.plan(described, items, shard_clips))
-    with _errors_of(folder.path):
+    with _threads_kept(), writing(folder.path, "; make room or choose another folder, what is finished is kept"):
         if manifest := folder.claim(overwrite):
             return manifest
         ranges = _cut(items, shard_clips)
@@ -312,16 +309,10 @@ class _Watch:
 
 
 @contextlib.contextmanager
-def _errors_of(folder: Path) -> Iterator[None]:
-    """What goes wrong with the folder or the workers, in a user's words; and torch's threads as they were."""
-    threads, kept = torch.get_num_threads(), "what is finished is kept"
+def _threads_kept() -> Iterator[None]:
+    """Work in this process sets torch's threads; this sets them back."""
+    threads = torch.get_num_threads()
     try:
         yield
-    except OSError as error:
-        why = error.strerror or error
-        raise UserError(f"{folder}: cannot be written ({why}); make room or choose another folder, {kept}") from error
-    except BrokenExecutor as error:
-        what = "a worker process could not be started or was killed, perhaps for want of memory"
-        raise UserError(f"{what}; start again with fewer workers, {kept}") from error
     finally:
         torch.set_num_threads(threads)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +24,7 @@ from torch import Tensor
 from schurgan.core.errors import UserError
 from schurgan.data.codec import Codec, open_codec
 from schurgan.data.dataset import Indices, LabelledImages
-from schurgan.data.manifest import Clip, DType, Manifest, ShardFile, wrong_size
+from schurgan.data.manifest import Clip, DType, Manifest, Shard, ShardFile, wrong_size
 
 Rows = NDArray[Any]
 Images = TypeVar("Images", bound="LabelledImages")
@@ -123,27 +123,28 @@ class Shards(LabelledImages):
 
     def stored(self, indices: Indices) -> Rows:
         """Images of the clips `indices` (B,) as they lie in the shards: (B, planes, R, R) of `manifest.dtype`."""
-        clips = self._clips[np.asarray(indices, dtype=np.int64)]
         shape = (self.planes, *self.shape[1:])
-        stored = np.empty((len(clips), *shape), self.manifest.dtype)
-        shards = np.searchsorted(self._starts, clips, side="right") - 1
-        rows = clips - self._starts[shards]
-        for place, (shard, row) in enumerate(zip(shards.tolist(), rows.tolist(), strict=True)):
-            record = self.manifest.shards[shard]
-            stored[place] = self._files(record.images, (record.count, *shape), self.manifest.dtype)[row]
+        stored = np.empty((len(indices), *shape), self.manifest.dtype)
+        for place, (shard, row) in enumerate(self._places(indices)):
+            stored[place] = self._files(shard.images, (shard.count, *shape), self.manifest.dtype)[row]
         return stored
 
     def recording(self, index: int) -> Tensor:
         """The recording that image `index` was made of: (n_samples,) float32, peak 1. UserError if none was kept."""
-        clip = self._clips[index]
-        shard = int(np.searchsorted(self._starts, clip, side="right")) - 1
-        record = self.manifest.shards[shard]
-        if record.audio is None:
+        ((shard, row),) = self._places([index])
+        if shard.audio is None:
             images = "a set of images, which no recordings belong to"
             kept = "was prepared without recordings; prepare the data again with them"
             raise UserError(f"{self.folder}: {images if self.manifest.kind == 'images' else kept}")
-        array = self._files(record.audio, (record.count, self.manifest.n_samples), "int16")
-        return torch.from_numpy(array[clip - self._starts[shard]].astype(np.float32)).div_(32767)
+        array = self._files(shard.audio, (shard.count, self.manifest.n_samples), "int16")
+        return torch.from_numpy(array[row].astype(np.float32)).div_(32767)
+
+    def _places(self, indices: Indices) -> Iterator[tuple[Shard, int]]:
+        """The shard and the row in it of some clips."""
+        clips = self._clips[np.asarray(indices, dtype=np.int64)]
+        shards = np.searchsorted(self._starts, clips, side="right") - 1
+        rows = clips - self._starts[shards]
+        return ((self.manifest.shards[shard], row) for shard, row in zip(shards.tolist(), rows.tolist(), strict=True))
 
 
 def split(images: Images, val_folds: Collection[int] = (), val_fraction: float = 0.0) -> tuple[Images, Images | None]:

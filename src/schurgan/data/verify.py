@@ -13,10 +13,8 @@ import numpy as np
 from schurgan.data.manifest import Manifest, ShardFile
 from schurgan.data.shards import wrong_size
 
-CHUNK = 1 << 20
-"""Bytes read at a time."""
-NAMED = 3
-"""Clips of one file that are named; of more, how many."""
+CHUNK = 1 << 20  # bytes read at a time
+NAMED = 3  # clips of one file that are named; of more, how many
 _SHARDLIKE = re.compile(r"(images|audio)-\d+\.npy|part-\d+\.json|unfinished\.json|\..*\.partial")
 
 

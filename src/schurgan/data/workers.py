@@ -21,8 +21,7 @@ from schurgan.core.errors import UserError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-PATIENCE = 30.0
-"""Seconds to wait for an answer of a cluster's scheduler, and for its first worker."""
+PATIENCE = 30.0  # seconds to wait for an answer of a cluster's scheduler, and for its first worker
 WORTH_A_WORKER = 16
 """Tasks for each worker process of a pool of the default size: it imports torch first, as long as ten of them take."""
 
@@ -40,8 +39,7 @@ def worker_pool(
     `work` travels to each worker once. The other arguments are those of `prepare`.
 
     Raises:
-        UserError: Dask is not installed, nobody answers at the address, no worker comes, or the cluster fails later.
-        BrokenExecutor: a worker process of the pool cannot be started, or dies.
+        UserError: Dask is not installed, its cluster does not answer or fails, or a worker process dies.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     count = min(workers, n_tasks) if workers else min(cores, n_tasks // WORTH_A_WORKER)
@@ -55,7 +53,11 @@ def worker_pool(
             submit, ahead = (lambda task: _done(work(task))), 1
         else:
             submit, ahead = stack.enter_context(_processes(work, count)), 2 * count + 2
-        yield lambda tasks: _in_order(submit, tasks, ahead)
+        try:
+            yield lambda tasks: _in_order(submit, tasks, ahead)
+        except BrokenExecutor as error:
+            reason = "a worker process could not be started or was killed, perhaps for want of memory"
+            raise UserError(f"{reason}; start again with fewer workers, what is finished is kept") from error
 
 
 def _in_order(submit: Callable[[Task], Future[Result]], tasks: Iterable[Task], ahead: int) -> Iterator[Result]:

@@ -38,10 +38,8 @@ from schurgan.version import __version__
 
 OURS = re.compile(r"(images|audio)-\d{5,}\.npy|part-\d{5,}\.json|unfinished\.json|manifest\.json")
 PARTIAL = re.compile(rf"\.({OURS.pattern})\.\d+\.partial")
-FEW = 10
-"""Clips a class below which a warning is due."""
-FAINT = 1e-3
-"""Peak of a recording, full scale 1, under which its noise floor is what gets learnt."""
+FEW = 10  # clips a class below which a warning is due
+FAINT = 1e-3  # peak of a recording, full scale 1, under which its noise floor is what gets learnt
 Rows = NDArray[Any]
 
 
@@ -91,7 +89,9 @@ class OutputFolder:
         # The marker comes before the manifest goes: at no moment are the files nobody's, or does half a set look whole.
         write_json(self.path / MARKER, {"format": FORMAT, "version": FORMAT_VERSION, "plan": self.plan})
         (self.path / MANIFEST).unlink(missing_ok=True)
-        self._remove(path for path in self._ours(partial=True) if overwrite or path.name.startswith("."))
+        for path in list(self._ours(partial=True)):
+            if path.name != MARKER and (overwrite or path.name.startswith(".")):
+                path.unlink(missing_ok=True)
         return None
 
     def part(self, number: int) -> Part | None:
@@ -193,13 +193,10 @@ class OutputFolder:
     def tidy(self, manifest: Manifest | None = None) -> None:
         """Remove every file of ours that `manifest` does not account for, the marker of ownership last."""
         kept = {MANIFEST, *(file.file for file in manifest.files())} if manifest else set()
-        self._remove(path for path in self._ours(partial=True) if path.name not in kept)
-        (self.path / MARKER).unlink(missing_ok=True)
-
-    def _remove(self, paths: Iterable[Path]) -> None:
-        for path in list(paths):
-            if path.name != MARKER:
+        for path in list(self._ours(partial=True)):
+            if path.name not in (MARKER, *kept):
                 path.unlink(missing_ok=True)
+        (self.path / MARKER).unlink(missing_ok=True)
 
     def _ours(self, partial: bool = False) -> Iterator[Path]:
         """Files here whose names this program gives, with those that a killed start left half-written if asked."""
