@@ -24,8 +24,6 @@ from schurgan.training.build import (
     build_conditions,
     build_discriminator,
     build_generator,
-    build_latent,
-    build_loss,
 )
 from schurgan.training.checkpoint import Checkpoints
 
@@ -242,13 +240,12 @@ def test_the_networks_of_a_row_can_be_built_and_fit_each_other(name):
     model = config.model.model_copy(update={"init": "normal"})
     with torch.device("meta"):
         generator, discriminator = build_generator(model, 50), build_discriminator(model, 50)
-        z = torch.empty(2, build_latent(model, generator).dim)
+        z = torch.empty(2, generator.latent_dim)
         labels = torch.zeros(2, dtype=torch.int64)
         images = generator(z, labels)
         scores = discriminator(images, labels)
     size = int(config.preset.split("-")[1])
     assert (images.shape, scores.shape) == ((2, 3, size, size), (2,))
-    build_loss(config.train.loss, config.regularize)
     build_augmentation(config.regularize)
     conditions = build_conditions(config, 50)
     assert ("moment_matching" not in conditions) == (config.moment_matching.descriptor == "none")

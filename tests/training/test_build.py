@@ -16,7 +16,6 @@ from schurgan.training.augment import POLICIES
 from schurgan.training.build import (
     build_architecture,
     build_generator,
-    build_latent,
     build_regularizers,
     build_trainer,
 )
@@ -188,5 +187,5 @@ def test_options_reach_the_networks():
     network = build_generator(model, 3)
     assert all(values[0] <= 0.5 + 1e-4 for values in leading_singular_values(network).values() if len(values) > 2)
     assert any(isinstance(module, SpectralClamp) and module.count == 2 for module in network.modules())
-    z = build_latent(model, network).sample(4000, torch.Generator().manual_seed(0))
+    z = build_trainer(Config(model=model), 3).latent.sample(4000, torch.Generator().manual_seed(0))
     assert z.var().item() == pytest.approx(0.02, rel=0.05)  # 4,000 times 64 draws: 0.3 %

@@ -121,6 +121,7 @@ def test_two_steps_of_d_use_both_batches_before_g_moves(trainer, batches, monkey
 def test_the_average_follows_g_by_the_warmed_up_decay(trainer, batches):
     made = trainer(ema_decay=0.2)
     average = weights(made.generator_ema)
+    assert not any(parameter.requires_grad for parameter in made.generator_ema.parameters())
     for step in range(3):
         made.training_step(batches[step : step + 1])
         decay = min(0.2, (1 + step) / (10 + step))

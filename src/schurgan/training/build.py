@@ -30,21 +30,22 @@ from schurgan.runs.options import ModelOptions, RegularizeOptions
 from schurgan.training.augment import DiffAugment
 from schurgan.training.losses import LOSSES, Loss
 from schurgan.training.regularizers import R1, R2, GradientPenalty, LeCam, OrthogonalRegularizer, Regularizer
-from schurgan.training.trainer import Trainer, adam
+from schurgan.training.trainer import Trainer
+
+Network = nn.Module | Callable[[], nn.Module]
 
 
 @dataclass(frozen=True)
 class Parts:
-    """A user's own objects, in place of those that the options name; regularisers are added to theirs."""
+    """A user's own objects, in place of those that the options name; regularisers are added to theirs.
 
-    generator: nn.Module | Callable[[], nn.Module] | None = None
-    """G, or what builds it: z (B, latent_dim), labels (B,) -> images (B, C, R, R); has `latent_dim` and `classes`."""
-    discriminator: nn.Module | Callable[[], nn.Module] | None = None
-    """D, or what builds it: images, labels -> scores (B,)."""
+    For the networks see `schurgan.train`.
+    """
+
+    generator: Network | None = None
+    discriminator: Network | None = None
     loss: Loss | None = None
-    """Adversarial objectives."""
     regularizers: Sequence[Regularizer] = ()
-    """Terms beside those that the options name."""
 
     def names(self) -> dict[str, str]:
         """Return what the run was trained with, by class: another one must not go on with its states."""
@@ -58,14 +59,9 @@ class Parts:
 
 
 def build_trainer(
-    config: Config,
-    classes: int,
-    *,
-    world: World | None = None,
-    codec: Codec | None = None,
-    own: Parts | None = None,
+    config: Config, classes: int, *, world: World | None = None, codec: Codec | None = None, own: Parts | None = None
 ) -> Trainer:
-    """A trainer with the parts that the options name.
+    """Build a trainer with the parts that the options name.
 
     Args:
         config: options of the run.
@@ -77,21 +73,28 @@ def build_trainer(
     Raises:
         ValueError: options do not fit each other.
     """
-    train, own, device = config.train, own or Parts(), (world or World()).device
+    train, model, own, world = config.train, config.model, own or Parts(), world or World()
     torch.manual_seed(train.seed)
-    generator = fresh(own.generator) if own.generator else build_generator(config.model, classes)
-    discriminator = fresh(own.discriminator) if own.discriminator else build_discriminator(config.model, classes)
-    networks = [generator.to(device), discriminator.to(device)]
-    optimizers = [adam(n, lr, train.betas, train.eps) for n, lr in zip(networks, (train.lr_g, train.lr_d), strict=True)]
+    generator = fresh(own.generator) if own.generator else build_generator(model, classes)
+    discriminator = fresh(own.discriminator) if own.discriminator else build_discriminator(model, classes)
+    loss = own.loss or LOSSES[train.loss]
+    if loss.lipschitz and not own.loss and not config.regularize.gradient_penalty:
+        raise ValueError(f'gradient_penalty: 0 given, the loss "{train.loss}" needs one, 10 is usual')
+
+    def adam(network: nn.Module, lr: float) -> torch.optim.Adam:
+        network.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # Fused, as a step that can be left out without waiting for the device.
+        return torch.optim.Adam(network.parameters(), lr, betas=train.betas, eps=train.eps, fused=True)
+
     return Trainer(
         generator,
         discriminator,
-        loss=own.loss or build_loss(train.loss, config.regularize),
+        loss=loss,
         regularizers=[*build_regularizers(config.regularize), *copy.deepcopy(own.regularizers)],
         conditions=build_conditions(config, classes),
         augment=build_augmentation(config.regularize, codec),
-        optimizers=(optimizers[0], optimizers[1]),
-        latent=build_latent(config.model, generator),
+        optimizers=(adam(generator, train.lr_g), adam(discriminator, train.lr_d)),
+        latent=Latent(cast(int, generator.latent_dim), model.latent, variance=model.latent_variance),
         ema_decay=train.ema_decay,
         seed=train.seed,
         batch_size=train.batch_size,
@@ -102,7 +105,7 @@ def build_trainer(
     )
 
 
-def fresh(network: nn.Module | Callable[[], nn.Module]) -> nn.Module:
+def fresh(network: Network) -> nn.Module:
     """A network as it was given, also for the second trainer of a run that goes back."""
     return copy.deepcopy(network) if isinstance(network, nn.Module) else network()
 
@@ -126,8 +129,8 @@ def build_generator(model: ModelOptions, classes: int) -> Generator:
     if model.spectral_norm_g:
         apply_spectral_norm(network, network.embeddings(), iterations=model.spectral_iterations)
     elif model.clamp_g:
-        clamp = {"limit": model.clamp_limit, "k": model.clamp_g, "iterations": model.spectral_iterations}
-        apply_spectral_clamp(network, keep=network.embeddings(), **clamp)  # type: ignore[arg-type]
+        keep, iterations = network.embeddings(), model.spectral_iterations
+        apply_spectral_clamp(network, limit=model.clamp_limit, k=model.clamp_g, keep=keep, iterations=iterations)
     return network
 
 
@@ -142,28 +145,11 @@ def build_discriminator(model: ModelOptions, classes: int) -> Discriminator:
 
 
 def build_conditions(config: Config, classes: int) -> dict[str, Condition]:
-    """The conditions on G by name. DDFN of weight 0 is one too: its gap is logged.
-
-    Raises:
-        ValueError: options do not fit each other.
-    """
+    """The conditions on G by name. DDFN of weight 0 is one too: its gap is logged."""
     conditions: dict[str, Condition] = {"ddfn": DDFN(**config.ddfn.model_dump())}
     if config.moment_matching.descriptor != "none":
         conditions["moment_matching"] = MomentMatching(classes=classes, **config.moment_matching.model_dump())
     return conditions
-
-
-def build_latent(model: ModelOptions, generator: nn.Module) -> Latent:
-    """Take z of the generator's length. Raises ValueError for a variance of a uniform z."""
-    return Latent(cast(int, generator.latent_dim), model.latent, variance=model.latent_variance)
-
-
-def build_loss(name: str, options: RegularizeOptions) -> Loss:
-    """The adversarial loss of that name. Raises ValueError where it needs a gradient penalty that has no weight."""
-    loss = LOSSES[name]
-    if loss.lipschitz and not options.gradient_penalty:
-        raise ValueError(f'gradient_penalty: 0 given, the loss "{name}" needs one, 10 is usual')
-    return loss
 
 
 def build_regularizers(options: RegularizeOptions) -> list[Regularizer]:
@@ -206,10 +192,9 @@ def choose_codec(config: Config, images: LabelledImages, own: Parts | None = Non
     except ValueError as error:
         raise UserError(f"model.{error} ({images.folder})") from None
     if architecture.size != images.shape[1:] and not (own and own.generator and own.discriminator):
-        made = f"{architecture.size[0]}x{architecture.size[1]}"
-        held = f"{images.shape[1]}x{images.shape[2]}"
+        (rows, columns), (height, width) = architecture.size, images.shape[1:]
         raise UserError(
-            f'model.architecture: "{config.model.architecture}" makes images of {made}, {images.folder} holds {held};'
-            f" prepare with size {architecture.size[0]} or choose another architecture"
+            f'model.architecture: "{config.model.architecture}" makes images of {rows}x{columns}, {images.folder} holds'
+            f" {height}x{width}; prepare with size {rows} or choose another architecture"
         )
     return codec

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,15 +37,13 @@ class Trainer:
     move with each part.
 
     Args:
-        generator: z (B, latent_dim), labels (B,) -> images (B, C, R, R) in [−1, 1]; its `latent_dim` is read where no
-            `latent` is given.
-        discriminator: images, labels -> scores (B,).
+        generator: z (B, latent_dim), labels (B,) -> images (B, C, R, R) in [−1, 1].
+        discriminator: images, labels -> scores (B,). Both networks are on the device of `world`.
         loss: the adversarial objectives.
         regularizers: terms of either network's loss.
-        conditions: conditions on the generator by the names that their metrics have; those of a sequence are named
-            after their classes. Call their `fit_real` before the first step.
+        conditions: conditions on G by the names of their metrics. Call their `fit_real` before the first step.
         augment: what is done to every image that D is shown.
-        optimizers: of G and of D, made with fused=True; Adam by default.
+        optimizers: of G and of D, made with fused=True.
         latent: distribution of z.
         ema_decay: decay of the moving average of G's weights.
         seed: of the noise; the networks come with their weights.
@@ -54,10 +51,10 @@ class Trainer:
         gradient_accumulation_steps: parts of a process's share of the batch.
         precision: arithmetic of the networks.
         compile: compile the networks.
-        world: the processes that train together, and this one's device.
+        world: the processes that train together.
 
     Raises:
-        ValueError: batch_size is no multiple of processes times parts, or two conditions have one name.
+        ValueError: batch_size is no multiple of processes times parts.
     """
 
     def __init__(
@@ -66,42 +63,36 @@ class Trainer:
         discriminator: nn.Module,
         *,
         loss: Loss,
-        regularizers: Sequence[Regularizer] = (),
-        conditions: Mapping[str, Condition] | Iterable[Condition] = (),
-        augment: DiffAugment | None = None,
-        optimizers: tuple[torch.optim.Optimizer, torch.optim.Optimizer] | None = None,
-        latent: Latent | None = None,
-        ema_decay: float = 0.995,
-        seed: int = 0,
-        batch_size: int = 32,
-        gradient_accumulation_steps: int = 1,
-        precision: Format = "fp32",
-        compile: bool = False,
-        world: World | None = None,
+        regularizers: Sequence[Regularizer],
+        conditions: Mapping[str, Condition],
+        augment: DiffAugment,
+        optimizers: tuple[torch.optim.Optimizer, torch.optim.Optimizer],
+        latent: Latent,
+        ema_decay: float,
+        seed: int,
+        batch_size: int,
+        gradient_accumulation_steps: int,
+        precision: Format,
+        compile: bool,
+        world: World,
     ) -> None:
-        self.world = world or World()
-        self.device, self.seed, self.batch_size = self.world.device, seed, batch_size
-        self.part_size, rest = divmod(batch_size, self.world.size * gradient_accumulation_steps)
+        self.world, self.device, self.seed, self.batch_size = world, world.device, seed, batch_size
+        self.part_size, rest = divmod(batch_size, world.size * gradient_accumulation_steps)
         if rest or not self.part_size:
-            parts = f"{self.world.size} processes x {gradient_accumulation_steps} parts"
+            parts = f"{world.size} processes x {gradient_accumulation_steps} parts"
             raise ValueError(f"batch_size: {batch_size} given, a multiple of {parts} is needed")
-        for network in (generator, discriminator):
-            network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if self.world.size > 1:
+        if world.size > 1:
             convert_batch_norm(generator)
         self.generator, self.discriminator, self.loss = generator, discriminator, loss
-        self.generator_ema = copy.deepcopy(generator)
-        self.ema = EMA(generator, self.generator_ema, ema_decay)
-        self.latent = latent or Latent(cast(int, generator.latent_dim))
-        self.augment = (augment or DiffAugment("")).to(self.device)
-        self.regularizers, self.conditions = list(regularizers), _named(conditions)
+        self.generator_ema, self.ema_decay = copy.deepcopy(generator).requires_grad_(False), ema_decay
+        self.latent, self.augment = latent, augment.to(self.device)
+        self.regularizers, self.conditions = regularizers, conditions
         for part in (*self.regularizers, *self.conditions.values()):
             if isinstance(part, nn.Module):
                 part.to(self.device)
         self.precision = Precision(precision, self.device)
-        optimizer_g, optimizer_d = optimizers or (adam(generator), adam(discriminator))
-        self.g = Learner(generator, optimizer_g, self.precision, self.world, compile)
-        self.d = Learner(discriminator, optimizer_d, self.precision, self.world, compile)
+        self.g = Learner(generator, optimizers[0], self.precision, world, compile)
+        self.d = Learner(discriminator, optimizers[1], self.precision, world, compile)
         self.global_step = 0
 
     def training_step(self, batches: Sequence[Batch]) -> Metrics:
@@ -115,7 +106,7 @@ class Trainer:
             have changed was then left as it was, without waiting for the device.
         """
         metrics = self._phases(batches)
-        self.ema.update(self.global_step)
+        update_average(self.generator_ema, self.generator, self.ema_decay, self.global_step)
         self.global_step += 1
         return metrics
 
@@ -287,13 +278,11 @@ class Trainer:
         Raises:
             KeyError, ValueError, RuntimeError: the state is of another trainer.
         """
-        optimizers = (self.g.optimizer, self.d.optimizer)
-        options = [[{k: v for k, v in g.items() if k != "params"} for g in each.param_groups] for each in optimizers]
         for name, part in self._stateful().items():
-            part.load_state_dict(state[name])
-        for optimizer, groups in zip(optimizers, options, strict=True):
-            for group, own in zip(optimizer.param_groups, groups, strict=True):
-                group.update(own)
+            saved = state[name]
+            if isinstance(part, torch.optim.Optimizer):
+                saved = {"state": saved["state"], "param_groups": part.state_dict()["param_groups"]}
+            part.load_state_dict(saved)
         self.global_step = int(state["global_step"])
 
     def _stateful(self) -> dict[str, Any]:
@@ -306,41 +295,14 @@ class Trainer:
         return parts | {name: s for name, s in (("scale_g", self.g.scale), ("scale_d", self.d.scale)) if s is not None}
 
 
-class EMA:
-    """Exponential moving average θ̄ ← β_t θ̄ + (1 − β_t) θ of the parameters of `source` in `average`, a copy of it.
+@torch.no_grad()
+def update_average(average: nn.Module, source: nn.Module, decay: float, step: int) -> None:
+    """Exponential moving average θ̄ ← β_t θ̄ + (1 − β_t) θ of parameters, after step `step` (0, 1, ...) of `source`.
 
     β_t = min(decay, (1 + t) / (10 + t)) forgets the random start quickly. Buffers (batch norm's running statistics,
     spectral norm's vectors) are copied: an average of them describes no network.
     """
-
-    def __init__(self, source: nn.Module, average: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self._pairs = list(zip(average.parameters(), source.parameters(), strict=True))
-        self._buffers = list(zip(average.buffers(), source.buffers(), strict=True))
-        average.requires_grad_(False)
-
-    @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Take in the source after its step number `step` (0, 1, ...)."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_([a for a, _ in self._pairs], [s for _, s in self._pairs], 1 - decay)
-        for average, source in self._buffers:
-            average.copy_(source)
-
-
-def adam(
-    network: nn.Module, lr: float = 1e-3, betas: tuple[float, float] = (0.0, 0.9), eps: float = 1e-6
-) -> torch.optim.Adam:
-    """The optimiser of a network: Adam, whose fused step can be left out without waiting for the device."""
-    return torch.optim.Adam(network.parameters(), lr, betas=betas, eps=eps, fused=True)
-
-
-def _named(conditions: Mapping[str, Condition] | Iterable[Condition]) -> dict[str, Condition]:
-    """Conditions by name; those of a sequence by their class in snake case: DDFN -> ddfn."""
-    if isinstance(conditions, Mapping):
-        return dict(conditions)
-    listed = list(conditions)
-    named = {re.sub("(?<=[a-z])(?=[A-Z])", "_", type(each).__name__).lower(): each for each in listed}
-    if len(named) < len(listed):
-        raise ValueError("conditions: several of one class given, a mapping from names is needed")
-    return named
+    weight = 1 - min(decay, (1 + step) / (10 + step))
+    torch._foreach_lerp_(list(average.parameters()), list(source.parameters()), weight)
+    for mean, value in zip(average.buffers(), source.buffers(), strict=True):
+        mean.copy_(value)
