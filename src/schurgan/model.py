@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -42,8 +43,7 @@ class Card:
     """`Architecture.from_dict(architecture)` shapes the generator; None for a module of the user's own."""
     width: int | None
     """Channels of a multiple of 1; None for a module of the user's own."""
-    channels: int
-    """Channels of an image."""
+    channels: int  # of an image
     latent: Literal["normal", "uniform"]
     latent_variance: float
     classes: tuple[str, ...]
@@ -53,8 +53,7 @@ class Card:
     """Level of the top of the scale for each class, the median of its recordings."""
     data: str | None
     """Folder of shards that phases may be borrowed from."""
-    step: int
-    """Steps of training behind the weights."""
+    step: int  # of training, behind the weights
 
 
 @dataclass(frozen=True)
@@ -73,11 +72,7 @@ class Sounds:
         return len(self.images)
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Write one WAV and one PNG a sound, FOLDER/label-000.wav.
-
-        Returns:
-            The WAVs; of pictures the PNGs.
-        """
+        """Write one WAV and one PNG a sound, FOLDER/label-000.wav; return the WAVs, or the PNGs of pictures."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         name = "".join(c if c.isalnum() or c in "-_ " else "_" for c in self.label).strip() or "sound"
@@ -93,12 +88,7 @@ class Sounds:
 
 
 class Model:
-    """A generator with the codec of its images.
-
-    Args:
-        generator: z (N, latent_dim), labels (N,) -> images (N, C, R, R) in [−1, 1]; it is put into eval mode.
-        card: what else sampling and decoding need.
-    """
+    """A generator, which is put into eval mode, with the codec of its images."""
 
     def __init__(self, generator: Generator, card: Card) -> None:
         self.generator = generator.eval()
@@ -112,11 +102,6 @@ class Model:
         """Names of the classes; the label of a class is its place."""
         return self.card.classes
 
-    @property
-    def device(self) -> torch.device:
-        """Where the generator is; images and sounds come back on the CPU."""
-        return next(self.generator.parameters()).device
-
     def to(self, device: torch.device | str) -> Self:
         """Move the generator to `device`, in place, and return the model."""
         self.generator.to(device)
@@ -129,19 +114,10 @@ class Model:
 
     @property
     def spectrogram(self) -> Spectrogram:
-        """What turns its images into sound.
-
-        Raises:
-            UserError: it is a model of pictures.
-        """
+        """What turns its images into sound. Raises UserError for a model of pictures."""
         if self.pictures:
             raise UserError("this model was trained on pictures: it makes no sounds")
         return cast(Spectrogram, self.codec)
-
-    @property
-    def sample_rate(self) -> int | None:
-        """In Hz; None for a model of pictures."""
-        return None if self.pictures else self.spectrogram.sample_rate
 
     def sample(
         self,
@@ -163,9 +139,6 @@ class Model:
             phase: "noise" and "griffin-lim" find one; "carrier" starts from a recording of the class in the shards.
             refine: iterations of fitting sound to image, 32 by default.
 
-        Returns:
-            The sounds with their images; of a model of pictures the images alone.
-
         Raises:
             UserError: a class or a number is out of range.
         """
@@ -181,28 +154,23 @@ class Model:
             images = self.images(labels, truncation, seed)
         except ValueError as error:
             raise UserError(str(error)) from None
-        audio = None if self.pictures else self.decode(images, labels, phase, refine, seed)
-        return Sounds(label, audio, images, self.sample_rate)
+        if self.pictures:
+            return Sounds(label, None, images, None)
+        audio = self.decode(images, labels, phase, refine, seed)
+        return Sounds(label, audio, images, self.spectrogram.sample_rate)
 
     @torch.no_grad()
     def images(self, labels: Tensor, truncation: float | None = None, seed: int = 0) -> Tensor:
-        """Generate images.
-
-        Args:
-            labels: classes (N,).
-            truncation: variance of the noise, as in `sample`.
-            seed: of the noise.
-
-        Returns:
-            Images (N, C, R, R) in [−1, 1], float32 on the CPU.
+        """Generate images (N, C, R, R) in [−1, 1] of classes (N,), float32 on the CPU.
 
         Raises:
-            ValueError: truncation is out of range.
+            ValueError: truncation, see `sample`, is out of range.
         """
         generator = torch.Generator().manual_seed(seed)
         z = self.latent.sample(len(labels), generator, truncation)
-        parts = zip(torch.split(z, _BATCH), torch.split(labels, _BATCH), strict=True)
-        images = [self.generator(a.to(self.device), b.to(self.device)) for a, b in parts]
+        device = next(self.generator.parameters()).device
+        parts = zip(z.split(_BATCH), labels.split(_BATCH), strict=True)
+        images = [self.generator(a.to(device), b.to(device)) for a, b in parts]
         return torch.cat([each.float().cpu().contiguous() for each in images])
 
     @torch.no_grad()
@@ -212,14 +180,13 @@ class Model:
         """Turn images (N, C, R, R) of classes (N,) into sounds (N, L), none louder than full scale."""
         reference = torch.tensor(self.card.references)[labels]
         carriers = self._carriers(labels, seed) if phase == "carrier" else None
-        refine = 32 if refine is None else refine
+        options: dict[str, Any] = {"phase": phase, "refine": 32 if refine is None else refine, "hold_phase": False}
         sounds = []
         with _one_thread():
             for i in range(0, len(images), _BATCH):
                 part = slice(i, i + _BATCH)
                 here = Aux(reference[part], None if carriers is None else carriers[part])
-                options: dict[str, Any] = {"refine": refine, "hold_phase": False, "seed": seed + i}
-                sounds.append(self.spectrogram.decode(images[part], here, phase=phase, **options))
+                sounds.append(self.spectrogram.decode(images[part], here, seed=seed + i, **options))
         audio = torch.cat(sounds)
         return audio / audio.abs().amax(1, keepdim=True).clamp_min(1)
 
@@ -231,47 +198,6 @@ class Model:
         content = safetensors.torch.save(weights, {"card": json.dumps(card)})
         with atomic_write(path) as file:
             file.write(content)
-
-    @classmethod
-    def load(cls, path: str | Path, device: str = "cpu", generator: nn.Module | None = None) -> Model:
-        """Read a file that `save` wrote.
-
-        Args:
-            path: the file.
-            device: where the generator goes.
-            generator: takes the weights, where they are of a module of the user's own.
-
-        Raises:
-            UserError: the file is damaged, something else, or needs a `generator`.
-        """
-        try:
-            with safetensors.safe_open(path, "pt") as file:
-                known = json.loads((file.metadata() or {}).get("card", "{}"))
-                weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            if known.pop("format", None) != _FORMAT:
-                raise UserError(f"{path}: not a generator of this program's format {_FORMAT}")
-            if known.pop("sha256") != _digest(weights):
-                raise UserError(f"{path}: damaged (its weights are not what was saved); make it again")
-            if "ladder" in known:  # its name in the version before
-                known["architecture"] = known.pop("ladder")
-            card = Card(**known)
-            card = replace(card, classes=tuple(card.classes), references=tuple(card.references))
-            if generator is None and card.architecture is None:
-                raise UserError(f"{path}: of a network that this package does not have; give it as generator")
-            network = build(card) if generator is None else cast(Generator, generator)
-            network.load_state_dict(weights)
-            return cls(network.to(device), card)
-        except (
-            OSError,
-            safetensors.SafetensorError,
-            LookupError,
-            TypeError,
-            ValueError,
-            RuntimeError,
-            AttributeError,
-        ) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(f"{path}: damaged, or not a generator ({reason[:120]})") from None
 
     def _carriers(self, labels: Tensor, seed: int) -> Tensor:
         """Return a recording of each label's class, chosen by the seed: (N, L)."""
@@ -285,8 +211,7 @@ class Model:
         generator = torch.Generator().manual_seed(seed)
         recordings = []
         for label in labels.tolist():
-            name = self.classes[label]
-            clips = torch.from_numpy(shards.labels == shards.classes.index(name)).nonzero()[:, 0]
+            clips = torch.from_numpy(shards.labels == label).nonzero()[:, 0]
             recordings.append(shards.recording(int(clips[torch.randint(len(clips), (1,), generator=generator)])))
         return torch.stack(recordings)
 
@@ -321,7 +246,7 @@ def build(card: Card) -> Generator:
         return Generator(Architecture.from_dict(card.architecture), len(card.classes), card.width, card.channels)
 
 
-def load(path: str | Path, device: str = "cpu", generator: nn.Module | None = None) -> Model:
+def load(path: str | os.PathLike[str], device: str = "cpu", generator: nn.Module | None = None) -> Model:
     """Load a trained model.
 
     Args:
@@ -330,11 +255,38 @@ def load(path: str | Path, device: str = "cpu", generator: nn.Module | None = No
         generator: takes the weights, where the run trained a module of the user's own.
 
     Raises:
-        UserError: there is no model, or it cannot be read.
+        UserError: there is no model, it cannot be read, or it needs a `generator`.
     """
     path = Path(path)
     file = RunFolder(path).generator if path.is_dir() else path
     if not file.exists():
         what = "the run has not saved a generator yet" if path.is_dir() else "no such file or folder"
         raise UserError(f"{file}: {what}; `schurgan train` makes one")
-    return Model.load(file, device, generator)
+    try:
+        with safetensors.safe_open(file, "pt") as opened:
+            known = json.loads((opened.metadata() or {}).get("card", "{}"))
+            weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
+        if known.pop("format", None) != _FORMAT:
+            raise UserError(f"{file}: not a generator of this program's format {_FORMAT}")
+        if known.pop("sha256") != _digest(weights):
+            raise UserError(f"{file}: damaged (its weights are not what was saved); make it again")
+        if "ladder" in known:  # its name in the version before
+            known["architecture"] = known.pop("ladder")
+        card = Card(**known)
+        card = replace(card, classes=tuple(card.classes), references=tuple(card.references))
+        if generator is None and card.architecture is None:
+            raise UserError(f"{file}: of a network that this package does not have; give it as generator")
+        network = build(card) if generator is None else cast(Generator, generator)
+        network.load_state_dict(weights)
+        return Model(network.to(device), card)
+    except (
+        OSError,
+        safetensors.SafetensorError,
+        LookupError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+        AttributeError,
+    ) as e:
+        reason = (str(e).splitlines() or [type(e).__name__])[0]
+        raise UserError(f"{file}: damaged, or not a generator ({reason[:120]})") from None

@@ -56,13 +56,7 @@ class Run:
     """One process's part of a run with these options, in this folder; the process of rank 0 writes what there is."""
 
     def __init__(
-        self,
-        config: Config,
-        run: Path,
-        images: LabelledImages,
-        world: World,
-        own: Parts,
-        callbacks: Sequence[Callback] = (),
+        self, config: Config, run: Path, images: LabelledImages, world: World, own: Parts, callbacks: Sequence[Callback]
     ) -> None:
         self.config, self.run, self.folder, self.world, self.own = config, run, RunFolder(run), world, own
         torch.set_num_threads(config.train.threads or max(1, (os.cpu_count() or 1) // world.size))
@@ -73,10 +67,9 @@ class Run:
         self.watcher = Watcher(config, self.training, self.held_out, self.codec, world)
         self.artifacts = Artifacts(run, config, self.training, self.codec)
         self.checkpoints = Checkpoints(run, config.train.keep_checkpoints)
-        options = config.model_dump(mode="json") | own.names()
-        self.identity = Identity(options=options, data=images.fingerprint)
+        self.identity = Identity(options=config.model_dump(mode="json") | own.names(), data=images.fingerprint)
         self.logger = Logger(run, quiet=not world.is_main, tensorboard=config.train.tensorboard)
-        self._callbacks = list(callbacks)
+        self._callbacks = callbacks
         self._stop = False  # whether a callback asked for it
         self._changes: list[str] = []  # options that the state was not made with
 
@@ -84,10 +77,9 @@ class Run:
         """Build everything that an attempt's own options shape."""
         self.options, train, world = config, config.train, self.world
         self._fault = torch.zeros((), device=world.device)
+        classes = len(self.training.classes)
         try:
-            self.trainer = build_trainer(
-                config, len(self.training.classes), world=world, codec=self.codec, own=self.own
-            )
+            self.trainer = build_trainer(config, classes, world=world, codec=self.codec, own=self.own)
         except ValueError as error:
             raise UserError(str(error)) from None
         self.batches = Batches(
@@ -95,11 +87,7 @@ class Run:
         )
 
     def initialise(self) -> None:
-        """Prepare the state before the first step.
-
-        Raises:
-            UserError: the data cannot be trained on.
-        """
+        """Prepare the state before the first step. Raises UserError for data that cannot be trained on."""
         try:
             for condition in self.trainer.conditions.values():
                 batches = self.training.batches(64)
@@ -110,11 +98,8 @@ class Run:
     def restore(self, allow: Collection[str] = ()) -> None:
         """Restore the newest checkpoint, else initialise.
 
-        Args:
-            allow: names of options that may differ from those of the checkpoint.
-
         Raises:
-            UserError: the checkpoint was made with other options, or does not fit.
+            UserError: an option that is not in `allow` differs from the checkpoint's, or the state does not fit.
         """
         if self.world.is_main:
             for partial_file in self.run.rglob(".*.partial"):  # of a process that was killed while it wrote
@@ -137,11 +122,8 @@ class Run:
     def fit(self, interrupts: list[int]) -> None:
         """Train to the last step; nothing is touched when all is done.
 
-        Args:
-            interrupts: becomes true when the process is asked to stop.
-
         Raises:
-            Interrupted: it was, and the state is saved.
+            Interrupted: `interrupts` became true, and the state is saved.
         """
         train = self.config.train
         if self.world.broadcast_object(self._done()):
@@ -178,8 +160,7 @@ class Run:
             if stopping:
                 self._event("interrupted")  # before its length is saved with the state: what comes later is cut off
             if stopping or last or step % train.checkpoint_every == 0:
-                path = self._save_checkpoint()
-                self._call("on_checkpoint", step, path, trainer)
+                self._call("on_checkpoint", step, self._save_checkpoint(), trainer)
                 if not stopping and not last and self._asked():
                     stopping = True
                     self._event("interrupted")

@@ -10,8 +10,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, cast
 
-from torch import nn
-
 from schurgan.core.distributed import join
 from schurgan.core.errors import UserError, writing
 from schurgan.core.launch import restarted
@@ -22,15 +20,12 @@ from schurgan.data.sources.base import Source
 from schurgan.model import Model, load
 from schurgan.runs.config import Config
 from schurgan.runs.folder import RunFolder
-from schurgan.training.build import Parts, build_architecture, fresh
-from schurgan.training.loop import STOP, Callback, Run
+from schurgan.training.build import Network, Parts, build_architecture, fresh
+from schurgan.training.loop import Callback, Run
 from schurgan.training.losses import Loss
 from schurgan.training.regularizers import Regularizer
 
-__all__ = ["STOP", "Callback", "resume", "resume_model", "stop_requests", "train", "train_model"]
-
 Data = str | os.PathLike[str] | LabelledImages | Pairs | Source
-Network = nn.Module | Callable[[], nn.Module]
 
 
 def train_model(
@@ -47,8 +42,8 @@ def train_model(
 ) -> Model:
     """Train a model; in Python `schurgan.train("data/clips", out="runs/clips", preset="small-64", steps=1000)`.
 
-    Where `out` holds a run of the same options that was stopped, it goes on exactly; a finished one is loaded. More
-    steps than it had are no other options.
+    Where `out` holds a run of the same options that was stopped, it goes on exactly; a finished one is loaded, or goes
+    on where it is to take more steps.
 
     Args:
         data: a folder that `schurgan.prepare` made; a map-style torch dataset of (image, label) pairs, or other
@@ -70,19 +65,13 @@ def train_model(
         UserError: something does not fit, or `out` holds another run.
         Interrupted: the process was asked to stop, and the state is saved.
     """
-    run = Path(out)
     own = Parts(generator, discriminator, loss, tuple(regularizers))
-    config = Config.from_preset(preset, **options)
-    if isinstance(data, str | os.PathLike):
-        config = config.model_copy(update={"data": Path(data)})
-        images: LabelledImages | None = None
-    else:
-        images = open_images(data, run, config)
-        if images.codec.kind == "images" and "channels" not in options:
-            model = config.model.model_copy(update={"channels": images.codec.channels})
-            config = config.model_copy(update={"model": model})
-    train(config, run, images, own=own, callbacks=callbacks, go_on=True)
-    return load(run, generator=own.generator and fresh(own.generator))
+    config, images = _with_data(Config.from_preset(preset, **options), data, Path(out))
+    if images is not None and images.codec.kind == "images" and "channels" not in options:
+        model = config.model.model_copy(update={"channels": images.codec.channels})
+        config = config.model_copy(update={"model": model})
+    train(config, out, images, own=own, callbacks=callbacks, go_on=True)
+    return load(out, generator=own.generator and fresh(own.generator))
 
 
 def resume_model(
@@ -100,7 +89,7 @@ def resume_model(
     Args:
         run: its folder.
         data: the data set, where it was moved, or was not a folder of shards.
-        callbacks: as in `train_model`, and so is the rest; a run's own parts are not in its folder.
+        callbacks: as in `schurgan.train`, and so is the rest; a run's own parts are not in its folder.
         generator: a network of your own.
         discriminator: a network of your own.
         loss: adversarial objectives of your own.
@@ -115,7 +104,7 @@ def resume_model(
     """
     own = Parts(generator, discriminator, loss, tuple(regularizers))
     resume(run, data, own=own, callbacks=callbacks)
-    return load(Path(run), generator=own.generator and fresh(own.generator))
+    return load(run, generator=own.generator and fresh(own.generator))
 
 
 def train(
@@ -127,17 +116,10 @@ def train(
     callbacks: Sequence[Callback] = (),
     go_on: bool = False,
 ) -> Path:
-    """Start a run. Every process of torchrun calls this, and they train together.
+    """Start a run in the folder `run`. Every process of torchrun calls this, and they train together.
 
-    Started again by torchrun after one of them was lost, it goes on from the newest checkpoint.
-
-    Args:
-        config: options of the run.
-        run: folder of the run.
-        images: the data set; by default the shards that the option `data` names.
-        own: parts in place of those that the options name.
-        callbacks: what the run calls.
-        go_on: go on with a run of the same options in that folder, instead of refusing it.
+    Started again by torchrun after one of them was lost, it goes on from the newest checkpoint. With `go_on` it goes on
+    with a run of the same options instead of refusing it.
 
     Returns:
         The folder.
@@ -146,19 +128,23 @@ def train(
         UserError: there is a run already, or something does not fit.
         Interrupted: the process was asked to stop, and the state is saved.
     """
-    run, own = Path(run), own or Parts()
-    folder = RunFolder(run)
+    folder = RunFolder(Path(run))
     if config.data is not None:  # absolute, so that the run can go on from any folder
         config = config.model_copy(update={"data": config.data.resolve()})
+
+    def refuse() -> None:
+        if folder.config.exists():
+            where = f"continue it by `schurgan resume {folder.path}`, or choose another `out`"
+            raise UserError(f"{folder.path}: holds a run already; {where}")
+
     with join(config.train.device) as world:
-        if folder.config.exists() and (go_on or restarted()):
-            config = config if go_on else folder.read_config()
-            return _go_on(Run(config, run, _images(config, images), world, own, callbacks))
-        world.check(lambda: _refuse_existing(folder))
-        job = Run(config, run, _images(config, images), world, own, callbacks)
-        job.initialise()
-        world.check(lambda: _save(config, run))
-        return _fit(job)
+        again = folder.config.exists() and (go_on or restarted())
+        if again and not go_on:
+            config = folder.read_config()
+        elif not again:
+            world.check(refuse)
+        job = Run(config, folder.path, _shards(config, images), world, own or Parts(), callbacks)
+        return _fit(job, job.restore if again else job.initialise)
 
 
 def resume(
@@ -185,43 +171,28 @@ def resume(
         UserError: there is no run, or its state does not fit the options.
         Interrupted: the process was asked to stop, and the state is saved.
     """
-    run, images = Path(run), None
-    config = RunFolder(run).read_config()
-    if isinstance(data, str | os.PathLike):
-        config = config.model_copy(update={"data": Path(data).resolve()})
-    elif data is not None:
-        images = open_images(data, run, config)
+    folder, images = RunFolder(Path(run)), None
+    config = folder.read_config()
+    if data is not None:
+        config, images = _with_data(config, data, folder.path)
     with join(config.train.device) as world:
-        return _go_on(Run(config, run, _images(config, images), world, own or Parts(), callbacks), allow)
-
-
-def open_images(data: Data, run: Path, config: Config) -> LabelledImages:
-    """Return a data set as what can be trained on; a source is prepared into the folder of the run."""
-    if isinstance(data, LabelledImages):
-        return data
-    if isinstance(data, str | os.PathLike):
-        return Shards(Path(data))
-    if hasattr(data, "__getitem__"):
-        return DatasetImages(cast(Pairs, data))
-    size = build_architecture(config.model).size[0]
-    return Shards(prepare_data(data, out=RunFolder(run).data, size=size))
+        job = Run(config, folder.path, _shards(config, images), world, own or Parts(), callbacks)
+        return _fit(job, lambda: job.restore(allow))
 
 
 @contextmanager
 def stop_requests() -> Iterator[list[int]]:
     """Give a list that becomes true when SIGINT or SIGTERM asks the run to stop; a second one stops it at once."""
     requests: list[int] = []
+    before: dict[int, Any] = {}
 
     def note(number: int, frame: FrameType | None) -> None:
         requests.append(number)
         signal.signal(number, before[number])
 
-    before: dict[int, Any] = {}
-    try:
+    with suppress(ValueError):  # not the main thread: signals go elsewhere
         for number in (signal.SIGINT, signal.SIGTERM):
             before[number] = signal.signal(number, note)
-    except ValueError:  # not the main thread: signals go elsewhere
-        before = {}
     try:
         yield requests
     finally:
@@ -229,37 +200,40 @@ def stop_requests() -> Iterator[list[int]]:
             signal.signal(caught, handler)
 
 
-def _go_on(job: Run, allow: Collection[str] = ()) -> Path:
-    job.restore(allow)
-    if job.config != job.folder.read_config():
-        job.world.check(lambda: _save(job.config, job.run))
-    return _fit(job)
+def _with_data(config: Config, data: Data, run: Path) -> tuple[Config, LabelledImages | None]:
+    """Return the options, which name a folder of shards, or else what to train on; a source is prepared into `run`."""
+    if isinstance(data, str | os.PathLike):
+        return config.model_copy(update={"data": Path(data).resolve()}), None
+    if isinstance(data, LabelledImages):
+        return config, data
+    if hasattr(data, "__getitem__"):
+        return config, DatasetImages(cast(Pairs, data))
+    size = build_architecture(config.model).size[0]
+    return config, Shards(prepare_data(data, out=RunFolder(run).data, size=size))
 
 
-def _fit(job: Run) -> Path:
-    with stop_requests() as requests:
-        job.fit(requests)
-    return job.run
-
-
-def _images(config: Config, images: LabelledImages | None) -> LabelledImages:
+def _shards(config: Config, images: LabelledImages | None) -> LabelledImages:
     if images is None and config.data is None:
         raise UserError("data: missing, the folder that `schurgan prepare` made is needed")
     return images if images is not None else Shards(config.data or "")
 
 
-def _refuse_existing(folder: RunFolder) -> None:
-    if folder.config.exists():
-        where = f"continue it by `schurgan resume {folder.path}`, or choose another `out`"
-        raise UserError(f"{folder.path}: holds a run already; {where}")
+def _fit(job: Run, begin: Callable[[], None]) -> Path:
+    begin()
+    job.world.check(lambda: _save(job.config, job.folder))
+    with stop_requests() as requests:
+        job.fit(requests)
+    return job.run
 
 
-def _save(config: Config, run: Path) -> None:
-    with writing(run):
-        run.mkdir(parents=True, exist_ok=True)
+def _save(config: Config, folder: RunFolder) -> None:
+    if folder.config.exists() and folder.read_config() == config:
+        return
+    with writing(folder.path):
+        folder.path.mkdir(parents=True, exist_ok=True)
         try:
-            config.save(RunFolder(run).config)
+            config.save(folder.config)
         except OSError:
             with suppress(OSError):
-                run.rmdir()  # unless something is in it
+                folder.path.rmdir()  # unless something is in it
             raise
