@@ -8,8 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self, cast
@@ -181,12 +180,15 @@ class Model:
         reference = torch.tensor(self.card.references)[labels]
         carriers = self._carriers(labels, seed) if phase == "carrier" else None
         options: dict[str, Any] = {"phase": phase, "refine": 32 if refine is None else refine, "hold_phase": False}
-        sounds = []
-        with _one_thread():
+        sounds, threads = [], torch.get_num_threads()
+        torch.set_num_threads(1)  # more gain little on short FFTs, and on a busy machine cost ten times as much
+        try:
             for i in range(0, len(images), _BATCH):
                 part = slice(i, i + _BATCH)
                 here = Aux(reference[part], None if carriers is None else carriers[part])
                 sounds.append(self.spectrogram.decode(images[part], here, seed=seed + i, **options))
+        finally:
+            torch.set_num_threads(threads)
         audio = torch.cat(sounds)
         return audio / audio.abs().amax(1, keepdim=True).clamp_min(1)
 
@@ -214,20 +216,6 @@ class Model:
             clips = torch.from_numpy(shards.labels == label).nonzero()[:, 0]
             recordings.append(shards.recording(int(clips[torch.randint(len(clips), (1,), generator=generator)])))
         return torch.stack(recordings)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Use one thread for short FFTs.
-
-    More gain little on an idle machine, and on a busy one wait for each other ten times as long as the work takes.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _digest(weights: Mapping[str, Tensor]) -> str:

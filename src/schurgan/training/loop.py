@@ -273,17 +273,13 @@ class Run:
 
     def _save_checkpoint(self) -> Path:
         """Save the state and the generator; a disk that refuses is an event, and the next time is another try."""
-        trainer, watcher, step = self.trainer, self.watcher, self.trainer.global_step
+        trainer, watcher, step, attempt = self.trainer, self.watcher, self.trainer.global_step, self.attempt
 
         def save() -> None:
             state = {"trainer": trainer.state_dict(), "watch": watcher.state_dict()}
             state["journal"] = self.logger.state_dict()
-            verdict: dict[str, Any] = {
-                "score": watcher.score,
-                "healthy": watcher.sound(),
-                "trusted": watcher.trusted(),
-            }
-            self.checkpoints.save(state, step, self.identity, attempt=self.attempt, **verdict)
+            score, healthy, trusted, identity = watcher.score, watcher.sound(), watcher.trusted(), self.identity
+            self.checkpoints.save(state, step, identity, attempt=attempt, score=score, healthy=healthy, trusted=trusted)
 
         self._write("checkpoint", save)
         self._write("generator", lambda: self.artifacts.save(trainer))

@@ -86,14 +86,8 @@ def resume_model(
 ) -> Model:
     """Go on with a run where it stopped; in Python `schurgan.resume("runs/clips")`.
 
-    Args:
-        run: its folder.
-        data: the data set, where it was moved, or was not a folder of shards.
-        callbacks: as in `schurgan.train`, and so is the rest; a run's own parts are not in its folder.
-        generator: a network of your own.
-        discriminator: a network of your own.
-        loss: adversarial objectives of your own.
-        regularizers: terms of your own.
+    `data` is needed where it was moved, or was not a folder of shards. The rest is as in `schurgan.train`: a run's own
+    parts are not in its folder.
 
     Returns:
         The trained model.
@@ -157,12 +151,7 @@ def resume(
 ) -> Path:
     """Continue a run from its newest checkpoint, exactly as if it had never stopped; leave a finished one as it is.
 
-    Args:
-        run: its folder.
-        data: where the data is now, if it was moved, or the data set that is none of shards.
-        allow: names of options that may differ in config.yaml from what they were, such as "train.lr-g".
-        own: the run's own parts, which its folder does not hold.
-        callbacks: what the run calls.
+    `allow` names options that may differ in config.yaml from what they were, such as "train.lr-g".
 
     Returns:
         The folder.

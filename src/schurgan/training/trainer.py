@@ -30,28 +30,18 @@ class Trainer:
     A step is a function of this state, its number and its data: its noise comes from a generator seeded by (seed, step,
     phase), so a run that goes on from a saved state repeats the one that was never stopped.
 
-    Of `world.size` processes each trains on its share of a batch, in `gradient_accumulation_steps` parts one after
-    another, which bounds the memory. The noise of an image depends on its place in the whole batch alone, and gradients
-    are means over it, so that shares and parts give the step of a single process up to rounding; but for what is not a
-    mean over images: batch norm's statistics, which are of all processes but of one part, and LeCam's averages, which
-    move with each part.
+    Each process trains on its share of a batch, in `gradient_accumulation_steps` parts one after another. Shares and
+    parts give the step of a single process up to rounding, but for what is not a mean over images: batch norm's
+    statistics, which are of all processes but of one part, and LeCam's averages, which move with each part.
 
     Args:
         generator: z (B, latent_dim), labels (B,) -> images (B, C, R, R) in [−1, 1].
         discriminator: images, labels -> scores (B,). Both networks are on the device of `world`.
-        loss: the adversarial objectives.
-        regularizers: terms of either network's loss.
         conditions: conditions on G by the names of their metrics. Call their `fit_real` before the first step.
         augment: what is done to every image that D is shown.
         optimizers: of G and of D, made with fused=True.
-        latent: distribution of z.
-        ema_decay: decay of the moving average of G's weights.
         seed: of the noise; the networks come with their weights.
         batch_size: real images a step, of all processes together; as many are generated.
-        gradient_accumulation_steps: parts of a process's share of the batch.
-        precision: arithmetic of the networks.
-        compile: compile the networks.
-        world: the processes that train together.
 
     Raises:
         ValueError: batch_size is no multiple of processes times parts.
