@@ -87,8 +87,9 @@ class DiffAugment(nn.Module):
             out = self._translate(out, draws[:, 3:5])
         if "cutout" in self.policy:
             out = self._cut_out(out, draws[:, 5:])
+        # `to`, not `contiguous`, which leaves the strides of one channel as they are, and so other kernels run after it.
         channels_last = images.is_contiguous(memory_format=torch.channels_last)
-        return out.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+        return out.to(images.dtype, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
     def colour(self, x: Tensor, draws: Tensor) -> Tensor:
         """Bend and lower the level of sounds, or change colours as the original does, by draws (B, 3) in [0, 1)."""
