@@ -87,7 +87,7 @@ class DiffAugment(nn.Module):
             out = self._translate(out, draws[:, 3:5])
         if "cutout" in self.policy:
             out = self._cut_out(out, draws[:, 5:])
-        # `to`, not `contiguous`, which leaves the strides of one channel as they are, and so other kernels run after it.
+        # `to`, not `contiguous`, which leaves the strides of one channel as they are, so that other kernels follow.
         channels_last = images.is_contiguous(memory_format=torch.channels_last)
         return out.to(images.dtype, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
