@@ -7,8 +7,8 @@ from PIL import Image
 from test_scores import PROTOCOL
 
 from schurgan.core.errors import UserError
-from schurgan.evaluation.compare import compare
 from schurgan.evaluation.scores import Evaluation, Score
+from schurgan.evaluation.table import compare
 
 
 def scores(fid: float, recall: float, gap: float, **more: Score) -> dict[str, Score]:

@@ -57,8 +57,8 @@ def test_the_paper_s_range_is_the_default():
 @pytest.mark.parametrize(
     ("truncations", "said"),
     [
-        ("0.5,x", '--truncations: "x" given, numbers with commas between are needed'),
-        ("0.5,", '--truncations: "" given, numbers with commas between are needed'),
+        ("0.5,x", '--truncations: "0.5,x" given, numbers with commas between are needed'),
+        ("0.5,", '--truncations: "0.5," given, numbers with commas between are needed'),
         ("0.5,0", "truncation: 0.0 given, a finite number above 0 is needed"),
         ("nan", "truncation: nan given, a finite number above 0 is needed"),
         ("1,1.0", "--truncations: 1, 1 given, each once is needed"),

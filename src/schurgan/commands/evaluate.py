@@ -94,8 +94,8 @@ def compare(
         if path is not None and path.suffix != ending:
             raise UserError(f"--{name}: {path} given, a name that ends in {ending} is needed")
     from schurgan.core.files import atomic_write
-    from schurgan.evaluation.compare import compare as compare_runs
-    from schurgan.evaluation.compare import legend
+    from schurgan.evaluation.table import compare as compare_runs
+    from schurgan.evaluation.table import legend
 
     table = compare_runs(runs)
     text = f"{table.markdown()}\n{legend(runs)}\n"
@@ -139,7 +139,10 @@ def sweep(
         data: where the shards are now, if they were moved
         device: cpu, cuda, ...; auto takes a GPU where there is one
     """
-    alphas = _numbers(truncations)
+    try:
+        alphas = [float(part) for part in truncations.split(",")]
+    except ValueError:
+        raise UserError(f'--truncations: "{truncations}" given, numbers with commas between are needed') from None
     from schurgan.evaluation.sweep import sweep as sweep_run
 
     with _join(device) as world:
@@ -158,16 +161,6 @@ def sweep(
     if world.is_main:
         print(result.cells().markdown(), end="")
         print(f"sweep: {RunFolder(run).sweep.with_suffix('.png' if figures else '.md')}")
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    values = []
-    for part in text.split(","):
-        try:
-            values.append(float(part))
-        except ValueError:
-            raise UserError(f'--truncations: "{part}" given, numbers with commas between are needed') from None
-    return tuple(values)
 
 
 @contextmanager

@@ -48,7 +48,7 @@ class RunScores:
 
 @dataclass(frozen=True)
 class References:
-    """Values of a pair measure, None where it cannot be taken: see the module."""
+    """Values of a pair measure, None where it cannot be taken: see `score_images`."""
 
     floor: Values | None
     matched: Values | None
@@ -163,8 +163,7 @@ def probabilities_of(images: ImageSet) -> Tensor:
 
 
 def _prdc(real: Tensor, fake: Tensor) -> Values:
-    near = prdc(real[:MOST], fake[:MOST])
-    return near.precision, near.recall, near.density, near.coverage
+    return prdc(real[:MOST], fake[:MOST])
 
 
 def _means(values: Sequence[Values]) -> Values | None:

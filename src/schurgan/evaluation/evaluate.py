@@ -88,10 +88,10 @@ def evaluate(
             " train with --train.val-folds or --train.val-fraction"
         )
     judge = open_judge(subject, extractor, quick, world)
-    real, clips = extract_real(subject, subject.training, judge, world, seed, "training images")
-    held_out, unseen_clips = None, None
+    real = extract_real(subject, subject.training, judge, world, seed, "training images")
+    held_out = None
     if subject.held_out is not None:
-        held_out, unseen_clips = extract_real(subject, subject.held_out, judge, world, seed, "held-out images")
+        held_out = extract_real(subject, subject.held_out, judge, world, seed, "held-out images")
     generate = partial(extract_generated, subject, judge, world, sampling)
     fake = generate(0)
     sets = compare_sets(subject, judge, real, fake, held_out, (generate(number) for number in range(1, runs)), seed)
@@ -112,8 +112,7 @@ def evaluate(
         with writing(folder.scores):
             evaluation.save(folder.scores)
         with writing(folder.evaluation):
-            unseen = None if held_out is None or unseen_clips is None else (held_out, unseen_clips)
-            save_nearest(folder.nearest, subject, fake, (real, clips), unseen)
+            save_nearest(folder.nearest, subject, fake, real, held_out)
 
     world.check(write)
     return evaluation

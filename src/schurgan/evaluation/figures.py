@@ -107,33 +107,26 @@ def save_nearest(
     path: Path,
     subject: Subject,
     fake: ImageSet,
-    real: tuple[ImageSet, Tensor],
-    held_out: tuple[ImageSet, Tensor] | None,
+    real: ImageSet,
+    held_out: ImageSet | None,
 ) -> None:
     """Draw a column for each of some generated images: it, and the nearest training and held-out images.
 
     The eye sees a copy before any number does. Distances are root mean squares over the pixels of thumbnails, 0 for a
-    copy and 2 at most.
-
-    Args:
-        path: of the PNG.
-        subject: whose images they are.
-        fake: generated images, of which one of each class in turn is shown.
-        real: training images, and which clips they are (N,).
-        held_out: likewise.
+    copy and 2 at most. Of `fake` one image of each class in turn is shown.
     """
     shown = _one_of_each(fake.labels[: len(fake.images)])
     classes = subject.model.classes
     rows = [("generated", list(fake.images[shown]), [classes[c] for c in fake.labels[shown].tolist()])]
-    sides = [("nearest training", subject.training, real)]
-    if subject.held_out is not None and held_out is not None:
-        sides.append(("nearest held out", subject.held_out, held_out))
-    for name, shards, (images, clips) in sides:
+    sides = (("nearest training", subject.training, real), ("nearest held out", subject.held_out, held_out))
+    for name, shards, images in sides:
+        if shards is None or images is None or images.clips is None:
+            continue
         near = nearest(images.thumbnails, fake.thumbnails[shown])
         places = near.indices[:, 0]
         distances = (near.distances[:, 0] / images.thumbnails.shape[1] ** 0.5).tolist()
         texts = [f"{d:.3f} {classes[c]}" for d, c in zip(distances, images.labels[places].tolist(), strict=True)]
-        rows.append((name, list(subject.real(shards, clips[places])), texts))
+        rows.append((name, list(subject.real(shards, images.clips[places])), texts))
     path.parent.mkdir(parents=True, exist_ok=True)
     save_png(_drawn(rows, photo=subject.model.pictures), path)
 

@@ -65,12 +65,7 @@ SOUND_METRICS = (
 )
 USEFULNESS_METRICS = (
     Metric("augmentation_utility", "augmentation utility", usefulness.score_utility, compared=True, **_UP),
-    Metric(
-        "classification_accuracy_score",
-        "classification accuracy score",
-        usefulness.score_trained_on_generated,
-        **_UP,
-    ),
+    Metric("classification_accuracy_score", "classification accuracy score", usefulness.score_cas, **_UP),
 )
 METRICS = (*IMAGE_METRICS, *SOUND_METRICS, *USEFULNESS_METRICS)
 """All of them, in the order of tables."""

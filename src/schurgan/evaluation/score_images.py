@@ -29,7 +29,7 @@ from schurgan.evaluation.comparison import (
 from schurgan.evaluation.metrics.frechet import frechet_distance, frechet_per_class
 from schurgan.evaluation.metrics.inception_score import class_accuracy, inception_score, inception_score_of_runs
 from schurgan.evaluation.metrics.kernel import kernel_distance, squared_discrepancy
-from schurgan.evaluation.metrics.neighbours import nearest
+from schurgan.evaluation.metrics.neighbours import Neighbourhoods, nearest
 from schurgan.evaluation.metrics.variety import vendi_score
 from schurgan.evaluation.scores import Counts, Score
 from schurgan.evaluation.target import CHUNK, ImageSet
@@ -37,7 +37,6 @@ from schurgan.evaluation.target import CHUNK, ImageSet
 ENOUGH = 10_000
 """Generated images from which on the bias of a Fréchet distance is small."""
 SPLITS = 10
-_NEIGHBOURHOODS = ("precision", "recall", "density", "coverage")
 
 
 def score_inception(sets: Comparison) -> Score | None:
@@ -130,8 +129,7 @@ def score_fid_per_class(sets: Comparison) -> Score | None:
 def score_kid(sets: Comparison) -> Score:
     """Kernel distance of the features."""
     size = min(1000, len(sets.real), len(sets.fake))
-    take = partial(kernel_distance, sets.real.features, sets.fake.features, subset_size=size, seed=sets.seed)
-    distance, problem = attempt(take)
+    distance, problem = attempt(partial(kernel_distance, sets.real.features, sets.fake.features, size, sets.seed))
     references = sets.references(lambda real, fake: (squared_discrepancy(real, fake),))
     return Score(
         distance.mean if distance else None,
@@ -147,7 +145,7 @@ def score_kid(sets: Comparison) -> Score:
 def score_neighbourhood(name: str, sets: Comparison) -> Score:
     """One of precision, recall, density and coverage."""
     values, problem, references = sets.neighbourhoods
-    place = _NEIGHBOURHOODS.index(name)
+    place = Neighbourhoods._fields.index(name)
     return Score(
         values[place] if values else None,
         floor=references.floor[place] if references.floor else None,

@@ -194,14 +194,8 @@ def measure_sounds(
     """Compare generated sounds of each class with recordings.
 
     For the Fréchet audio distance generated sounds are brought to peak 1, as recordings are when they are prepared.
-
-    Args:
-        model: of sounds.
-        training: clips that it was trained on, of which up to 50 of a class lend phases and levels.
-        held_out: clips that it was not trained on; without them training clips stand for all real ones.
-        world: processes that share the decoding; the sounds are the same whatever their number.
-        truncation: variance of the noise; 1 if not given.
-        seed: of latents, phases and draws.
+    Without `held_out` clips, which the model was not trained on, training clips stand for all real ones. The sounds are
+    the same whatever the number of processes in `world`. `truncation` is the variance of the noise.
 
     Raises:
         UserError: a model of pictures, shards of other classes or clips or without recordings.
@@ -255,12 +249,8 @@ def score_snr(sounds: SoundMeasures) -> Score:
     """The paper's signal-to-noise ratio, in its three readings."""
     unknown = "no clip was held out: what a new recording would reach is not known"
     copies = "over that of held-out recordings, a higher SNR means copies or averages"
-    parts = {
-        "generated": sounds.generated,
-        "fresh_recordings": sounds.fresh,
-        "own_phase": sounds.own_phase,
-        "class_mean": sounds.class_mean,
-    }
+    parts = {"generated": sounds.generated, "fresh_recordings": sounds.fresh}
+    parts |= {"own_phase": sounds.own_phase, "class_mean": sounds.class_mean}
     return Score(
         sounds.generated.snr_db.median if sounds.generated else None,
         held_out=sounds.fresh.snr_db.median if sounds.fresh else None,

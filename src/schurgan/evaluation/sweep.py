@@ -81,7 +81,7 @@ def sweep(
     for truncation in truncations:
         subject.check_truncation(truncation)
     judge = open_judge(subject, extractor, quick, world)
-    real, _ = extract_real(subject, subject.training, judge, world, seed, "training images")
+    real = extract_real(subject, subject.training, judge, world, seed, "training images")
     points = []
     for number, sampling in enumerate(samplings):
         what = f"α = {sampling.truncation:g}, {number + 1} of {len(truncations)}"

@@ -1,16 +1,19 @@
-"""Scores as a table: on a terminal, as Markdown, as a picture."""
+"""Scores as tables, of one run or of several (`schurgan compare`): on a terminal, as Markdown, as a picture."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from schurgan.evaluation.metric_table import BY_NAME, title
-from schurgan.evaluation.scores import Evaluation, Score
+from schurgan.core.errors import UserError
+from schurgan.evaluation.metric_table import BY_NAME, METRICS, title
+from schurgan.evaluation.scores import Evaluation, Score, difference
+from schurgan.runs.folder import RunFolder
 
 MARK = {True: " ↑", False: " ↓", None: ""}
 
@@ -62,7 +65,6 @@ def real_figure(name: str, score: Score) -> str:
 def print_evaluation(evaluation: Evaluation) -> None:
     """Print for people, as plain text where standard output is no terminal."""
     protocol, numbered = evaluation.protocol, dict[str, int]()
-    console = Console(highlight=False)
     table = Table("score", box=None, pad_edge=False, header_style="bold")
     for name in ("generated", "±", "matched", "real", "held out"):
         table.add_column(name, justify="right")
@@ -75,15 +77,14 @@ def print_evaluation(evaluation: Evaluation) -> None:
         texts[3] = "" if score.floor is None else real_figure(name, score)
         texts[0] = texts[0] or "–"
         table.add_row(f"{title(name)}{MARK[score.higher_is_better]}", *texts, " ".join(marks))
-    if not console.is_terminal:
-        console = Console(highlight=False, width=160)
     truncation = "" if protocol.truncation is None else f", truncation {protocol.truncation:g}"
     accuracy = protocol.extractor_accuracy
     known = "" if accuracy is None else f" (right on {accuracy:.1%} of unseen real images)"
     print(f"{protocol.run}, step {protocol.step}: {protocol.runs} x {protocol.n_fake} images{truncation}")
     print(f"against {protocol.n_real} training and {protocol.n_held_out} held-out images")
     print(f"extractor {protocol.extractor} {protocol.extractor_digest[:12]}{known}\n", flush=True)
-    console.print(table)
+    console = Console(highlight=False)
+    (console if console.is_terminal else Console(highlight=False, width=160)).print(table)
     print()
     print("real: training images, by halves where two sets are compared; matched: generated images at as many as those")
     print("held out: unseen real images in place of generated ones; ↑ higher is better, ↓ lower, else as real ones are")
@@ -100,3 +101,69 @@ def ordered(scores: dict[str, Score]) -> list[tuple[str, Score]]:
     """Scores in the order of the table of metrics, then others."""
     order = {name: place for place, name in enumerate(BY_NAME)}
     return sorted(scores.items(), key=lambda item: order.get(item[0], len(order)))
+
+
+def compare(runs: Sequence[str | Path]) -> Cells:
+    """Make a table of a row for each run and one for real images, a column for each score that all runs have.
+
+    The best of a column is bold, where better is defined. Runs are folders, or files of scores. Raises UserError for
+    fewer than two runs, missing or damaged scores, and runs that cannot be compared, with their first difference.
+    """
+    paths = [Path(run) for run in runs]
+    if len(paths) < 2:
+        raise UserError(f"{len(paths)} run given, two or more are needed to compare")
+    evaluations = [_load(path) for path in paths]
+    first = evaluations[0]
+    for path, each in zip(paths[1:], evaluations[1:], strict=True):
+        if differs := difference(first.protocol, each.protocol):
+            what, ours, theirs = differs
+            raise UserError(
+                f"{paths[0]} and {path} cannot be compared: {what} is {ours} in the one and {theirs} in the other; "
+                "evaluate both in the same way"
+            )
+    columns = {}
+    for metric in (metric for metric in METRICS if metric.compared):
+        scores = [score for each in evaluations if (score := each.scores.get(metric.name)) and score.value is not None]
+        if len(scores) == len(paths):
+            columns[metric] = scores
+    head = ("run", "step", *(f"{metric.title}{MARK[metric.higher_is_better]}" for metric in columns))
+    rows = [
+        (str(path), str(each.protocol.step), *(_cell(scores[row]) for scores in columns.values()))
+        for row, (path, each) in enumerate(zip(paths, evaluations, strict=True))
+    ]
+    real = ("real images", "", *(real_figure(metric.name, scores[0]) for metric, scores in columns.items()))
+    bold = {
+        (row, 2 + column)
+        for column, (metric, scores) in enumerate(columns.items())
+        for row in _best(scores, metric.higher_is_better)
+    }
+    return Cells(head, (*rows, real), frozenset(bold))
+
+
+def legend(runs: Sequence[str | Path]) -> str:
+    """How the compared scores were taken: one line under the table."""
+    protocol = _load(Path(runs[0])).protocol
+    truncation = "" if protocol.truncation is None else f", truncation {protocol.truncation:g}"
+    return (
+        f"{protocol.n_fake} generated images against {protocol.n_real} training images{truncation}, batch norm "
+        f"{protocol.batch_norm}, extractor {protocol.extractor} {protocol.extractor_digest[:12]}. ± is over runs of "
+        "generated images. Real images: of training images in random halves, or else of held-out ones."
+    )
+
+
+def _load(path: Path) -> Evaluation:
+    return Evaluation.load(RunFolder(path).scores if path.is_dir() else path)
+
+
+def _cell(score: Score) -> str:
+    over_runs = score.sd is not None and "sd_over" not in score.details
+    return figure(score.value) + (f" ± {figure(score.sd, 2)}" if over_runs else "")
+
+
+def _best(scores: Sequence[Score], higher_is_better: bool | None) -> list[int]:
+    """Which are best; none where nothing says what better is, or all are equal."""
+    values = [score.value for score in scores if score.value is not None]
+    if higher_is_better is None or len(set(values)) < 2:
+        return []
+    best = max(values) if higher_is_better else min(values)
+    return [place for place, value in enumerate(values) if value == best]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -193,6 +193,8 @@ class ImageSet:
     """The first n (n, C, R, R)."""
     not_finite: int = 0
     """Images left out."""
+    clips: Tensor | None = None
+    """Of real images, which of a selection they are (N,)."""
 
     def __len__(self) -> int:
         return len(self.features)
@@ -205,14 +207,14 @@ class ImageSet:
 
 def extract_real(
     subject: Subject, shards: Shards, extractor: Extractor, world: World, seed: int, what: str
-) -> tuple[ImageSet, Tensor]:
-    """Clips of a selection, in an order drawn by `seed`, at most 50,000 of them; and which clips they are (N,)."""
+) -> ImageSet:
+    """Clips of a selection, in an order drawn by `seed`, at most 50,000 of them."""
     clips = torch.randperm(len(shards), generator=torch.Generator().manual_seed(seed))[:MOST_REAL]
     labels = torch.from_numpy(np.asarray(shards.labels))[clips]
     images = extract(lambda rows: subject.real(shards, clips[rows]), labels, extractor, world, what, thumbnails=True)
     if images.not_finite:
         raise UserError(f"{shards.folder}: {images.not_finite} of its images are not finite; prepare the data again")
-    return images, clips
+    return replace(images, clips=clips)
 
 
 def extract_generated(

@@ -119,18 +119,8 @@ def score_usefulness(
     """Train three classifiers for each of two or more seeds. Altered copies of clips take no part.
 
     As many images are generated as there are real ones of a class, anew for every seed, so that intervals over seeds
-    hold the luck of the draw too.
-
-    Args:
-        model: generates sounds or pictures.
-        training: clips to train classifiers on.
-        held_out: clips to test them on.
-        truncation: variance of the noise.
-        seeds: trainings of each of the three classifiers.
-        steps: of each training, in batches of 32.
-        seed: the first.
-        device: where classifiers are trained.
-        progress: called with the classifiers trained and their number.
+    hold the luck of the draw too. Each training takes `steps` batches of 32. `truncation` is the variance of the noise;
+    `progress` is called with the classifiers trained and their number.
 
     Raises:
         UserError: shards of other classes or that share clips, a model that makes NaN.
@@ -188,7 +178,7 @@ def score_utility(result: Usefulness) -> Score:
     )
 
 
-def score_trained_on_generated(result: Usefulness) -> Score:
+def score_cas(result: Usefulness) -> Score:
     """Classification accuracy score: accuracy when trained on generated images alone."""
     return Score(
         result.generated.mean,

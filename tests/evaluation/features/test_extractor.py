@@ -14,6 +14,7 @@ from schurgan.data.sources import open_source
 from schurgan.evaluation.features import classifier as module
 from schurgan.evaluation.features.cache import cache_folder
 from schurgan.evaluation.features.classifier import cached_classifier, train_classifier
+from schurgan.evaluation.features.extractor import ClassifierExtractor
 from schurgan.evaluation.features.registry import open_extractor
 
 
@@ -98,7 +99,7 @@ def test_a_second_call_finds_the_first_ones_classifier(data, cache, trainings):
 def test_whatever_changes_the_numbers_changes_the_digest(data, trainings):
     variants = [
         open_extractor("classifier", data),
-        open_extractor("classifier", data, seed=1),
+        ClassifierExtractor(cached_classifier(data, seed=1)),
         open_extractor("classifier", data, quick=True),
         open_extractor("classifier", data.select(classes=["rain", "siren"])),
     ]
@@ -141,10 +142,10 @@ def test_the_file_of_another_classifier_under_this_name_is_not_taken(data, cache
     name = kept(cache)
     content = name.read_bytes()
     name.unlink()
-    open_extractor("classifier", data, seed=1)
+    cached_classifier(data, seed=1)
     other = kept(cache)
     other.write_bytes(content)
-    assert open_extractor("classifier", data, seed=1).digest != good.digest
+    assert ClassifierExtractor(cached_classifier(data, seed=1)).digest != good.digest
     assert len(trainings) == 3
 
 

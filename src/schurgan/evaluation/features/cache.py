@@ -43,9 +43,9 @@ def state_digest(state: dict[str, Tensor], *about: object) -> str:
     return digest.hexdigest()
 
 
-def load(kind: str, key: dict[str, Any], network: nn.Module) -> dict[str, Any] | None:
+def load(key: dict[str, Any], network: nn.Module) -> dict[str, Any] | None:
     """Fill `network` with what `save` kept under this key, and return what was kept beside it; None if nothing was."""
-    path = _path(kind, key)
+    path = _path(key)
     if path is None:
         return None
     try:
@@ -61,9 +61,9 @@ def load(kind: str, key: dict[str, Any], network: nn.Module) -> dict[str, Any] |
     return about
 
 
-def save(kind: str, key: dict[str, Any], network: nn.Module, about: dict[str, Any]) -> None:
+def save(key: dict[str, Any], network: nn.Module, about: dict[str, Any]) -> None:
     """Keep the weights of `network` and `about`, a dict of JSON, under `key`, where the disk allows it."""
-    path = _path(kind, key)
+    path = _path(key)
     if path is None:
         return
     state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
@@ -75,7 +75,7 @@ def save(kind: str, key: dict[str, Any], network: nn.Module, about: dict[str, An
             file.write(content)
 
 
-def _path(kind: str, key: dict[str, Any]) -> Path | None:
+def _path(key: dict[str, Any]) -> Path | None:
     folder = cache_folder()
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    return folder / f"{kind}-{name[:32]}.safetensors" if folder else None
+    return folder / f"classifier-{name[:32]}.safetensors" if folder else None

@@ -231,11 +231,11 @@ def cached_classifier(
     }
     with torch.random.fork_rng(devices=[]):
         network = Classifier(len(shards.classes), shards.shape[-1], shards.planes)
-    if known := cache.load("classifier", key, network):
+    if known := cache.load(key, network):
         return Trained(network.to(device).eval(), **(known | {"per_class": tuple(known["per_class"])}))
     trained = train_classifier(shards, val_folds=val_folds, seed=seed, device=device, progress=progress, **amount)
     about = {name: getattr(trained, name) for name in ("accuracy", "per_class", "n_train", "n_test")}
-    cache.save("classifier", key, trained.network, about)
+    cache.save(key, trained.network, about)
     return trained
 
 

@@ -29,17 +29,11 @@ _SUM = 1e-3  # that a row of probabilities may be off 1 by, in half precision
 
 
 class ImportedExtractor:
-    """What `name` points to, as an extractor.
+    """What `name`, "package.module:attribute", points to, as an extractor.
 
     Its digest covers its source file, the name, and its weights where it is a module. It does not cover code elsewhere
     and weights outside a module: rename the extractor when those change.
-
-    Args:
-        name: "package.module:attribute".
-        device: where the user's own runs.
-
-    Raises:
-        UserError: it cannot be imported or called.
+    Raises UserError where it cannot be imported or called.
     """
 
     def __init__(self, name: str, device: str | torch.device = "cpu") -> None:

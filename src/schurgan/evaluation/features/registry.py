@@ -20,21 +20,15 @@ def open_extractor(
     *,
     val_folds: Collection[int] = (),
     quick: bool = False,
-    seed: int = 0,
     device: str | torch.device = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> Extractor:
     """Open an extractor of images.
 
-    Args:
-        name: "classifier", a network trained once on the run's own real images and kept in a cache; "inception", the
-            one of published figures, where it is installed; "package.module:attribute", the user's own.
-        shards: the whole set that the run chose from, which "classifier" is trained on.
-        val_folds: folds that the run left out: "classifier" is tested on them, and never trained.
-        quick: train "classifier" a quarter as long, with a digest of its own: for scores while a run trains.
-        seed: of the training.
-        device: where the network runs.
-        progress: called with the steps of training done and their number, if there is anything to train.
+    "classifier" is a network trained once on the run's own real images and kept in a cache: on `shards`, the whole set
+    that the run chose from, without `val_folds`, which the run left out and it is tested on; `quick` a quarter as long,
+    with a digest of its own. `progress` is called with the steps of training done and their number. "inception" is the
+    network of published figures, where it is installed; "package.module:attribute" the user's own.
 
     Raises:
         UserError: a name that is not known, what is not installed, or an object that cannot be used.
@@ -43,7 +37,7 @@ def open_extractor(
         if shards is None:
             raise ValueError('shards: needed by extractor "classifier", which is trained on them')
         return ClassifierExtractor(
-            cached_classifier(shards, val_folds=val_folds, quick=quick, seed=seed, device=device, progress=progress)
+            cached_classifier(shards, val_folds=val_folds, quick=quick, device=device, progress=progress)
         )
     if name == "inception":
         return open_inception(device)

@@ -19,8 +19,7 @@ from schurgan.evaluation.metrics.checks import check_width, checked_features, ch
 _ENTRIES = 2**22  # of a distance matrix at a time, 32 MB
 
 
-@dataclass(frozen=True)
-class Neighbourhoods:
+class Neighbourhoods(NamedTuple):
     """Fidelity and diversity of generated images by neighbourhoods."""
 
     precision: float
