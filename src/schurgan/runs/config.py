@@ -88,11 +88,7 @@ class Config(Options):
         if complete or not isinstance(options, Mapping) or not isinstance(preset := options.get("preset"), str):
             return options
         _check_preset(preset)
-        plain = {
-            name: value.model_dump(exclude_unset=True) if isinstance(value, BaseModel) else value
-            for name, value in options.items()
-        }
-        return merge_options(preset_options(preset), plain)
+        return merge_options(preset_options(preset), options)
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -116,12 +112,15 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def merge_options(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the values of `over`, group by group."""
+    """`base` with the values of `over`, group by group; of a model, those that were set."""
     merged = dict(base)
     for key, value in over.items():
+        if isinstance(value, BaseModel):
+            value = value.model_dump(exclude_unset=True)
         inner = merged.get(key)
-        both = isinstance(inner, Mapping) and isinstance(value, Mapping)
-        merged[key] = merge_options(inner, value) if both else value  # type: ignore[arg-type]
+        if isinstance(inner, Mapping) and isinstance(value, Mapping):
+            value = merge_options(inner, value)
+        merged[key] = value
     return merged
 
 
@@ -173,7 +172,6 @@ def _group(overrides: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in overrides.items():
         owners = [group for group, fields in groups.items() if name in fields]
         if name in Config.model_fields:
-            value = value.model_dump(exclude_unset=True) if isinstance(value, BaseModel) else value
             grouped = merge_options(grouped, {name: value})
         elif len(owners) == 1:
             grouped = merge_options(grouped, {owners[0]: {name: value}})
