@@ -53,8 +53,7 @@ class References:
     floor: Values | None
     matched: Values | None
     held_out: Values | None
-    n: int
-    """Images of a half."""
+    n: int  # images of a half
     problem: str
 
 
@@ -63,8 +62,7 @@ class Comparison:
     """Generated images beside training images and perhaps held-out ones: what the metrics of images are taken from."""
 
     real: ImageSet
-    fake: ImageSet
-    """The first run."""
+    fake: ImageSet  # the first run
     held_out: ImageSet | None = None
     runs: tuple[RunScores, ...] = ()
     """All runs."""

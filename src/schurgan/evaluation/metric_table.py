@@ -18,18 +18,14 @@ from schurgan.evaluation.scores import Score
 class Metric:
     """A row of the table."""
 
-    name: str
-    """In `scores.json`."""
-    title: str
-    """In tables."""
+    name: str  # in `scores.json`
+    title: str  # in tables
     take: Callable[[Any], Score | None]
     """A Comparison, SoundMeasures or Usefulness -> the score beside its references; None where it does not apply."""
     higher_is_better: bool | None = None
     """None where neither is: the nearer to what real images have, the better."""
-    compared: bool = False
-    """Whether it is a column of `schurgan compare`."""
-    swept: bool = False
-    """Whether it is a column of `schurgan sweep`."""
+    compared: bool = False  # whether it is a column of `schurgan compare`
+    swept: bool = False  # whether it is a column of `schurgan sweep`
     floor_is_gap: bool = False
     """Whether real values lie on both sides of 0, and the floor is their mean size."""
 

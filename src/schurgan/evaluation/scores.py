@@ -35,12 +35,10 @@ class Score:
     """A number with its references. None stands for what is not known; `flags` say why, or what is to be doubted."""
 
     value: float | None
-    sd: float | None = None
-    """Over runs of generated images, or over what `details` name."""
+    sd: float | None = None  # over runs of generated images, or over what `details` name
     floor: float | None = None
     """The same of real images against real ones, mean over random halves of the training images: the best there is."""
-    held_out: float | None = None
-    """The same of held-out real images in place of generated ones."""
+    held_out: float | None = None  # the same of held-out real images in place of generated ones
     matched: float | None = None
     """The value at as many images as `floor` was taken from, where their number changes it: compare it with that."""
     n_real: int | None = None
@@ -72,8 +70,7 @@ class Protocol:
 
     run: str
     step: int
-    data: str
-    """Fingerprint of the training clips that are the real side."""
+    data: str  # fingerprint of the training clips that are the real side
     held_out_data: str | None
     """Fingerprint of the clips that the run left out; None where it left none out."""
     val_folds: tuple[int, ...]
@@ -85,8 +82,7 @@ class Protocol:
     resize: str
     n_real: int
     n_held_out: int
-    n_fake: int
-    """Generated images of a run."""
+    n_fake: int  # generated images of a run
     runs: int
     truncation: float | None
     """Variance of the noise; None of a uniform one, which has no truncation."""
@@ -97,8 +93,7 @@ class Protocol:
     version: str
     torch: str
     device: str
-    date: str
-    """UTC."""
+    date: str  # UTC
 
 
 COMPARED = {

@@ -42,12 +42,9 @@ BatchNorm = Literal["standing", "batch"]
 class Sampling:
     """How images are generated. Raises UserError for what cannot be."""
 
-    images: int
-    """A run."""
-    runs: int = 1
-    """Times that as many are generated."""
-    truncation: float | None = None
-    """Variance of the noise; 1 if not given."""
+    images: int  # a run
+    runs: int = 1  # times that as many are generated
+    truncation: float | None = None  # variance of the noise; 1 if not given
     batch_norm: BatchNorm = "standing"
     """"standing": the statistics that were saved; "batch": those of each batch of generated images."""
     seed: int = 0
@@ -73,8 +70,7 @@ class Subject:
     model: Model
     shards: Shards
     training: Shards
-    held_out: Shards | None
-    """None where the run left out none."""
+    held_out: Shards | None  # None where the run left out none
     codec: Codec
     """Of the shards; a run may give its images other channels or a colour map."""
 
@@ -179,22 +175,16 @@ def check_apart(model: Model, training: Shards, held_out: Shards) -> None:
 class ImageSet:
     """What metrics are taken from, of N finite images. Features, probabilities and departures are float64."""
 
-    labels: Tensor
-    """(N,)"""
-    features: Tensor
-    """(N, d)"""
-    probabilities: Tensor | None
-    """(N, K)"""
+    labels: Tensor  # (N,)
+    features: Tensor  # (N, d)
+    probabilities: Tensor | None  # (N, K)
     departures: Tensor
     """Δ² (N,) of the pixels in [0, 1], exact; mean over channels. Empty where not computed."""
     thumbnails: Tensor
     """(n, t): channels' mean, shrunk to 32 by 32 at most; of all N real images, and of those in `images`."""
-    images: Tensor
-    """The first n (n, C, R, R)."""
-    not_finite: int = 0
-    """Images left out."""
-    clips: Tensor | None = None
-    """Of real images, which of a selection they are (N,)."""
+    images: Tensor  # the first n (n, C, R, R)
+    not_finite: int = 0  # images left out
+    clips: Tensor | None = None  # of real images, which of a selection they are (N,)
 
     def __len__(self) -> int:
         return len(self.features)

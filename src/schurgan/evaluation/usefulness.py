@@ -43,10 +43,8 @@ class Arm:
 class Difference:
     """How much more often the one arm is right than the other, paired; both intervals are about the same mean."""
 
-    over_seeds: Interval
-    """Would another training, with other generated images, say the same?"""
-    over_images: Interval
-    """Would other test images say the same?"""
+    over_seeds: Interval  # would another training, with other generated images, say the same?
+    over_images: Interval  # would other test images say the same?
 
     @classmethod
     def of(cls, difference: Tensor) -> Difference:
@@ -69,12 +67,9 @@ class Usefulness:
 
     real: Arm
     both: Arm
-    generated: Arm
-    """Its accuracy is the classification accuracy score."""
-    gain: Difference
-    """both − real"""
-    gap: Difference
-    """generated − real"""
+    generated: Arm  # its accuracy is the classification accuracy score
+    gain: Difference  # both − real
+    gap: Difference  # generated − real
     chance: float
     """Share of the most frequent class among the test images: the accuracy of who always answers that."""
     steps: int

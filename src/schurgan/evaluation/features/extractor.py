@@ -16,8 +16,7 @@ _CHUNK = 256
 class Extracted(NamedTuple):
     """What an extractor makes of N images, in float64 on the CPU."""
 
-    features: Tensor
-    """(N, d)"""
+    features: Tensor  # (N, d)
     probabilities: Tensor | None
     """(N, K), rows that sum to 1; None where the extractor knows no classes."""
 
