@@ -17,7 +17,7 @@ import yaml
 
 from schurgan.commands import main as cli
 from schurgan.commands.parsing import parse
-from schurgan.networks import ARCHITECTURES, Discriminator, Generator
+from schurgan.networks import ARCHITECTURES, Discriminator, Generator, customise, find_architecture
 from schurgan.runs.config import Config
 from schurgan.runs.presets import preset_names
 
@@ -151,8 +151,9 @@ def test_the_numbers_of_parameters_are_those_of_the_networks():
         found = []
         for width in (64, 96):
             with torch.device("meta"):
-                made = {"width": width, "init": "normal", "spectral_norm": False}
-                networks = (Generator.from_preset(name, **made, **changed), Discriminator.from_preset(name, **made))
+                shape = {"classes": 10, "width": width, "init": "normal", "spectral_norm": False}
+                architecture = customise(find_architecture(name), **changed)
+                networks = (Generator(architecture, **shape), Discriminator(architecture, **shape))
             assert networks[0].latent_dim == latent
             found += [sum(parameter.numel() for parameter in network.parameters()) for network in networks]
         assert found == expected, name

@@ -26,12 +26,10 @@ def parameters(network: nn.Module) -> int:
 
 def counts(name: str, width: int, classes: int = 10, **changes) -> tuple[int, int]:
     """Parameters of both networks of a row, without their weights being drawn or normalised."""
-    sizes = {"width": width, "classes": classes}
-    of_generator = {name: value for name, value in changes.items() if name != "projection"}
-    of_discriminator = {name: value for name, value in changes.items() if name not in ("skip_z", "embedding")}
+    architecture = customise(find_architecture(name), **changes)
     with torch.device("meta"):
-        generator = Generator.from_preset(name, **sizes, **of_generator)
-        discriminator = Discriminator.from_preset(name, **sizes, spectral_norm=False, **of_discriminator)
+        generator = Generator(architecture, classes, width)
+        discriminator = Discriminator(architecture, classes, width, spectral_norm=False)
     return parameters(generator), parameters(discriminator)
 
 
@@ -218,10 +216,11 @@ def test_attention_is_put_on_every_map_of_the_heights_given_and_on_no_other():
 
 def test_attention_at_a_height_that_no_map_has_is_refused_with_those_that_there_are():
     message = "attention: 48 given, the stages of the generator give heights of 8, 16, 32, 64, 128 pixels"
+    row = find_architecture("biggan-128")
     with pytest.raises(ValueError, match=message):
-        Generator.from_preset("biggan-128", attention=(64, 48))
+        customise(row, attention_g=(64, 48))
     with pytest.raises(ValueError, match="the stages of the discriminator give heights of 64, 32, 16, 8, 4 pixels"):
-        Discriminator.from_preset("biggan-128", attention=(128,))
+        customise(row, attention_d=(128,))
 
 
 def test_attention_moves_with_the_base_where_the_old_places_would_not_fit():

@@ -101,11 +101,8 @@ def test_memory_is_the_sum_of_what_a_step_holds():
     counts = [sum(parameter.numel() for parameter in network.parameters()) for network in networks]
     buffers = sum(buffer.numel() * buffer.element_size() for buffer in networks[0].buffers())
     assert [costs.generator, costs.discriminator] == counts
-    assert costs.weights == 4 * sum(counts) + buffers
-    assert costs.gradients == 4 * sum(counts)
-    assert costs.moments == 8 * sum(counts)
-    assert costs.average == 4 * counts[0] + buffers
-    assert costs.memory == costs.weights + costs.gradients + costs.moments + costs.average + costs.activations
+    assert costs.state == 16 * sum(counts) + buffers + 4 * counts[0] + buffers  # weights, gradients, moments; average
+    assert costs.memory == costs.state + costs.activations
 
 
 def test_activations_and_arithmetic_grow_with_the_batch_and_nothing_else_does():

@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from schurgan.networks import Discriminator, SelfAttention
+from schurgan.networks import Discriminator, SelfAttention, customise, find_architecture
 
 
-def seeded(name: str, **options) -> Discriminator:
+def seeded(name: str, changes: dict | None = None, classes: int = 10, **options) -> Discriminator:
     torch.manual_seed(0)
-    return Discriminator.from_preset(name, **options)
+    return Discriminator(customise(find_architecture(name), **(changes or {})), classes, **options)
 
 
 def test_score_is_a_linear_layer_plus_the_class_embeddings_projection_of_the_summed_features():
@@ -27,7 +27,7 @@ def test_score_is_a_linear_layer_plus_the_class_embeddings_projection_of_the_sum
 
 
 def test_without_projection_the_score_is_the_linear_layer_whatever_the_class():
-    network = seeded("small-32", width=4, projection=False).eval()
+    network = seeded("small-32", {"projection": False}, width=4).eval()
     assert not [name for name in network.state_dict() if "embedding" in name]
     images = torch.randn(6, 3, 32, 32)
     scores = network(images, torch.arange(6))
@@ -36,8 +36,9 @@ def test_without_projection_the_score_is_the_linear_layer_whatever_the_class():
     torch.testing.assert_close(scores, network.linear(features).squeeze(1))
 
 
-def test_a_preset_is_made_with_the_fields_that_are_given():
-    network = seeded("biggan-64", width=4, channels=1, attention=(32, 4), resample="strided", base=(4, 8))
+def test_a_discriminator_has_the_changed_fields_of_its_architecture():
+    changes = {"attention_d": (32, 4), "resample": "strided", "base": (4, 8)}
+    network = seeded("biggan-64", changes, width=4, channels=1)
     places = [isinstance(block.attention, SelfAttention) for block in network.blocks]
     assert places == [True, False, False, True, True]
     assert network.architecture.size == (64, 128)
@@ -66,7 +67,7 @@ def test_images_of_any_channels_and_rectangular_sizes_are_scored(channels, size)
 @pytest.mark.parametrize("name", ["small-32", "cifar-32"])
 @pytest.mark.parametrize("resample", ["nearest", "strided"])
 def test_channels_last_gives_the_same_scores_and_gradients(name, resample):
-    network = seeded(name, width=8, resample=resample)
+    network = seeded(name, {"resample": resample}, width=8)
     turned = copy.deepcopy(network).to(memory_format=torch.channels_last)
     images, labels = torch.randn(4, 3, 32, 32), torch.arange(4)
     scores, same = network(images, labels), turned(images.contiguous(memory_format=torch.channels_last), labels)

@@ -13,16 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from schurgan.core.errors import UserError
-from schurgan.networks import Generator, SelfAttention, export_generator
+from schurgan.networks import Generator, SelfAttention, customise, export_generator, find_architecture
 from schurgan.networks import export as module
 
 # Fused attention padded (8 wide) and not (16), every enlarging convolution, either embedding, z in chunks, whole, once.
 NETWORKS = {
-    "small-16": {"width": 4},
-    "cifar-32": {"width": 4},
-    "sagan-32": {"width": 8, "resample": "strided"},
-    "biggan-32": {"width": 2, "skip_z": "full", "base": (4, 6)},
-    "proposed-literal-128": {"width": 1},  # enlarges 4- and 8-fold
+    "small-16": (4, {}),
+    "cifar-32": (4, {}),
+    "sagan-32": (8, {"resample": "strided"}),
+    "biggan-32": (2, {"skip_z": "full", "base": (4, 6)}),
+    "proposed-literal-128": (1, {}),  # enlarges 4- and 8-fold
 }
 BATCHES = (1, 3, 8)
 # Tracing takes seconds a network.
@@ -34,7 +34,8 @@ SOME_QUICK = [
 def trained(name: str) -> Generator:
     """A network whose running statistics, attention and spectral norms are not those of the start."""
     torch.manual_seed(0)
-    network = Generator.from_preset(name, classes=5, channels=2, spectral_norm=True, **NETWORKS[name])
+    width, changes = NETWORKS[name]
+    network = Generator(customise(find_architecture(name), **changes), 5, width, 2, spectral_norm=True)
     for part in network.modules():
         if isinstance(part, SelfAttention):
             nn.init.constant_(part.gamma, 0.7)

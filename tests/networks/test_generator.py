@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from schurgan.networks import Generator, Latent, SelfAttention, find_architecture, standing_statistics
+from schurgan.networks import Generator, Latent, SelfAttention, customise, find_architecture, standing_statistics
 
 SMALL = find_architecture("small-32")
 
@@ -122,16 +122,16 @@ def test_the_class_beside_z_reaches_the_linear_layer():
 
 @pytest.mark.parametrize("name", ["small-32", "sagan-32"])
 def test_strided_generators_make_images_of_the_same_size(name):
-    network = Generator.from_preset(name, width=8, resample="strided")
+    network = Generator(customise(find_architecture(name), resample="strided"), 10, 8)
     images = network(*inputs(network))
     assert images.shape == (4, 3, 32, 32)
     assert images.isfinite().all()
 
 
-def test_a_preset_is_made_with_the_fields_that_are_given():
+def test_a_generator_has_the_changed_fields_of_its_architecture():
     torch.manual_seed(0)
-    options = {"base": (4, 8), "skip_z": "full", "embedding": 0, "attention": (8, 32)}
-    network = Generator.from_preset("cifar-32", width=8, channels=1, **options)
+    options = {"base": (4, 8), "skip_z": "full", "embedding": 0, "attention_g": (8, 32)}
+    network = Generator(customise(find_architecture("cifar-32"), **options), 10, 8, 1)
     assert [isinstance(block.attention, SelfAttention) for block in network.blocks] == [True, False, True]
     assert network(*inputs(network)).shape == (4, 1, 32, 64)
 
@@ -150,7 +150,7 @@ def test_images_have_the_architecture_size_any_channels_and_values_in_minus_one_
 @pytest.mark.parametrize("spectral_norm", [True, False])
 def test_channels_last_gives_the_same_images_and_gradients(name, resample, spectral_norm):
     torch.manual_seed(0)
-    network = Generator.from_preset(name, width=8, spectral_norm=spectral_norm, resample=resample)
+    network = Generator(customise(find_architecture(name), resample=resample), 10, 8, spectral_norm=spectral_norm)
     turned = copy.deepcopy(network).to(memory_format=torch.channels_last)
     z, labels = inputs(network)
     images, same = network(z, labels), turned(z, labels)

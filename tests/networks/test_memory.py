@@ -56,7 +56,7 @@ def test_a_step_in_parts_needs_less_and_one_part_of_as_many_images_as_a_small_ba
 def test_the_peak_is_over_what_is_kept_and_half_precision_halves_the_part_of_a_batch():
     architecture = find_architecture("small-32")
     costs, peak = step_costs(architecture, batch_size=256), step_peak(architecture, batch_size=256)
-    assert peak.held == costs.weights + costs.gradients + costs.moments + costs.average
+    assert peak.held == costs.state
     assert costs.activations < peak.part < 3 * costs.activations
     half = step_peak(architecture, batch_size=256, half=True)
     assert 0.45 < half.part / peak.part < 0.65

@@ -10,23 +10,24 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from schurgan.networks import Discriminator, Generator, SelfAttention
+from schurgan.networks import Discriminator, Generator, SelfAttention, customise, find_architecture
 from schurgan.normality import DDFN
 from schurgan.training.losses import LOSSES
 
 # Attention that counts, every resampling convolution, both ways to embed classes, a chunked and a whole z.
 ARCHITECTURES = {
-    "small-16": {},
-    "cifar-32": {"width": 4},
-    "sagan-32": {"width": 4, "resample": "strided"},
-    "proposed-32": {"width": 4},
+    "small-16": (None, "nearest"),
+    "cifar-32": (4, "nearest"),
+    "sagan-32": (4, "strided"),
+    "proposed-32": (4, "nearest"),
 }
 
 
 def pair(name: str) -> tuple[Generator, Discriminator]:
     torch.manual_seed(0)
-    options = {"classes": 5, "channels": 2, "spectral_norm": True, **ARCHITECTURES[name]}
-    networks = Generator.from_preset(name, **options), Discriminator.from_preset(name, **options)
+    width, resample = ARCHITECTURES[name]
+    architecture = customise(find_architecture(name), resample=resample)
+    networks = tuple(network(architecture, 5, width, 2, spectral_norm=True) for network in (Generator, Discriminator))
     for module in (module for network in networks for module in network.modules()):
         if isinstance(module, SelfAttention):
             nn.init.constant_(module.gamma, 0.7)

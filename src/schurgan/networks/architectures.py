@@ -19,12 +19,7 @@ IMAGE = 0
 """As a stage's `cin`: the image's own channels."""
 
 
-def check_sizes(**sizes: int | None) -> None:
-    """Raise ValueError naming the first size below 1 (None stands for a default)."""
-    check_whole(1, **sizes)
-
-
-def check_whole(least: int, **numbers: int | None) -> None:
+def check_sizes(least: int = 1, /, **numbers: int | None) -> None:
     """Raise ValueError naming the first that is no whole number of `least` or more (None stands for a default)."""
     for name, number in numbers.items():
         if number is not None and (not isinstance(number, int) or number < least):
@@ -33,16 +28,13 @@ def check_whole(least: int, **numbers: int | None) -> None:
 
 @dataclass(frozen=True)
 class Stage:
-    """One residual block: its channels, its change of size, and whether self-attention follows.
+    """One residual block.
 
     Attributes:
         cin: channels in, as a multiple of the network's width.
         cout: channels out, likewise.
-        scale: factor by which a generator enlarges or a discriminator shrinks; 1: neither.
+        scale: factor by which a generator enlarges or a discriminator shrinks.
         attention: self-attention on its output.
-
-    Raises:
-        ValueError: a multiple or a factor is out of range.
     """
 
     cin: int
@@ -51,8 +43,8 @@ class Stage:
     attention: bool = False
 
     def __post_init__(self) -> None:
-        check_whole(0, cin=self.cin)
-        check_whole(1, cout=self.cout, scale=self.scale)
+        check_sizes(0, cin=self.cin)
+        check_sizes(cout=self.cout, scale=self.scale)
 
 
 @dataclass(frozen=True)
@@ -62,8 +54,7 @@ class Architecture:
     skip_z says what of z reaches the blocks beside the class: "chunks" (chunk 0 the linear layer, chunk i + 1 block i;
     BigGAN), "full" (all of z everywhere; BigGAN-deep) or "none" (z the linear layer only). resample says how blocks
     change size: "nearest" (nearest-neighbour enlargement, average pooling) or "strided" (their 3×3 convolution is
-    transposed with that stride in G, and has it in D; the 1×1 shortcut is as before, and so is the number of
-    parameters). Raises ValueError, naming the field, where they do not fit each other.
+    transposed with that stride in G, and has it in D). Raises ValueError, naming the field that does not fit.
     """
 
     generator: tuple[Stage, ...]
@@ -85,8 +76,8 @@ class Architecture:
     """Whether the linear layer takes the shared embedding beside z."""
 
     def __post_init__(self) -> None:
-        check_whole(1, width=self.width, chunk=self.chunk, latent=self.latent)
-        check_whole(0, embedding=self.embedding)
+        check_sizes(width=self.width, chunk=self.chunk, latent=self.latent)
+        check_sizes(0, embedding=self.embedding)
         if len(self.base) != 2 or any(not isinstance(side, int) or side < 1 for side in self.base):
             raise ValueError(f"base: {self.base} given, a height and a width of 1 or more pixels are needed")
         for field, value, known in (("skip_z", self.skip_z, SkipZ), ("resample", self.resample, Resample)):
@@ -175,48 +166,36 @@ def customise(
     if skip_z == "chunks":
         changes["latent"] = None
     places: dict[Part, Collection[int] | None] = {"generator": attention_g, "discriminator": attention_d}
-    for part, heights in places.items():
-        if heights is not None:  # first none at all: where they were may not fit the new base
-            changes[part] = tuple(replace(stage, attention=False) for stage in getattr(architecture, part))
+    places = {part: heights for part, heights in places.items() if heights is not None}
+    for part in places:  # first none at all: where they were may not fit the new base
+        changes[part] = tuple(replace(stage, attention=False) for stage in getattr(architecture, part))
     architecture = replace(architecture, **changes)
-    placed: dict[str, Any] = {
-        p: _attending(architecture, p, heights) for p, heights in places.items() if heights is not None
-    }
-    return replace(architecture, **placed)
+    for part, heights in places.items():
+        known = [height for height, _ in architecture.maps(part)]
+        if unknown := [height for height in heights or () if height not in known]:
+            these = ", ".join(map(str, dict.fromkeys(known)))
+            raise ValueError(f"attention: {unknown[0]} given, the stages of the {part} give heights of {these} pixels")
+        stages = zip(getattr(architecture, part), known, strict=True)
+        placed: Any = tuple(replace(stage, attention=height in (heights or ())) for stage, height in stages)
+        architecture = replace(architecture, **{part: placed})
+    return architecture
 
 
-def _attending(architecture: Architecture, part: Part, heights: Collection[int]) -> tuple[Stage, ...]:
-    found = [height for height, _ in architecture.maps(part)]
-    for height in heights:
-        if height not in found:
-            known = ", ".join(map(str, dict.fromkeys(found)))
-            raise ValueError(f"attention: {height} given, the stages of the {part} give heights of {known} pixels")
-    stages: tuple[Stage, ...] = getattr(architecture, part)
-    return tuple(replace(stage, attention=height in heights) for stage, height in zip(stages, found, strict=True))
+def _stages(*widths: int, attention: int | None = None, flat: int = 0) -> tuple[Stage, ...]:
+    """A stage from each width to the next, attention after stage `attention`; the last `flat` of them keep the size."""
+    last = len(widths) - 1 - flat
+    return tuple(
+        Stage(cin, cout, scale=2 if i < last else 1, attention=i == attention)
+        for i, (cin, cout) in enumerate(pairwise(widths))
+    )
 
 
 # small-*: thin, for a machine without a GPU.
 _SMALL: dict[str, Architecture] = {
-    "small-16": Architecture(
-        generator=(Stage(4, 2), Stage(2, 1)),
-        discriminator=(Stage(IMAGE, 1), Stage(1, 2), Stage(2, 4, scale=1)),
-        width=16,
-        chunk=16,
-        embedding=32,
-    ),
-    "small-32": Architecture(
-        generator=(Stage(8, 4), Stage(4, 2), Stage(2, 1)),
-        discriminator=(Stage(IMAGE, 1), Stage(1, 2), Stage(2, 4), Stage(4, 8, scale=1)),
-        width=16,
-        chunk=16,
-        embedding=32,
-    ),
+    "small-16": Architecture(_stages(4, 2, 1), _stages(IMAGE, 1, 2, 4, flat=1), width=16, chunk=16, embedding=32),
+    "small-32": Architecture(_stages(8, 4, 2, 1), _stages(IMAGE, 1, 2, 4, 8, flat=1), width=16, chunk=16, embedding=32),
     "small-64": Architecture(
-        generator=(Stage(16, 8), Stage(8, 4), Stage(4, 2), Stage(2, 1)),
-        discriminator=(Stage(IMAGE, 1), Stage(1, 2), Stage(2, 4), Stage(4, 8), Stage(8, 16, scale=1)),
-        width=8,
-        chunk=16,
-        embedding=32,
+        _stages(16, 8, 4, 2, 1), _stages(IMAGE, 1, 2, 4, 8, 16, flat=1), width=8, chunk=16, embedding=32
     ),
 }
 
@@ -224,54 +203,26 @@ _SMALL: dict[str, Architecture] = {
 # both have beside the image. 32 pixels: the usual form for CIFAR-10, three equal blocks, attention on 16×16.
 _BIGGAN: dict[str, Architecture] = {
     "biggan-32": Architecture(
-        generator=(Stage(4, 4), Stage(4, 4, attention=True), Stage(4, 4)),
-        discriminator=(Stage(IMAGE, 4, attention=True), Stage(4, 4), Stage(4, 4, scale=1), Stage(4, 4, scale=1)),
-        width=96,
+        _stages(4, 4, 4, 4, attention=1), _stages(IMAGE, 4, 4, 4, 4, attention=0, flat=2), width=96
     ),
     "biggan-64": Architecture(
-        generator=(Stage(16, 16), Stage(16, 8), Stage(8, 4, attention=True), Stage(4, 2)),
-        discriminator=(
-            Stage(IMAGE, 1, attention=True),
-            Stage(1, 2),
-            Stage(2, 4),
-            Stage(4, 8),
-            Stage(8, 16, scale=1),
-        ),
-        width=96,
+        _stages(16, 16, 8, 4, 2, attention=2), _stages(IMAGE, 1, 2, 4, 8, 16, attention=0, flat=1), width=96
     ),
     "biggan-128": Architecture(
-        generator=(Stage(16, 16), Stage(16, 8), Stage(8, 4), Stage(4, 2, attention=True), Stage(2, 1)),
-        discriminator=(
-            Stage(IMAGE, 1, attention=True),
-            Stage(1, 2),
-            Stage(2, 4),
-            Stage(4, 8),
-            Stage(8, 16),
-            Stage(16, 16, scale=1),
-        ),
-        width=96,
+        _stages(16, 16, 8, 4, 2, 1, attention=3), _stages(IMAGE, 1, 2, 4, 8, 16, 16, attention=0, flat=1), width=96
     ),
     "biggan-256": Architecture(
-        generator=(Stage(16, 16), Stage(16, 8), Stage(8, 8), Stage(8, 4, attention=True), Stage(4, 2), Stage(2, 1)),
-        discriminator=(
-            Stage(IMAGE, 1),
-            Stage(1, 2, attention=True),
-            Stage(2, 4),
-            Stage(4, 8),
-            Stage(8, 8),
-            Stage(8, 16),
-            Stage(16, 16, scale=1),
-        ),
+        _stages(16, 16, 8, 8, 4, 2, 1, attention=3),
+        _stages(IMAGE, 1, 2, 4, 8, 8, 16, 16, attention=1, flat=1),
         width=96,
     ),
 }
 
 
 def _sagan(architecture: Architecture, height: int) -> Architecture:
-    """Return a row as Zhang et al. 2019 have it, whose blocks BigGAN took over.
+    """Return a row as Zhang et al. 2019 have it, whose blocks BigGAN took over, with attention on maps of `height`.
 
-    z of 128 numbers enters at the linear layer alone, every gain and bias of a norm has its own class embedding, and
-    attention is on maps of this height in both networks.
+    z of 128 numbers enters at the linear layer alone, and every gain and bias of a norm has its own class embedding.
     """
     row = replace(architecture, embedding=0, latent=128, skip_z="none", width=64)
     return customise(row, attention_g=(height,), attention_d=(height,))
@@ -280,16 +231,11 @@ def _sagan(architecture: Architecture, height: int) -> Architecture:
 # At 128 pixels the authors' code and mimicry put attention on 32×32, the best place of their ablation; BigGAN-PyTorch's
 # SA-GAN script takes 64×64 and a shared embedding. The authors published no other size: there the blocks are BigGAN's,
 # and below 64 pixels the map of 32×32 would be the image, so it is 16×16.
-_SAGAN: dict[str, Architecture] = {
-    "sagan-32": _sagan(_BIGGAN["biggan-32"], 16),
-    "sagan-64": _sagan(_BIGGAN["biggan-64"], 32),
-    "sagan-128": _sagan(_BIGGAN["biggan-128"], 32),
-    "sagan-256": _sagan(_BIGGAN["biggan-256"], 32),
-}
+_SAGAN = {f"sagan-{size}": _sagan(_BIGGAN[f"biggan-{size}"], 16 if size == 32 else 32) for size in (32, 64, 128, 256)}
 
 # The discriminators of the paper's Tables 5 and 6, as printed; attention on 64×64.
-_PAPER_D_128 = (Stage(IMAGE, 2, attention=True), Stage(2, 8), Stage(8, 16))
-_PAPER_D_256 = (Stage(IMAGE, 2), Stage(2, 4, attention=True), Stage(4, 8), Stage(8, 16))
+_PAPER_D_128 = _stages(IMAGE, 2, 8, 16, attention=0)
+_PAPER_D_256 = _stages(IMAGE, 2, 4, 8, 16, attention=1)
 
 # The generators of the same tables are printed with two or three blocks, which cannot double 4 pixels up to 128 and
 # 256, and with lengths of z that need five and six.
@@ -299,33 +245,14 @@ _PAPER_D_256 = (Stage(IMAGE, 2), Stage(2, 4, attention=True), Stage(4, 8), Stage
 # at 256 pixels no map of 128×128 exists.
 # proposed-32: the chain of three blocks for CIFAR-10, of whose network the paper prints no table.
 _PROPOSED: dict[str, Architecture] = {
-    "proposed-32": Architecture(
-        generator=(Stage(16, 4), Stage(4, 4), Stage(4, 1, attention=True)),
-        discriminator=_PAPER_D_128,
-    ),
-    "proposed-128": Architecture(
-        generator=(Stage(16, 4), Stage(4, 4), Stage(4, 4), Stage(4, 4), Stage(4, 1, attention=True)),
-        discriminator=_PAPER_D_128,
-    ),
-    "proposed-256": Architecture(
-        generator=(Stage(16, 4), Stage(4, 4), Stage(4, 4), Stage(4, 4), Stage(4, 4, attention=True), Stage(4, 1)),
-        discriminator=_PAPER_D_256,
-    ),
-    "proposed-ladder-128": Architecture(
-        generator=(Stage(16, 16), Stage(16, 8), Stage(8, 4), Stage(4, 2), Stage(2, 1, attention=True)),
-        discriminator=_PAPER_D_128,
-    ),
-    "proposed-ladder-256": Architecture(
-        generator=(Stage(16, 16), Stage(16, 8), Stage(8, 8), Stage(8, 4), Stage(4, 2, attention=True), Stage(2, 1)),
-        discriminator=_PAPER_D_256,
-    ),
-    "proposed-literal-128": Architecture(
-        generator=(Stage(16, 4, scale=4), Stage(4, 1, scale=8)),
-        discriminator=_PAPER_D_128,
-    ),
+    "proposed-32": Architecture(_stages(16, 4, 4, 1, attention=2), _PAPER_D_128),
+    "proposed-128": Architecture(_stages(16, 4, 4, 4, 4, 1, attention=4), _PAPER_D_128),
+    "proposed-256": Architecture(_stages(16, 4, 4, 4, 4, 4, 1, attention=4), _PAPER_D_256),
+    "proposed-ladder-128": Architecture(_stages(16, 16, 8, 4, 2, 1, attention=4), _PAPER_D_128),
+    "proposed-ladder-256": Architecture(_stages(16, 16, 8, 8, 4, 2, 1, attention=4), _PAPER_D_256),
+    "proposed-literal-128": Architecture((Stage(16, 4, scale=4), Stage(4, 1, scale=8)), _PAPER_D_128),
     "proposed-literal-256": Architecture(
-        generator=(Stage(16, 4, scale=4), Stage(4, 4, scale=4), Stage(4, 1, scale=4)),
-        discriminator=_PAPER_D_256,
+        (Stage(16, 4, scale=4), Stage(4, 4, scale=4), Stage(4, 1, scale=4)), _PAPER_D_256
     ),
 }
 

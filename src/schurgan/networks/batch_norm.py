@@ -10,8 +10,7 @@ ones of the processes drift apart. Here they are those of the 512 images, the sa
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 import torch
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from schurgan.core.distributed import current_world
+from schurgan.networks.layers import attribute_set
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -27,15 +27,12 @@ Network = TypeVar("Network", bound=nn.Module)
 class CrossReplicaBatchNorm2d(nn.BatchNorm2d):
     """`nn.BatchNorm2d` over the batches of all processes of torch.distributed, which may differ in length.
 
-    x (B, C, H, W)  ->  (B, C, H, W), normalised by mean and variance of the images of all processes, in training mode;
-    running statistics follow those. It runs on any device (`nn.SyncBatchNorm` refuses a CPU), keeps the memory format,
-    and counts in float32 or better whatever the type of x. Every process must call it equally often: the statistics
-    meet once in the forward pass, and their gradients once in the backward pass. With one process, in eval mode and
-    within `local_statistics` it is `nn.BatchNorm2d`, bit for bit.
+    It runs on any device (`nn.SyncBatchNorm` refuses a CPU), keeps the memory format, and counts in float32 or better.
+    Every process must call it equally often: the statistics meet once in the forward pass, and their gradients once in
+    the backward pass. With one process, in eval mode and within `local_statistics` it is `nn.BatchNorm2d`, bit for bit.
 
     The gradient is that of the sum of the processes' losses; a wrapper that averages gradients over the processes makes
-    it that of their mean. `weight` and `bias` have the gradients of the process's own images, for that wrapper to
-    gather. There is no second derivative: to ask for one raises RuntimeError.
+    it that of their mean, and gathers those of `weight` and `bias`. There is no second derivative.
     """
 
     local = False
@@ -121,10 +118,9 @@ def global_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def convert_batch_norm(network: Network) -> Network:
-    """Every `nn.BatchNorm2d` of `network` as a `CrossReplicaBatchNorm2d`, in place: -> `network`.
+    """Turn every `nn.BatchNorm2d` of `network` into a `CrossReplicaBatchNorm2d`, in place, and return `network`.
 
-    The modules stay the objects they were, with their parameters, buffers, hooks and modes, so optimisers and states
-    of before still fit. One that is of a class of its own is left as it is.
+    The modules stay the objects they were, so optimisers and states of before still fit.
     """
     for module in network.modules():
         if type(module) is nn.BatchNorm2d:
@@ -132,15 +128,6 @@ def convert_batch_norm(network: Network) -> Network:
     return network
 
 
-@contextmanager
-def local_statistics(network: nn.Module) -> Iterator[None]:
+def local_statistics(network: nn.Module) -> AbstractContextManager[None]:
     """Inside, each process normalises by its own batch alone, and may run `network` as often as it likes."""
-    norms = [module for module in network.modules() if isinstance(module, CrossReplicaBatchNorm2d)]
-    before = [norm.local for norm in norms]
-    for norm in norms:
-        norm.local = True
-    try:
-        yield
-    finally:
-        for norm, local in zip(norms, before, strict=True):
-            norm.local = local
+    return attribute_set((m for m in network.modules() if isinstance(m, CrossReplicaBatchNorm2d)), "local", True)

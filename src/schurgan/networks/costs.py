@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,30 +23,21 @@ from schurgan.networks.spectral import SpectralNorm, constrain_layers
 class Costs:
     """Of one step: D on a batch of real and a batch of generated images, then G on a batch, in float32."""
 
-    generator: int
-    """Parameters of G."""
+    generator: int  # parameters of G
     discriminator: int
-    """Parameters of D."""
     flops: int
-    """Floating-point operations of matrix products, convolutions and attention, a multiplication and an addition each;
-    forward and backward. Norms, activations and optimisers are a few per cent beside them and are not counted."""
-    flops_d: int
-    """Those of D's phase, generating its batch included."""
-    weights: int
-    """Bytes of parameters and buffers of both networks."""
-    gradients: int
-    """Bytes of both networks' gradients."""
-    moments: int
-    """Bytes of Adam's two moments of every parameter."""
-    average: int
-    """Bytes of the averaged generator."""
+    """Multiplications and additions of matrix products, convolutions and attention, forward and backward. Norms,
+    activations and optimisers are a few per cent beside them and are not counted."""
+    flops_d: int  # those of D's phase, generating its batch included
+    state: int
+    """Bytes of both networks' parameters, buffers, gradients and Adam moments, and of the averaged generator."""
     activations: int
     """Bytes that the larger of the two phases keeps for its backward pass, each storage once."""
 
     @property
     def memory(self) -> int:
         """Bytes of all that a step holds at once. A peak is higher by what single operations need while they run."""
-        return self.weights + self.gradients + self.moments + self.average + self.activations
+        return self.state + self.activations
 
 
 def step_costs(
@@ -60,13 +50,7 @@ def step_costs(
     spectral_norm_g: bool = False,
     spectral_norm_d: bool = True,
 ) -> Costs:
-    """Costs of a step of training the networks of `architecture`; a fraction of a second, whatever their size.
-
-    `batch_size` counts images, real and generated each.
-
-    Raises:
-        ValueError: a size is below 1.
-    """
+    """Costs of a training step on `batch_size` real and generated images each; takes a fraction of a second."""
     check_sizes(batch_size=batch_size)
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
         generator = Generator(architecture, classes, width, channels, spectral_norm=False, init="normal")
@@ -82,12 +66,13 @@ def step_costs(
     with _FusedAttention(), FlopCounterMode(display=False) as counter:
         with torch.no_grad():
             fake = generator(z, labels)
-        with _kept(networks) as of_discriminator:
+        of_discriminator, of_generator = _Kept(networks), _Kept(networks)
+        with of_discriminator:
             loss = discriminator(torch.cat([images, fake]), labels.repeat(2)).sum()
         loss.backward()
         flops_d = counter.get_total_flops()
         discriminator.requires_grad_(False)
-        with _kept(networks) as of_generator:
+        with of_generator:
             loss = discriminator(generator(z, labels), labels).sum()
         loss.backward()
     trained = [parameter for network in networks for parameter in network.parameters()]
@@ -96,10 +81,7 @@ def step_costs(
         discriminator=sum(parameter.numel() for parameter in discriminator.parameters()),
         flops=counter.get_total_flops(),
         flops_d=flops_d,
-        weights=bytes_of(tensors_of(networks)),
-        gradients=bytes_of(trained),
-        moments=2 * bytes_of(trained),
-        average=bytes_of(tensors_of([generator])),
+        state=bytes_of(tensors_of(networks)) + 3 * bytes_of(trained) + bytes_of(tensors_of([generator])),
         activations=max(of_discriminator.size, of_generator.size),
     )
 
@@ -107,13 +89,7 @@ def step_costs(
 def cost_table(
     *, width: int | None = None, classes: int = 10, channels: int = 3, batch_size: int = 32
 ) -> Iterator[str]:
-    """Lines of a table of `ARCHITECTURES`: pixels, width, parameters of both networks, memory and arithmetic of a step.
-
-    Each line comes when it is known. A width of None is each architecture's own.
-
-    Raises:
-        ValueError: a size is below 1.
-    """
+    """Lines of a table of `ARCHITECTURES` and their costs; a width of None is each architecture's own."""
     yield "architectures (--model.architecture): parameters of both networks, and of one step in float32,"
     yield f"batch {batch_size}, channels {channels}, classes {classes}, D spectrally normalised"
     space = max(map(len, ARCHITECTURES))
@@ -136,10 +112,11 @@ def add_spectral_norm(network: nn.Module, keep: Collection[nn.Module]) -> None:
             module.eval()
 
 
-class _Kept:
-    """Storages that a graph keeps beside those of the networks."""
+class _Kept(torch.autograd.graph.saved_tensors_hooks):
+    """Within it, storages that graphs keep beside those of the networks are recorded."""
 
     def __init__(self, networks: Iterable[nn.Module]) -> None:
+        super().__init__(self.add, lambda tensor: tensor)
         self.own = {storage_address(tensor) for tensor in tensors_of(networks)}
         self.found: dict[int, torch.UntypedStorage] = {}
 
@@ -151,13 +128,6 @@ class _Kept:
     @property
     def size(self) -> int:
         return sum(storage.nbytes() for storage in self.found.values())
-
-
-@contextmanager
-def _kept(networks: Iterable[nn.Module]) -> Iterator[_Kept]:
-    kept = _Kept(networks)
-    with torch.autograd.graph.saved_tensors_hooks(kept.add, lambda tensor: tensor):
-        yield kept
 
 
 def storage_address(tensor: Tensor) -> int:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Self
+from typing import Any, Self
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from schurgan.networks.architectures import IMAGE, Architecture, Resample, check_sizes, customise, find_architecture
+from schurgan.networks.architectures import IMAGE, Architecture, check_sizes, find_architecture
 from schurgan.networks.layers import DBlock, Init, initialise
 from schurgan.networks.spectral import apply_spectral_norm
 
@@ -61,32 +60,12 @@ class Discriminator(nn.Module):
             apply_spectral_norm(self)
 
     @classmethod
-    def from_preset(
-        cls,
-        name: str,
-        *,
-        width: int | None = None,
-        classes: int = 10,
-        channels: int = 3,
-        spectral_norm: bool = True,
-        init: Init = "orthogonal",
-        base: tuple[int, int] | None = None,
-        resample: Resample | None = None,
-        projection: bool | None = None,
-        attention: Collection[int] | None = None,
-    ) -> Self:
-        """Return the discriminator of a row of `ARCHITECTURES`, with some of its fields changed as by `customise`.
-
-        Raises:
-            ValueError: the name is unknown, or something does not fit the row.
-        """
-        architecture = customise(
-            find_architecture(name), base=base, resample=resample, projection=projection, attention_d=attention
-        )
-        return cls(architecture, classes, width, channels, spectral_norm=spectral_norm, init=init)
+    def from_preset(cls, name: str, classes: int = 10, **options: Any) -> Self:
+        """The discriminator of a row of `ARCHITECTURES`; `options` are the constructor's."""
+        return cls(find_architecture(name), classes, **options)
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Return scores (B,) of images (B, channels, H, W) and labels (B,)."""
+        """Scores (B,) of images (B, channels, H, W) and labels (B,)."""
         h = F.relu(self.blocks(images)).sum((2, 3))
         score: Tensor = self.linear(h).squeeze(1)
         return score if self.embedding is None else score + (self.embedding(labels) * h).sum(1)

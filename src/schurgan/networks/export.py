@@ -28,9 +28,9 @@ def export_generator(generator: Generator, path: str | Path, format: Format = "p
 
     The file takes "z" (B, latent_dim) float32 and "labels" (B,) int64 below `classes`, B ≥ 1, and gives "images"
     (B, channels, H, W) float32 in [−1, 1], the same numbers but for rounding. "pt2" is read by `torch.export.load`,
-    "onnx" (operator set 18) by ONNX Runtime and others. Spectral norms are applied to the weights as they stand, batch
-    norms use their running statistics, and convolutions that enlarge have their kernels summed once. `generator` is not
-    changed, and may be on any device: the file is for a CPU. It appears whole or not at all.
+    "onnx" (operator set 18) by ONNX Runtime and others. Spectral norms are applied to the weights as they stand, and
+    convolutions that enlarge have their kernels summed once. `generator` is not changed; the file is for a CPU. It
+    appears whole or not at all.
 
     Raises:
         ValueError: the format is another.

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from schurgan.networks.architectures import Architecture, Resample, SkipZ, check_sizes, customise, find_architecture
+from schurgan.networks.architectures import Architecture, check_sizes, find_architecture
 from schurgan.networks.latent import Latent
-from schurgan.networks.layers import BATCH_NORM_EPS, Condition, GBlock, Init, initialise
+from schurgan.networks.layers import BATCH_NORM_EPS, Condition, GBlock, Init, attribute_set, initialise
 from schurgan.networks.spectral import apply_spectral_norm
 
 
@@ -74,38 +73,12 @@ class Generator(nn.Module):
             apply_spectral_norm(self, keep=self.embeddings())
 
     @classmethod
-    def from_preset(
-        cls,
-        name: str,
-        *,
-        width: int | None = None,
-        classes: int = 10,
-        channels: int = 3,
-        spectral_norm: bool = False,
-        init: Init = "orthogonal",
-        base: tuple[int, int] | None = None,
-        skip_z: SkipZ | None = None,
-        resample: Resample | None = None,
-        embedding: int | None = None,
-        attention: Collection[int] | None = None,
-    ) -> Self:
-        """Return the generator of a row of `ARCHITECTURES`, with some of its fields changed as by `customise`.
-
-        Raises:
-            ValueError: the name is unknown, or something does not fit the row.
-        """
-        architecture = customise(
-            find_architecture(name),
-            base=base,
-            skip_z=skip_z,
-            resample=resample,
-            embedding=embedding,
-            attention_g=attention,
-        )
-        return cls(architecture, classes, width, channels, spectral_norm=spectral_norm, init=init)
+    def from_preset(cls, name: str, classes: int = 10, **options: Any) -> Self:
+        """The generator of a row of `ARCHITECTURES`; `options` are the constructor's."""
+        return cls(find_architecture(name), classes, **options)
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
-        """Return images (B, channels, H, W) of z (B, latent_dim) and labels (B,)."""
+        """Images (B, channels, H, W) of z (B, latent_dim) and labels (B,)."""
         first, conditions = self.split(z, labels if self.shared is None else self.shared(labels))
         h = self.linear(first).unflatten(1, (-1, *self.architecture.base))
         for block, condition in zip(self.blocks, conditions, strict=True):
@@ -113,18 +86,13 @@ class Generator(nn.Module):
         return torch.tanh(self.output(F.relu(self.norm(h))))
 
     def embeddings(self) -> list[nn.Embedding]:
-        """Return the class embeddings, shared or each norm's own. Normalising them can cripple G (Brock et al.)."""
+        """The class embeddings, shared or each norm's own. Normalising them can cripple G (Brock et al.)."""
         return [module for module in self.modules() if isinstance(module, nn.Embedding)]
 
     def split(self, z: Tensor, embedded: Tensor) -> tuple[Tensor, list[Condition]]:
-        """Return what the linear layer sees, and each block's condition.
+        """What the linear layer sees, and each block's condition, of z (B, latent_dim) and embedded labels.
 
-        Args:
-            z: (B, latent_dim).
-            embedded: (B, architecture.embedding), or labels (B,) where no embedding is shared.
-
-        Raises:
-            ValueError: z has another length.
+        These are (B, architecture.embedding), or labels (B,) where no embedding is shared.
         """
         if z.ndim != 2 or z.shape[1] != self.latent_dim:
             raise ValueError(f"z: shape {tuple(z.shape)} given, (batch, {self.latent_dim}) is needed")
@@ -150,28 +118,19 @@ def standing_statistics(
 ) -> None:
     """Set the running statistics of every batch norm, in place, to those of images that `network` generates.
 
-    The mean over `batches` batches of each batch's own mean and (unbiased) variance, z from `latent` and classes at
-    equal chance, both from `generator` (Brock et al. 2019, "standing statistics"). An average of weights needs this
-    before it samples: its running statistics belong to no network that ever ran. Nothing else changes: spectral norms
-    stay as they are, modes and momenta come back.
+    The mean over `batches` batches of each batch's own mean and (unbiased) variance, classes at equal chance (Brock et
+    al. 2019). An average of weights needs this before it samples: its running statistics belong to no network that ever
+    ran. Nothing else changes.
     """
     device = next(network.parameters()).device
     source = generator.device if generator is not None else device
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
-    modes = [(module, module.training) for module in network.modules()]
-    momenta = [norm.momentum for norm in norms]
-    network.eval()
-    try:
+    # Without a momentum running statistics are cumulative averages.
+    with attribute_set(network.modules(), "training", False), attribute_set(norms, "momentum", None):
         for norm in norms:
             norm.reset_running_stats()
-            norm.momentum = None  # a cumulative average
             norm.train()
         for _ in range(batches):
             z = latent.sample(batch_size, generator, device=device)
             labels = torch.randint(network.classes, (batch_size,), generator=generator, device=source).to(device)
             network(z, labels)
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-        for module, mode in modes:
-            module.training = mode

@@ -15,8 +15,7 @@ class Latent:
     """z of `dim` independent components, N(0, variance) ("normal") or U[−1, 1] ("uniform").
 
     The seed paper tries N(0, I), N(0, 0.02 I) and U[−1, 1]. As it writes covariances, 0.02 is a variance: a standard
-    deviation of 0.14, and not DCGAN's 0.02. Raises ValueError for another kind, a dimension below 1, a variance that is
-    not a finite number above 0, or one given for a uniform z.
+    deviation of 0.14, and not DCGAN's 0.02.
     """
 
     def __init__(
@@ -43,7 +42,7 @@ class Latent:
         mode: Truncation = "scale",
         device: torch.device | str | None = None,
     ) -> Tensor:
-        """Draw n latents.
+        """Draw n latents (n, dim), float32.
 
         Args:
             n: how many.
@@ -54,12 +53,6 @@ class Latent:
                 deviation α (BigGAN-PyTorch, which calls α a variance); "resample" N(0, 1) given |z| ≤ α; "official" α
                 times N(0, 1) given |z| ≤ 2 (BigGAN's published models).
             device: where z goes.
-
-        Returns:
-            z (n, dim), float32.
-
-        Raises:
-            ValueError: α is no finite number above 0 or given for a uniform z, or the mode is unknown.
         """
         if mode not in get_args(Truncation):
             raise ValueError(f'mode: "{mode}" given, "scale", "std", "resample" or "official" is needed')

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -31,16 +31,20 @@ INITIALISERS: dict[Init, Callable[[Tensor], Tensor]] = {
 }
 
 
-class UpConv2d(nn.Conv2d):
-    """3×3 convolution of the s-fold nearest-neighbour enlargement: (B, cin, H, W)  ->  (B, cout, sH, sW).
-
-    The two in one: enlarging repeats each pixel, so the s + 2 taps that a pixel meets are sums of the nine weights, and
-    one transposed convolution of stride s does both with 4 instead of 9 products a pixel (s = 2).
-    """
+class _ScalingConv2d(nn.Conv2d):
+    """A 3×3 convolution that changes the size by `scale`."""
 
     def __init__(self, cin: int, cout: int, scale: int) -> None:
         super().__init__(cin, cout, 3, padding=1)
         self.scale = scale
+
+
+class UpConv2d(_ScalingConv2d):
+    """3×3 convolution of the s-fold nearest-neighbour enlargement: (B, cin, H, W)  ->  (B, cout, sH, sW).
+
+    Enlarging repeats each pixel, so the s + 2 taps that it meets are sums of the nine weights, and one transposed
+    convolution of stride s does both with 4 instead of 9 products a pixel (s = 2).
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         if self.scale == 1:
@@ -53,15 +57,8 @@ class UpConv2d(nn.Conv2d):
         return spread(weight.transpose(0, 1), box_sums(self.scale, weight).flip(1))
 
 
-class DownConv2d(nn.Conv2d):
-    """s-fold average pooling of a 3×3 convolution, as one convolution of stride s.
-
-    (B, cin, H, W)  ->  (B, cout, H/s, W/s).
-    """
-
-    def __init__(self, cin: int, cout: int, scale: int) -> None:
-        super().__init__(cin, cout, 3, padding=1)
-        self.scale = scale
+class DownConv2d(_ScalingConv2d):
+    """s-fold average pooling of a 3×3 convolution, as one of stride s: (B, cin, H, W)  ->  (B, cout, H/s, W/s)."""
 
     def forward(self, x: Tensor) -> Tensor:
         if self.scale == 1:
@@ -71,15 +68,11 @@ class DownConv2d(nn.Conv2d):
         return F.conv2d(x, kernel, self.bias, stride=self.scale, padding=1)
 
 
-class TransposedConv2d(nn.Conv2d):
+class TransposedConv2d(_ScalingConv2d):
     """3×3 transposed convolution of stride s: (B, cin, H, W)  ->  (B, cout, sH, sW).
 
     The weight is kept as a convolution's (cout, cin, 3, 3), so that initialisation and norms see the same matrix.
     """
-
-    def __init__(self, cin: int, cout: int, scale: int) -> None:
-        super().__init__(cin, cout, 3, padding=1)
-        self.scale = scale
 
     def forward(self, x: Tensor) -> Tensor:
         if self.scale == 1:
@@ -209,26 +202,16 @@ def fused_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(query, key, value, scale=1.0).squeeze(1)[..., :wide]
 
 
-@contextmanager
-def plain_attention(network: nn.Module) -> Iterator[None]:
+def plain_attention(network: nn.Module) -> AbstractContextManager[None]:
     """Within it, every self-attention of `network` takes the plain path, for gradients of gradients (R1, WGAN-GP)."""
-    layers = [m for m in network.modules() if isinstance(m, SelfAttention)]
-    before = [layer.fused for layer in layers]
-    for layer in layers:
-        layer.fused = False
-    try:
-        yield
-    finally:
-        for layer, fused in zip(layers, before, strict=True):
-            layer.fused = fused
+    return attribute_set((m for m in network.modules() if isinstance(m, SelfAttention)), "fused", False)
 
 
 class GBlock(nn.Module):
     """Residual block of the generator: BN-ReLU-up-conv3-BN-ReLU-conv3, plus up-conv1 of the input.
 
     x (B, cin, H, W), c (B, condition)  ->  (B, cout, sH, sW), through self-attention where the stage has it. With
-    `classes`, its norms embed the classes themselves (`ConditionalBatchNorm2d`). `resample` is of the 3×3 convolution;
-    the shortcut is enlarged by nearest neighbours always.
+    `classes`, its norms embed the classes themselves. `resample` is of the 3×3 convolution, not of the shortcut.
     """
 
     def __init__(
@@ -264,9 +247,8 @@ class GBlock(nn.Module):
 class DBlock(nn.Module):
     """Residual block of the discriminator: ReLU-conv3-ReLU-conv3-pool, plus conv1-pool of the input.
 
-    x (B, cin, H, W)  ->  (B, cout, H/s, W/s), through self-attention where the stage has it. The first block of a
-    network takes the image as it is, without the leading ReLU. `resample` is of the second 3×3 convolution; the
-    shortcut is pooled always.
+    x (B, cin, H, W)  ->  (B, cout, H/s, W/s), through self-attention where the stage has it. The `first` block of a
+    network has no leading ReLU. `resample` is of the second 3×3 convolution, not of the shortcut.
     """
 
     def __init__(
@@ -288,11 +270,23 @@ class DBlock(nn.Module):
         return out
 
 
+@contextmanager
+def attribute_set(modules: Iterable[nn.Module], name: str, value: Any) -> Iterator[None]:
+    """Within it, the attribute `name` of every module is `value`; after it, what it was before."""
+    before = [(module, getattr(module, name)) for module in modules]
+    try:
+        for module, _ in before:
+            setattr(module, name, value)
+        yield
+    finally:
+        for module, old in before:
+            setattr(module, name, old)
+
+
 def initialise(network: nn.Module, init: Init) -> None:
     """Draw every convolution, linear layer and embedding anew from torch's global random numbers; set biases to zero.
 
-    "orthogonal" (Saxe et al. 2014: all singular values 1), "glorot" (Glorot & Bengio 2010, uniform) or "normal"
-    (N(0, 0.02²)). Raises ValueError for any other name.
+    "orthogonal" (Saxe et al. 2014), "glorot" (Glorot & Bengio 2010, uniform) or "normal" (N(0, 0.02²)).
     """
     if init not in INITIALISERS:
         raise ValueError(f'init: "{init}" given, "orthogonal", "glorot" or "normal" is needed')

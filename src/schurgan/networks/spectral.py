@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
 from typing import Literal
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from schurgan.networks.architectures import check_sizes
+from schurgan.networks.layers import attribute_set
 
 WeightedLayer = nn.Conv2d | nn.Linear | nn.Embedding
 
@@ -31,9 +32,8 @@ class SpectralConstraint(nn.Module, ABC):
     the last call left them; in eval mode they stay. u and v count as constants of the gradient. Reading `layer.weight`
     in training mode is one call, so what needs the unconstrained weight takes `raw_weight(layer)`.
 
-    Our own in place of `torch.nn.utils.parametrizations.spectral_norm`: that one divides a zero weight by zero, runs in
-    half precision under autocast, iterates in the other order (so that seeded runs would change), and shares nothing
-    with the clamp.
+    Our own in place of `torch.nn.utils.parametrizations.spectral_norm`, which divides a zero weight by zero, runs in
+    half precision under autocast, and iterates in the other order (so that seeded runs would change).
     """
 
     u: Tensor
@@ -73,15 +73,12 @@ class SpectralNorm(SpectralConstraint):
 
     σ = uᵀWv, where (u, v) follow the leading singular pair by `iterations` power iterations for each training-mode
     call, v ← Wᵀu / ‖Wᵀu‖, u ← Wv / ‖Wv‖, after `warm_up` of them at construction. The gradient flows through both W's;
-    u and v count as constants, which is exact at the singular pair. Norms and σ are kept above `eps`, and no less than
-    1e-4 in half types.
+    u and v count as constants, which is exact at the singular pair. Norms and σ are kept above 1e-6, 1e-4 in half
+    types.
     """
 
-    def __init__(self, weight: Tensor, eps: float = 1e-6, warm_up: int = 15, *, iterations: int = 1) -> None:
+    def __init__(self, weight: Tensor, warm_up: int = 15, *, iterations: int = 1) -> None:
         super().__init__(iterations)
-        if not eps > 0:
-            raise ValueError(f"eps: {eps} given, a number above 0 is needed")
-        self.eps = eps
         matrix = as_matrix(weight.detach())
         u = F.normalize(torch.randn(len(matrix), dtype=matrix.dtype, device=matrix.device), dim=0)
         v = torch.zeros_like(matrix[0])
@@ -104,13 +101,14 @@ class SpectralNorm(SpectralConstraint):
 
     def iterate(self, matrix: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         """Return one power iteration: matrix (m, n), u (m,) -> u (m,), v (n,)."""
-        v = F.normalize(torch.mv(matrix.mT, u), dim=0, eps=self._floor(matrix))
-        # eps·u moves no fixed point (Wv = σu there), and keeps u a unit vector where W is zero.
-        u = F.normalize(torch.addmv(u, matrix, v, beta=self._floor(matrix)), dim=0, eps=torch.finfo(u.dtype).tiny)
+        floor = self._floor(matrix)
+        v = F.normalize(torch.mv(matrix.mT, u), dim=0, eps=floor)
+        # floor·u moves no fixed point (Wv = σu there), and keeps u a unit vector where W is zero.
+        u = F.normalize(torch.addmv(u, matrix, v, beta=floor), dim=0, eps=torch.finfo(u.dtype).tiny)
         return u, v
 
     def _floor(self, matrix: Tensor) -> float:
-        return max(self.eps, 1e-4) if matrix.dtype in (torch.float16, torch.bfloat16) else self.eps
+        return 1e-4 if matrix.dtype in (torch.float16, torch.bfloat16) else 1e-6
 
 
 class SpectralClamp(SpectralConstraint):
@@ -121,14 +119,10 @@ class SpectralClamp(SpectralConstraint):
     gradient, so that a loss cannot raise it. A matrix with no more than k singular values then has fewer clamped, and
     one with a single row or column none.
 
-    u (out, k+1) and v follow the leading singular vectors by `iterations` blocks of Golub-Kahan-Lanczos (see
-    `leading_pairs`) for each training-mode call, after `warm_up` of them at construction. One vector more than is
-    clamped gives σ_k, and makes the others converge faster. The gradient with respect to W loses its component along
-    each uᵢvᵢᵀ that is clamped and is the same elsewhere; how the vectors turn with W is left out, for that part has no
-    bound where singular values meet. Half types are computed in float32.
-
-    Raises:
-        ValueError: k or iterations below 1, or a limit that is not a finite number above 0.
+    u (out, k+1) and v follow the leading singular vectors by `iterations` blocks of `leading_pairs` for each
+    training-mode call, after `warm_up` of them at construction. One vector more than is clamped gives σ_k, and makes
+    the others converge faster. The gradient loses its component along each uᵢvᵢᵀ that is clamped; how the vectors turn
+    with W is left out, for that part has no bound where singular values meet. Half types are computed in float32.
     """
 
     def __init__(
@@ -163,14 +157,12 @@ class SpectralClamp(SpectralConstraint):
         return weight - above.reshape(weight.shape).to(weight.dtype)
 
 
-def apply_spectral_norm(
-    network: nn.Module, keep: Collection[nn.Module] = (), *, eps: float = 1e-6, iterations: int = 1
-) -> None:
+def apply_spectral_norm(network: nn.Module, keep: Collection[nn.Module] = (), *, iterations: int = 1) -> None:
     """Normalise, in place, the weight of every convolution, linear layer and embedding of `network`, but for `keep`.
 
     Call it after initialisation: the power iterations start from the weights they find.
     """
-    constrain_layers(network, keep, lambda weight: SpectralNorm(weight, eps, iterations=iterations))
+    constrain_layers(network, keep, lambda weight: SpectralNorm(weight, iterations=iterations))
 
 
 def apply_spectral_clamp(
@@ -183,7 +175,7 @@ def apply_spectral_clamp(
 ) -> None:
     """Clamp, in place, the k leading singular values of every convolution, linear layer and embedding but `keep`.
 
-    Call it after initialisation: the vectors start from the weights they find.
+    Call it after initialisation, as `apply_spectral_norm`.
     """
     constrain_layers(network, keep, lambda weight: SpectralClamp(weight, limit, k, iterations=iterations))
 
@@ -196,18 +188,10 @@ def constrain_layers(
         parametrize.register_parametrization(layer, "weight", make(layer.weight), unsafe=True)
 
 
-@contextmanager
-def frozen_power_iterations(network: nn.Module) -> Iterator[None]:
+def frozen_power_iterations(network: nn.Module) -> AbstractContextManager[None]:
     """Inside, forward passes of `network` leave its constraints as they are: no power iteration moves on."""
-    lists = [module for module in network.modules() if isinstance(module, parametrize.ParametrizationList)]
-    parts = [part for parametrizations in lists for part in parametrizations if part.training]
-    for part in parts:
-        part.eval()
-    try:
-        yield
-    finally:
-        for part in parts:
-            part.train()
+    lists = (module for module in network.modules() if isinstance(module, parametrize.ParametrizationList))
+    return attribute_set((part for parametrizations in lists for part in parametrizations), "training", False)
 
 
 def krylov_basis(matrix: Tensor, u: Tensor, iterations: int = 1) -> Tensor:
@@ -252,8 +236,8 @@ def leading_singular_values(
     """Return the k largest singular values of every convolution, linear layer and embedding, by its dotted name.
 
     It changes no state and no random number. Values are never above the true ones, within 1e-2 of them for a matrix of
-    random numbers, and much closer for one with a constraint or a leading value that stands out. The small
-    decomposition, one for all layers, is the only point where it waits for a GPU.
+    random numbers, and much closer for one with a constraint or a leading value that stands out. It waits for a GPU
+    once.
 
     Args:
         network: any module.
@@ -263,9 +247,6 @@ def leading_singular_values(
 
     Returns:
         Each (min(k, out, everything else),), descending, on the network's device. NaN for a weight that is not finite.
-
-    Raises:
-        ValueError: k or iterations below 1, or another `weights`.
     """
     check_sizes(k=k, iterations=iterations)
     if weights not in ("effective", "raw"):

@@ -30,9 +30,6 @@ def departure_bounds(x: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Lower and upper bounds (...), in units of |x|², of x's precision (float32 for half types), rounded outwards; NaN
         where x has NaN or infinite entries.
-
-    Raises:
-        ValueError: if x is not square or not floating point.
     """
     if x.ndim < 2 or x.shape[-1] != x.shape[-2] or x.shape[-1] == 0:
         raise ValueError(f"x has shape {tuple(x.shape)}: square matrices (..., n, n) are needed")

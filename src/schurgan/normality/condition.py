@@ -1,9 +1,9 @@
-"""Conditions on the generator: how a training step uses them, and what `MomentMatching` and `DDFN` share."""
+"""What a condition on the generator is: its fit to real images, the moving average over generated ones, its state."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,8 @@ from .real_moments import Loader, RealMoments, count_processes, sum_over_process
 LEAST = 1e-20  # count of the moving average below which a class counts as unseen: long ago is 0/0 in the end
 
 
-class Condition(Protocol):
-    """A condition on the generator, as a training step uses it; `MomentMatching` and `DDFN` are two.
+class Condition(nn.Module):
+    """A condition on the generator; `MomentMatching` and `DDFN` are two.
 
     After `fit_real`, a step with its discriminator and generator phases is
 
@@ -25,47 +25,6 @@ class Condition(Protocol):
         penalty, stats = finish()
         (g_penalty,) = torch.autograd.grad(penalty, fake)       # where penalty.requires_grad
         fake.backward(g_adversarial + condition.scale(g_adversarial, g_penalty) * g_penalty)
-    """
-
-    def fit_real(self, loader: Loader, *, sharded: bool = False) -> None:
-        """Measure the real images, in every process all of them, or with `sharded` its own part."""
-
-    def observe(self, fake: Tensor, labels: Tensor | None = None) -> None:
-        """Take generated images of the discriminator phase into the moving average, if it is made of those."""
-
-    def begin(self, fake: Tensor, labels: Tensor | None = None) -> Callable[[], tuple[Tensor, NamedTuple]]:
-        """Begin with the penalty of generated images.
-
-        Args:
-            fake: images (B, C, H, W) or (B, H, W) in [−1, 1].
-            labels: class of each image (B,), where the condition is per class.
-
-        Returns:
-            A function that finishes it: penalty (scalar, differentiable) and detached scalars to log.
-
-        Raises:
-            RuntimeError: before `fit_real`.
-            ValueError: for images of another shape than the real ones, or missing labels.
-        """
-
-    def __call__(self, fake: Tensor, labels: Tensor | None = None) -> tuple[Tensor, NamedTuple]:
-        """Begin and finish at once."""
-
-    def scale(self, g_adversarial: Tensor, g_penalty: Tensor) -> Tensor:
-        """Factor (scalar) of the penalty's gradient at the images, beside the adversarial one; 1 unless balanced."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that the next step depends on."""
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> object:
-        """Restore a state; ValueError if it was fitted with other options or on other images."""
-
-
-Stats = TypeVar("Stats", bound=NamedTuple)
-
-
-class FittedCondition(nn.Module, Generic[Stats]):
-    """What `MomentMatching` and `DDFN` share: the fit, the moving average over generated images, and the state.
 
     A subclass registers the buffers that its `_fit` returns, and implements the methods that are not implemented here.
     """
@@ -102,8 +61,7 @@ class FittedCondition(nn.Module, Generic[Stats]):
             sharded: `loader` has only this process's part of it.
 
         Raises:
-            ValueError: for images outside [−1, 1] or of several shapes, fewer than two of them, labels that are missing
-                or not of `classes` where `per_class` needs them, or images that give nothing to hold a generator to.
+            ValueError: for images that are unusable or fewer than two, or labels that `per_class` lacks.
         """
         device = self.real_share.device
         classes = self.classes if self.per_class else 1
@@ -117,30 +75,38 @@ class FittedCondition(nn.Module, Generic[Stats]):
         self.fingerprint = f"{self._measure()}; images {shape}; data {real.digest:016x}"
 
     def observe(self, fake: Tensor, labels: Tensor | None = None) -> None:
-        """Do nothing: the moving average is of the images of `forward`."""
+        """Take generated images of the discriminator phase into the moving average, if it is made of those."""
 
-    def begin(self, fake: Tensor, labels: Tensor | None = None) -> Callable[[], tuple[Tensor, Stats]]:
-        """See `Condition.begin`."""
+    def begin(self, fake: Tensor, labels: Tensor | None = None) -> Callable[[], tuple[Tensor, NamedTuple]]:
+        """Begin with the penalty of generated images.
+
+        Args:
+            fake: images (B, C, H, W) or (B, H, W) in [−1, 1].
+            labels: class of each image (B,), where the condition is per class.
+
+        Returns:
+            A function that finishes it: penalty (scalar, differentiable) and detached scalars to log.
+
+        Raises:
+            RuntimeError: before `fit_real`.
+            ValueError: for images of another shape than the real ones, or missing labels.
+        """
         raise NotImplementedError
 
-    def forward(self, fake: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Stats]:
-        """Penalty and statistics, as `begin`. A hinge's moving average rests in eval mode and without gradients."""
+    def forward(self, fake: Tensor, labels: Tensor | None = None) -> tuple[Tensor, NamedTuple]:
+        """Begin and finish at once. A hinge's moving average rests in eval mode and without gradients."""
         return self.begin(fake, labels)()
 
     def scale(self, g_adversarial: Tensor, g_penalty: Tensor) -> Tensor:
-        """Return 1: the weight is in the penalty."""
+        """Factor (scalar) of the penalty's gradient at the images, beside the adversarial one; 1 unless balanced."""
         return torch.ones((), device=self.real_share.device)
-
-    def extra_repr(self) -> str:
-        """Most important options."""
-        return f"{self._measure()}, epsilon={self.epsilon}, decay={self.decay}, weight={self.weight}"
 
     def get_extra_state(self) -> dict[str, Any]:
         """What of the state is no tensor."""
         return {name: getattr(self, name) for name in self._extra_state}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore what `get_extra_state` returned."""
+        """Restore it."""
         for name, value in state.items():
             setattr(self, name, tuple(value) if name == "image_shape" else value)
 
@@ -163,7 +129,7 @@ class FittedCondition(nn.Module, Generic[Stats]):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _measure(self) -> str:
-        """What two conditions must have in common for their values to compare."""
+        """What two conditions must share for their values to compare."""
         raise NotImplementedError
 
     def _describe_real(self, images: Tensor, ranks: Tensor) -> Tensor:
@@ -232,7 +198,6 @@ class FittedCondition(nn.Module, Generic[Stats]):
         sums, counts = self._sums(features.detach(), classes)
         if learning:
             self._update(sums, counts)
-        gap = torch.where(
-            self.ema_count[:, None] > LEAST, self._gap(self.ema_sum, self.ema_count), self._gap(sums, counts)
-        )
+        unseen = self.ema_count[:, None] <= LEAST
+        gap = torch.where(unseen, self._gap(sums, counts), self._gap(self.ema_sum, self.ema_count))
         return gap + (own - own.detach()) * count_processes() / counts.clamp(min=1)[:, None], sums, counts

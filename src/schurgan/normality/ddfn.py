@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from .condition import FittedCondition
+from .condition import Condition
 from .estimators import POOLING, Channels, begin_departure_from_normality, check_method, departure_from_normality
 from .real_moments import RealMoments
 
@@ -28,7 +28,7 @@ class DDFNStats(NamedTuple):
     active: Tensor  # bool: the moving average is outside the band (of some class), the penalty pulls
 
 
-class DDFN(FittedCondition[DDFNStats]):
+class DDFN(Condition):
     """Difference of the departures from normality of generated and real images, held below ε (eq. 8).
 
         penalty = weight · max(|ḡ| − ε, 0) / E Δ²(x),     ḡ = EMA of E Δ²(G(z)) − E Δ²(x)
@@ -43,8 +43,7 @@ class DDFN(FittedCondition[DDFNStats]):
         penalty, stats = constraint(generator(z, labels))
         (adversarial + penalty).backward()
 
-    Images are (B, C, n, n) or (B, n, n), in [−1, 1]. Inside torch.distributed means are those of all processes' images,
-    and gradients are right once DistributedDataParallel has averaged them.
+    Images are (B, C, n, n) or (B, n, n), in [−1, 1]. Inside torch.distributed means are those of all processes' images.
 
     Args:
         epsilon: half width ε of the band, in units of Δ². The paper's values are for scaling="signed" and 128² to 256²;
@@ -63,9 +62,6 @@ class DDFN(FittedCondition[DDFNStats]):
         every: m; the penalty comes with every m-th training step, m times as strong, and the steps between are free.
         exact_subset: b; the estimator's mean error on b images of the batch is taken off (a control variate), which
             makes mean and gradient those of exact Δ², unbiased, at the price of b eigenproblems.
-
-    Raises:
-        ValueError: for options that do not exist or do not fit each other.
     """
 
     real_mean: Tensor  # (K,) of the estimator
@@ -74,7 +70,7 @@ class DDFN(FittedCondition[DDFNStats]):
     multipliers: Tensor  # (2, K)
     latest: Tensor  # (4,) the last statistics
 
-    _extra_state = (*FittedCondition._extra_state, "steps")
+    _extra_state = (*Condition._extra_state, "steps")
 
     def __init__(
         self,
@@ -110,25 +106,17 @@ class DDFN(FittedCondition[DDFNStats]):
         if estimator == "perron" and scaling == "signed":
             raise ValueError('estimator "perron" is for images in [0, 1]: scaling "unit" is needed, "signed" was given')
         self.relative_epsilon = relative_epsilon
-        self.penalty = penalty
-        self.estimator = estimator
-        self.factor = factor
-        self.scaling = scaling
-        self.channels = channels
-        self.orientation = orientation
-        self.every = every
-        self.exact_subset = exact_subset
+        self.estimator, self.factor, self.scaling, self.channels = estimator, factor, scaling, channels
+        self.penalty, self.orientation, self.every, self.exact_subset = penalty, orientation, every, exact_subset
         for name in ("real_mean", "real_var", "exact_offset", "multipliers"):
             self.register_buffer(name, torch.zeros(0))
         self.register_buffer("latest", torch.zeros(4))
         self.steps = 0
 
     def begin(self, fake: Tensor, labels: Tensor | None = None) -> Callable[[], tuple[Tensor, DDFNStats]]:
-        """Do `forward` in two halves.
+        """See `Condition.begin`. On a GPU, what is queued before the function is called runs while the CPU solves.
 
-        On a GPU, what is queued before the returned function is called runs while the CPU solves the eigenproblems. On
-        a CPU all happens in the function. On the free steps of `every` the penalty is 0 and the statistics are the last
-        ones.
+        On the free steps of `every` the penalty is 0 and the statistics are the last ones.
         """
         images, classes = self._check(fake, labels)
         learning = self._learning()
@@ -143,16 +131,11 @@ class DDFN(FittedCondition[DDFNStats]):
     def gap(self, fake: Tensor, labels: Tensor | None = None, *, subset: int | None = None) -> Tensor:
         """Gap E Δ²(G(z)) − E Δ²(x) by the exact method, for monitoring.
 
-        The real mean is the estimator's, corrected by its mean error on every eighth real image.
-
         Args:
             fake: generated images of this process (B, C, n, n) or (B, n, n).
             labels: class of each image (B,), where `per_class` needs it.
             subset: take the exact method on that many of the images, and the estimator on all (a control variate):
                 unbiased too, and for 8 of 256 spectrograms off by an eighth of the batch's own standard error.
-
-        Returns:
-            A scalar, in units of Δ².
         """
         images, classes = self._check(fake, labels)
         exact = self.real_mean + self.exact_offset
@@ -274,18 +257,8 @@ def gap_penalty(kind: Penalty, gap: Tensor, band: Tensor, unit: Tensor, weight: 
         quadratic   λ·max(e, 0)²
         augmented   Σ± [max(μ± + λ e±, 0)² − μ±²] / 2λ,     e± = (±gap − ε)/unit
 
-    The last is the augmented Lagrangian of the two inequalities e± ≤ 0 (Rockafellar 1973).
-
-    Args:
-        kind: which of the three.
-        gap: (K,).
-        band: ε (K,).
-        unit: in which the excess e counts, a scalar.
-        weight: λ.
-        multipliers: μ (2, K), kept by `update_multipliers`.
-
-    Returns:
-        Penalty of each gap (K,).
+    The last is the augmented Lagrangian of the two inequalities e± ≤ 0 (Rockafellar 1973). gap and ε (K,), multipliers
+    μ (2, K), kept by `update_multipliers`  ->  (K,).
     """
     if kind == "augmented":
         weight = max(weight, torch.finfo(torch.float32).tiny)

@@ -35,11 +35,10 @@ def dfn(images: Tensor, estimator: str = "perron") -> Tensor:
 
 
 def gram(images: Tensor) -> Tensor:
-    """Gram matrices [triu(xxᵀ)/W, triu(xᵀx)/H] of each channel  ->  (B, C·m).
+    """Gram matrices [triu(xxᵀ)/W, triu(xᵀx)/H] of each channel  ->  (B, C·(H(H + 1)/2 + W(W + 1)/2)).
 
-    They tell which rows sound together, and which columns. m = H(H + 1)/2 + W(W + 1)/2. The commutator xᵀx − xxᵀ, whose
-    norm bounds the departure from normality on both sides, and ‖x‖²_F are linear in it. Sides above 32 are pooled to 32
-    by means.
+    They tell which rows sound together, and which columns. The commutator xᵀx − xxᵀ, whose norm bounds the departure
+    from normality on both sides, and ‖x‖²_F are linear in them. Sides above 32 are pooled to 32 by means.
     """
     height, width = (min(side, GRAM_SIDE) for side in images.shape[2:])
     x = F.adaptive_avg_pool2d(images, (height, width))
@@ -47,10 +46,7 @@ def gram(images: Tensor) -> Tensor:
 
 
 def profile(images: Tensor) -> Tensor:
-    """Means and variances of the rows and of the columns of each channel  ->  (B, C·2(H + W)).
-
-    Of a spectrogram: the spectral and the temporal envelope, and how much each varies.
-    """
+    """Means and variances of the rows and of the columns of each channel  ->  (B, C·2(H + W)): its envelopes."""
     each = [x for axis in (3, 2) for x in (images.mean(axis), images.var(axis, correction=0))]
     return torch.cat([x.flatten(1) for x in each], 1)
 
@@ -64,15 +60,7 @@ DESCRIPTORS: dict[str, Descriptor] = {each.__name__: each for each in (variance,
 
 
 def find_descriptor(name: str, estimator: str | None = None) -> Descriptor:
-    """Look up a descriptor.
-
-    Args:
-        name: a key of DESCRIPTORS.
-        estimator: a method of `departure_from_normality`, for "dfn" alone.
-
-    Raises:
-        ValueError: for an unknown name or method, or an estimator with another descriptor.
-    """
+    """The descriptor of a name; `estimator` is a method of `departure_from_normality`, for "dfn" alone."""
     if name not in DESCRIPTORS:
         raise ValueError(f'descriptor is "{name}": one of {", ".join(DESCRIPTORS)} is needed')
     if estimator is None:

@@ -29,7 +29,7 @@ LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue, ITU-R BT.601
 def asymmetry(x: Tensor) -> Tensor:
     """½‖x − xᵀ‖²_F, an upper bound of Δ²(x), equal to it when all eigenvalues are real.
 
-    Ranks spectrograms well, but is no constraint to train with alone: a generator meets it with Δ² still off.
+    No constraint to train with alone: a generator meets it with Δ² still off.
     """
 
     def evaluate(x: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor]:
@@ -51,8 +51,7 @@ def perron(x: Tensor) -> Tensor:
     Of a matrix without negative entries the largest eigenvalue is real and has a positive eigenvector (Perron and
     Frobenius), and on spectrograms in [0, 1] it carries 99.4 to 99.9 % of Σ|λᵢ|². With w = (xᵀ)⁴1 and v = x⁴1,
     λ = wᵀxv / wᵀv = 1ᵀx⁹1 / 1ᵀx⁸1, and that is differentiated exactly: ∇(1ᵀxʲ1) = Σᵢ (xᵀ)ⁱ1 (xʲ⁻¹⁻ⁱ1)ᵀ. Nothing but
-    matrix-vector products in x's own precision: the estimator for a GPU. Finite, but without meaning, where entries are
-    negative: map images of [−1, 1] by (x + 1) / 2.
+    matrix-vector products in x's own precision: the estimator for a GPU. Without meaning where entries are negative.
     """
 
     def evaluate(x: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor]:
@@ -90,7 +89,7 @@ def moments(x: Tensor) -> Tensor:
     """2Y₄ − Y₂, the Richardson extrapolation of Yamamoto's lower bounds Y_k = ‖x‖² − Σ σᵢ(xᵏ)^(2/k)  →  Δ²(x).
 
     Two singular value decompositions and no eigenproblem; the best gradient of the estimates where images are still
-    close to noise. Raising to a power keeps transposition, rotation and scale, but not the shift by a multiple of 1.
+    close to noise.
     """
 
     def evaluate(x: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor]:
@@ -131,8 +130,7 @@ def _schatten(x: Tensor, power: float, with_gradient: bool) -> tuple[Tensor, Ten
 def paper_symmetric(x: Tensor, factor: int = 2) -> Tensor:
     """‖x‖² − f²·Σ λᵢ(f̂)² = ‖x‖² − f²‖f̂‖², f̂ = (P + Pᵀ)/2 of the f×f mean-pooled x: section 3.1 without its constant.
 
-    The paper's symmetric matrix with its eigenvalues as they are. About half of Δ² on spectrograms, for at full size
-    ‖x‖² − ‖sym x‖² is ¼‖x − xᵀ‖².
+    About half of Δ² on spectrograms, for at full size ‖x‖² − ‖sym x‖² is ¼‖x − xᵀ‖².
     """
 
     def evaluate(x: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor]:
@@ -231,14 +229,11 @@ def departure_from_normality(
         channels: x is images (..., C, n, n), reduced to (...): by the "mean" or "sum" of the channels' Δ², or as Δ² of
             the "luminance" (one channel, or red, green and blue).
         constant: V in paper_determinant, the "gamma" function or Minkowski's question mark ("minkowski").
-        strict: raise for what would otherwise count as 0 with gradient 0, NaN or infinite matrices, and for negative
-            entries given to perron. Waits for a GPU.
+        strict: raise for NaN or infinite matrices, and for negative entries given to perron. Waits for a GPU.
 
     Returns:
-        Δ² (...), real, in units of |x|², on x's device, of its precision (float32 for half types).
-
-    Raises:
-        ValueError: if x is not square, not floating point, or does not fit the options.
+        Δ² (...), real, in units of |x|², on x's device, of its precision (float32 for half types). NaN or infinite
+        entries make a matrix's value and gradient 0.
     """
     return begin_departure_from_normality(x, method, factor, channels, constant, strict)()
 
@@ -253,8 +248,10 @@ def begin_departure_from_normality(
         x = _luminance(x)
     elif channels is not None and x.ndim < 3:
         raise ValueError(f'x has shape {tuple(x.shape)}: images (..., C, n, n) are needed for channels="{channels}"')
-    if strict:
-        _check_entries(x, method)
+    if strict and (bad := int((~x.isfinite()).flatten(-2).any(-1).sum())):
+        raise ValueError(f"x has NaN or infinite entries in {bad} of {x[..., 0, 0].numel()} matrices")
+    if strict and method == "perron" and (x < 0).any():
+        raise ValueError(f"x reaches down to {x.min():g}: perron needs matrices in [0, 1], e.g. (x + 1) / 2")
     finish = METHODS[method](x, factor, constant)
     if channels == "mean":
         return lambda: finish().mean(-1)
@@ -290,13 +287,6 @@ def _check_matrices(x: Tensor, method: str, factor: int) -> None:
         raise ValueError(
             f"x has shape {tuple(x.shape)}: {method} pools {factor}x{factor} and needs n divisible by {factor}"
         )
-
-
-def _check_entries(x: Tensor, method: str) -> None:
-    if bad := int((~x.isfinite()).flatten(-2).any(-1).sum()):
-        raise ValueError(f"x has NaN or infinite entries in {bad} of {x[..., 0, 0].numel()} matrices")
-    if method == "perron" and (x < 0).any():
-        raise ValueError(f"x reaches down to {x.min():g}: perron needs matrices in [0, 1], e.g. (x + 1) / 2")
 
 
 def _luminance(x: Tensor) -> Tensor:

@@ -42,9 +42,7 @@ def count(name: str, flags: Tensor) -> None:
 
 
 def departure_counters() -> dict[str, int]:
-    """How many matrices had to be mended in this process, since its start or the last `reset_departure_counters`.
-
-    Reading waits for a GPU.
+    """How many matrices had to be mended in this process since the last `reset_departure_counters`; waits for a GPU.
 
     Returns:
         jittered: eigenvalues, or singular values, found only with a jitter above one part in 1e15.
@@ -67,15 +65,9 @@ def reset_departure_counters() -> None:
 
 
 def apply(evaluate: Evaluate, x: Tensor, *, double: bool = True) -> Tensor:
-    """Apply `evaluate` to every matrix, never under autocast; differentiable once.
+    """Values (...), as of `as_result`, of matrices x (..., n, n), never under autocast; differentiable once.
 
-    Args:
-        evaluate: receives matrices in float64, on a CPU shared out over the threads.
-        x: matrices (..., n, n).
-        double: False for matrices in x's own type, half types as float32.
-
-    Returns:
-        Values (...), real, on x's device, of its precision (float32 for half types).
+    `evaluate` receives float64, on a CPU shared out over the threads; without `double` x's own type, half as float32.
     """
     host = x.cpu() if x.device.type == "mps" and double else x  # which has no float64
     matrices = as_matrices(host, torch.float32)
@@ -201,33 +193,27 @@ def in_parallel(evaluate: Evaluate, x: Tensor, with_gradient: bool) -> tuple[Ten
 
 
 def decompose(factorise: Callable[[Tensor], Factors], x: Tensor, fallback: Callable[[Tensor], Factors]) -> Factors:
-    """Factorise matrices, each by itself where LAPACK gives up, with more and more jitter.
+    """Factors (m, ...) of matrices (m, n, n), each by itself where LAPACK gives up, with more and more jitter.
 
-    Args:
-        factorise: matrices (m, n, n) or (n, n) to factors, of which it may raise LinAlgError.
-        x: matrices (m, n, n).
-        fallback: a matrix (n, n) to the factors of one that nothing helps.
-
-    Returns:
-        Factors, each (m, ...).
+    `fallback` maps a matrix (n, n) that nothing helps to factors.
     """
+    noise = _noise(x.shape[-1])
+
+    def alone(matrix: Tensor) -> Factors:
+        for jitter in JITTERS:
+            try:
+                factors = factorise(matrix * (1 + jitter * noise))
+            except LinAlgError:
+                continue
+            count("jittered", torch.tensor(jitter > JITTERS[0]))
+            return factors
+        count("fallback", torch.tensor(True))
+        return fallback(matrix)
+
     try:
-        return factorise(x * (1 + JITTERS[0] * _noise(x.shape[-1])))
+        return factorise(x * (1 + JITTERS[0] * noise))
     except LinAlgError:
-        solved = [_alone(factorise, matrix, fallback) for matrix in x]
-        return tuple(torch.stack(factors) for factors in zip(*solved, strict=True))
-
-
-def _alone(factorise: Callable[[Tensor], Factors], x: Tensor, fallback: Callable[[Tensor], Factors]) -> Factors:
-    for jitter in JITTERS:
-        try:
-            factors = factorise(x * (1 + jitter * _noise(len(x))))
-        except LinAlgError:
-            continue
-        count("jittered", torch.tensor(jitter > JITTERS[0]))
-        return factors
-    count("fallback", torch.tensor(True))
-    return fallback(x)
+        return tuple(torch.stack(factors) for factors in zip(*map(alone, x), strict=True))
 
 
 @lru_cache(maxsize=16)

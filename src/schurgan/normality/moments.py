@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from .condition import LEAST, FittedCondition
+from .condition import LEAST, Condition
 from .descriptors import Descriptor, find_descriptor
 from .real_moments import RealMoments, count_processes, sum_over_processes
 
@@ -27,7 +27,7 @@ class MomentStats(NamedTuple):
     active: Tensor  # bool: something is outside its band, the penalty pulls
 
 
-class MomentMatching(FittedCondition[MomentStats]):
+class MomentMatching(Condition):
     """Moments of a descriptor s(x) of generated images, held near those of the real ones, per class or overall.
 
     "witness": with μ_c the real mean of class c and σ the standard deviations within a class,
@@ -43,8 +43,7 @@ class MomentMatching(FittedCondition[MomentStats]):
     through the EMA. With descriptor "dfn" and without spread and balance this is the paper's DDFN (`DDFN` with
     relative_epsilon and scaling "unit"), with "variance" or "frobenius" its control.
 
-    Inside torch.distributed moments and norms are those of all processes' images, and gradients are right once
-    DistributedDataParallel has averaged them. `Condition` shows a step.
+    Inside torch.distributed moments are those of all processes' images. `Condition` shows a step.
 
     Args:
         descriptor: a name ("variance", "frobenius", "dfn", "gram", "profile", "pixels", see `descriptors`), or a
@@ -61,9 +60,6 @@ class MomentMatching(FittedCondition[MomentStats]):
         balance: measure the penalty's gradient by the adversarial one, see `scale` (witness).
         penalty: "witness" or "hinge".
         estimator: a method of `departure_from_normality`, for descriptor "dfn"; "perron" if None.
-
-    Raises:
-        ValueError: for options that do not exist or do not fit each other.
     """
 
     real_mean: Tensor  # (K, m)
@@ -103,23 +99,20 @@ class MomentMatching(FittedCondition[MomentStats]):
             raise ValueError(f'estimator "{estimator}" given with a function as descriptor: "dfn" alone takes one')
         else:
             self.name, self.descriptor = getattr(descriptor, "__name__", type(descriptor).__name__), descriptor
-        self.spread = spread
-        self.tau = tau
-        self.balance = balance
-        self.penalty = penalty
+        self.spread, self.tau, self.balance, self.penalty = spread, tau, balance, penalty
         self.estimator = estimator or "perron"
         for name in ("real_mean", "spread_within", "centre"):
             self.register_buffer(name, torch.zeros(0))
 
     @torch.no_grad()
     def observe(self, fake: Tensor, labels: Tensor | None = None) -> None:
-        """Take generated images of a step of D, which cost no pass of G, into the moving average (witness)."""
+        """Take generated images into the witness's moving average."""
         if self.penalty == "witness":
             images, classes = self._check(fake, labels)
             self._update(*self._sums(self._features(images, classes), classes))
 
     def begin(self, fake: Tensor, labels: Tensor | None = None) -> Callable[[], tuple[Tensor, MomentStats]]:
-        """Check the images; the function returned does everything else."""
+        """See `Condition.begin`."""
         images, classes = self._check(fake, labels)
         return lambda: self._penalty(images, classes)
 
@@ -128,14 +121,7 @@ class MomentMatching(FittedCondition[MomentStats]):
         """Factor ρ |g_adversarial| / |g_penalty| · min(1, v/τ) of the penalty's gradient; 1 without balance.
 
         As the severity v falls into the band, the penalty lets go; and as the adversarial gradient grows, which it does
-        in a collapse, the penalty keeps up.
-
-        Args:
-            g_adversarial: gradient at this process's generated images (B, C, H, W).
-            g_penalty: gradient there of the penalty.
-
-        Returns:
-            A scalar, from the gradients of all processes.
+        in a collapse, the penalty keeps up. Norms are those of all processes' gradients (B, C, H, W).
         """
         if not self.balance:
             return super().scale(g_adversarial, g_penalty)
@@ -144,16 +130,8 @@ class MomentMatching(FittedCondition[MomentStats]):
         ratio = torch.where(penalty > 0, (adversarial / penalty).sqrt(), 0.0)
         return self.weight * ratio * (self.severity() / self.tau).clamp(max=1)
 
-    def features(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Features whose mean over the real images of a class is 0; float32, differentiable.
-
-        Returns:
-            φ (B, 2m), or (B, m) without spread (witness); s(x) − μ_c (B, m) (hinge).
-        """
-        return self._features(*self._check(images, labels))
-
     def ema_gap(self) -> Tensor:
-        """Moving average A of the features (K, F); 0 for classes without images."""
+        """Moving average A of φ (K, F); 0 for classes without images."""
         return self._gap(self.ema_sum, self.ema_count)
 
     def severity(self) -> Tensor:
@@ -196,6 +174,7 @@ class MomentMatching(FittedCondition[MomentStats]):
         return (gap.square().mean(1).sum() / classes.clamp(min=1)).sqrt()
 
     def _features(self, images: Tensor, classes: Tensor) -> Tensor:
+        """φ (B, 2m), or (B, m) without spread (witness); s(x) − μ_c (B, m) (hinge). Its real mean is 0."""
         described = self._describe(images).float()
         if self.penalty == "witness":
             described = self._standardised(described, self.real_mean[classes], self.spread_within)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+import itertools
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -37,15 +38,9 @@ def sum_over_processes(value: Tensor) -> Tensor:
 class RealMoments:
     """Descriptors of all real images, and their expectations over each of K classes, in float64 on the CPU.
 
-    Holds 4·m bytes an image. With `sharded`, every process has its own part of the images, which are put together by
-    way of `device`.
-
-    Args:
-        loader: read once.
-        describe: maps images (B, C, H, W), and of each how many of its class came before it (B,), to (B, m).
-        classes: K; None counts them from the labels, 1 needs no labels.
-        sharded: whether `loader` has only this process's part.
-        device: of the processes' exchange.
+    Holds 4·m bytes an image. `describe` maps images (B, C, H, W), and of each how many of its class came before it
+    (B,), to (B, m). K is counted from the labels if None; 1 needs no labels. With `sharded`, every process has its own
+    part of the images, and they exchange sums by way of `device`.
     """
 
     def __init__(
@@ -62,7 +57,7 @@ class RealMoments:
         values: list[Tensor] = []
         labels: list[Tensor] = []
         digest = torch.tensor(0)
-        counts: Counter[int] = Counter()
+        ranks: defaultdict[int, Iterator[int]] = defaultdict(itertools.count)
         for batch in loader:
             images = with_channels(batch if isinstance(batch, Tensor) else batch[0])
             self.shape = self.shape or tuple(images.shape[1:])  # (C, H, W)
@@ -72,7 +67,7 @@ class RealMoments:
                 low, high = images.amin(), images.amax()
                 raise ValueError(f"real images reach from {low:g} to {high:g}: values in [−1, 1] are needed")
             label = _labels(batch, len(images), classes)
-            described = describe(images, torch.tensor([_rank(counts, each) for each in label.tolist()]))
+            described = describe(images, torch.tensor([next(ranks[each]) for each in label.tolist()]))
             if described.ndim != 2 or len(described) != len(images):
                 shape = f"{tuple(described.shape)} of {len(images)} images"
                 raise ValueError(f"the descriptor returned {shape}: (B, m) is needed, a row an image")
@@ -117,9 +112,6 @@ class RealMoments:
         """Standard deviation of each coordinate (m,) within a class, pooled over the classes.
 
         No less than 5 % of all coordinates' rms. Where every class has a single value, it is the one over all images.
-
-        Raises:
-            ValueError: if the descriptor is the same of all images.
         """
         mean = self._means_of_own(lambda x, _: x)
         overall = (mean * self.counts[:, None]).sum(0) / self.images
@@ -133,10 +125,8 @@ class RealMoments:
             spread = (squares(centre) / max(degrees, 1)).sqrt()
             if degrees and _rms(spread) > smallest:
                 return spread.clamp(min=FLOOR * float(_rms(spread)))
-        raise ValueError(
-            f"the descriptor is the same of all {self.images} real images, so there is no spread to hold a generator "
-            "to: other images or another descriptor is needed"
-        )
+        same = f"the descriptor is the same of all {self.images} real images, nothing to hold a generator to"
+        raise ValueError(f"{same}: other images or another descriptor is needed")
 
     def _means_of_own(self, measure: Measure) -> Tensor:
         return self.sums(measure) / self.counts.clamp(min=1)[:, None]
@@ -172,12 +162,6 @@ def _labels(batch: Tensor | Sequence[Tensor], count: int, classes: int | None) -
         allowed = "0 or more" if classes is None else f"0 to {classes - 1}"
         raise ValueError(f"labels reach from {labels.min()} to {labels.max()}: {allowed} are needed")
     return labels
-
-
-def _rank(counts: Counter[int], label: int) -> int:
-    """Images of the class before this one, which is counted."""
-    counts[label] += 1
-    return counts[label] - 1
 
 
 def _digest(images: Tensor) -> Tensor:
