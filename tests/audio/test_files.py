@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from schurgan.audio import files
 from schurgan.audio.files import AudioError, AudioWarning, fit_clip, read_audio, write_audio
 
 RATE = 16_000
@@ -83,15 +84,9 @@ def test_write_audio_and_read_audio_are_inverse_for_each_suffix(tmp_path, suffix
     assert os.listdir(tmp_path) == [path.name], "a temporary file was left behind"
 
 
-def test_a_wav_file_is_16_bit_by_default_and_another_subtype_on_request(tmp_path):
+def test_a_wav_file_is_16_bit(tmp_path):
     write_audio(tmp_path / "a.wav", tone())
-    write_audio(tmp_path / "b.wav", tone(), subtype="FLOAT")
-    write_audio(tmp_path / "c.ogg", tone(), subtype="OPUS")
-    assert [soundfile.info(tmp_path / name).subtype for name in ("a.wav", "b.wav", "c.ogg")] == [
-        "PCM_16",
-        "FLOAT",
-        "OPUS",
-    ]
+    assert soundfile.info(tmp_path / "a.wav").subtype == "PCM_16"
 
 
 @given(st.lists(st.floats(-1, 1, width=32), min_size=2, max_size=300))
@@ -99,7 +94,7 @@ def test_a_wav_file_is_16_bit_by_default_and_another_subtype_on_request(tmp_path
 def test_a_float_wav_keeps_every_sample_but_its_mean(tmp_path_factory, samples):
     x = np.array(samples)
     path = tmp_path_factory.mktemp("float") / "x.wav"
-    write_audio(path, x, subtype="FLOAT")
+    soundfile.write(path, x, RATE, subtype="FLOAT")
     centred = x - x.mean()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AudioWarning)  # equal samples at ±1 are clipping
@@ -253,11 +248,13 @@ def test_nan_and_infinity_are_refused_and_counted(tmp_path):
     assert refused(tmp_path / "huge.wav") == "samples as large as 3e+38: damaged, or not sound"
 
 
-def test_a_file_longer_than_max_seconds_is_refused_without_being_decoded_to_its_end(tmp_path):
+def test_a_file_longer_than_the_longest_is_refused_without_being_decoded_to_its_end(tmp_path, monkeypatch):
     soundfile.write(tmp_path / "x.flac", np.tile(tone(), 30), RATE)
-    assert len(read_audio(tmp_path / "x.flac", max_seconds=30)) == 30 * RATE
+    monkeypatch.setattr(files, "MAX_SECONDS", 30.0)
+    assert len(read_audio(tmp_path / "x.flac")) == 30 * RATE
+    monkeypatch.setattr(files, "MAX_SECONDS", 29.9)
     with pytest.raises(AudioError, match=r"x\.flac: longer than the 29\.9 s that are read at most"):
-        read_audio(tmp_path / "x.flac", max_seconds=29.9)
+        read_audio(tmp_path / "x.flac")
 
 
 def test_a_sound_above_the_new_band_is_silent_there(tmp_path):
@@ -324,7 +321,6 @@ def test_values_beyond_full_scale_are_clipped_with_a_warning_and_do_not_wrap_aro
         ("x.wav", torch.zeros(0), {}, "floats"),
         ("x.wav", np.zeros(5, np.int16), {}, "int16: floats"),
         ("x.xyz", tone(), {}, r"no sound format has this suffix; one of \.wav, \.flac, \.ogg, \.mp3"),
-        ("x.flac", tone(), {"subtype": "VORBIS"}, 'subtype "VORBIS" cannot be written as FLAC; one of'),
         ("x.mp3", tone(), {"sample_rate": 12_345}, "cannot write 1 channels at 12345 Hz as MP3"),
         ("x.wav", torch.zeros(2, 16_000), {}, "cannot write 16000 channels"),
     ],

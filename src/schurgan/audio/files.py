@@ -28,7 +28,7 @@ SILENCE = 1e-4  # peak, full scale 1, under which a clip is taken as silent: 3 s
 CANCELLED = 0.05  # share of the channels' energy under which their mean is a residue, not the sound
 CLIPPED = 1e-3  # share of samples in flat tops above which clipping is worth a word
 RATES, MAX_CHANNELS, MAX_PEAK = (1_000, 768_000), 64, 1e12  # beyond them a header or the data is damaged
-MAX_FRAMES = 2**28  # 1 GiB of mono float32
+MAX_SECONDS, MAX_FRAMES = 3600.0, 2**28  # 1 GiB of mono float32
 UNKNOWN_SIZE = 0x7FFF_0000  # data sizes from here on are written by programs that stream and do not know it yet
 BLOCK = 65_536  # frames read or written at once
 FINE = {"PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"}  # steps so fine that equal neighbours mean a flat top
@@ -53,28 +53,20 @@ class AudioWarning(UserWarning):
     """Sound that can be used but is not quite what it should be. The message starts with the path."""
 
 
-def read_audio(path: str | Path, sample_rate: int = 16_000, max_seconds: float = 3600.0) -> Tensor:
-    """Read a sound file as mono samples of mean 0, full scale ±1.
+def read_audio(path: str | Path, sample_rate: int = 16_000) -> Tensor:
+    """Read a sound file as mono samples (L,), float32, of mean 0, full scale ±1, at a sample rate in Hz.
 
     Channels are averaged; where they cancel each other (the mean keeps under 5 % of their energy) the loudest one is
-    used. Resampling is soxr's HQ. The content tells the format, not the name; MP3 is decoded from its start.
-
-    Args:
-        path: the file.
-        sample_rate: of the samples returned, Hz.
-        max_seconds: length of the longest file that is read.
-
-    Returns:
-        The samples (L,) float32.
+    used. Resampling is soxr's HQ. The content tells the format, not the name.
 
     Raises:
-        AudioError: the file cannot be opened or decoded, is empty, silent (peak under 1e-4) or too long, has an absurd
-            rate or number of channels, or holds NaN or infinite samples.
+        AudioError: the file cannot be opened or decoded, is empty, silent (peak under 1e-4) or longer than an hour, has
+            an absurd rate or number of channels, or holds NaN or infinite samples.
 
     Warns:
         AudioWarning: data are cut short or clipped, or channels are in opposite phase.
     """
-    mono, rate = _read_mono(path, max_seconds)
+    mono, rate = _read_mono(path)
     offset = float(mono.mean(dtype=np.float64))
     n_frames, peak = len(mono), float(np.abs(mono).max())
     mono -= np.float32(offset)  # before resampling, so that an offset does not ring at both ends
@@ -91,16 +83,13 @@ def read_audio(path: str | Path, sample_rate: int = 16_000, max_seconds: float =
     return torch.from_numpy(np.ascontiguousarray(mono, dtype=np.float32))
 
 
-def write_audio(
-    path: str | Path, samples: Tensor | NDArray[Any], sample_rate: int = 16_000, subtype: str | None = None
-) -> None:
-    """Write a sound file atomically.
+def write_audio(path: str | Path, samples: Tensor | NDArray[Any], sample_rate: int = 16_000) -> None:
+    """Write a sound file atomically, of 16 bits where the format has them.
 
     Args:
         path: the file; its suffix is the format: .wav, .flac, .ogg or .mp3.
         samples: floats (L,) or (L, C) of full scale ±1; values beyond are clipped, with an AudioWarning.
         sample_rate: Hz.
-        subtype: one of libsndfile's, such as "PCM_24", "FLOAT" or "OPUS"; by default 16 bits where the format has them.
 
     Raises:
         AudioError: the samples or the format cannot be written.
@@ -109,10 +98,6 @@ def write_audio(
     format_ = FORMATS.get(Path(path).suffix.lower())
     if format_ is None:
         raise AudioError(f"{path}: no sound format has this suffix; one of {', '.join(FORMATS)} is needed")
-    subtype = subtype or soundfile.default_subtype(format_)
-    if not soundfile.check_format(format_, subtype):
-        known = ", ".join(soundfile.available_subtypes(format_))
-        raise AudioError(f'{path}: subtype "{subtype}" cannot be written as {format_}; one of {known} is needed')
     if isinstance(samples, Tensor):
         samples = samples.detach().cpu().to(torch.promote_types(samples.dtype, torch.float32)).numpy()
     if samples.ndim not in (1, 2) or not samples.size or not np.issubdtype(samples.dtype, np.floating):
@@ -127,24 +112,19 @@ def write_audio(
     try:
         with (
             atomic_write(path) as file,
-            soundfile.SoundFile(file, "w", int(sample_rate), channels, subtype, format=format_) as sound,
+            soundfile.SoundFile(file, "w", int(sample_rate), channels, format=format_) as sound,
         ):
             for start in range(0, len(samples), BLOCK):  # one long write overflows the stack of Vorbis' encoder
                 sound.write(samples[start : start + BLOCK])
     except soundfile.LibsndfileError as error:
-        what = f"{channels} channels at {sample_rate} Hz as {format_} {subtype}"
+        what = f"{channels} channels at {sample_rate} Hz as {format_}"
         raise AudioError(f"{path}: cannot write {what} ({_reason(error)})") from None
 
 
 def fit_clip(x: Tensor, n_samples: int, sample_rate: int = 16_000) -> tuple[Tensor, float, list[str]]:
-    """Fit samples to a clip of peak 1.
+    """Fit samples (L,) to a clip of peak 1.
 
     A longer sound keeps its loudest part, the first of them in steps of 0.1 s; a shorter one gets zeros at its end.
-
-    Args:
-        x: samples (L,).
-        n_samples: length of the clip, samples.
-        sample_rate: Hz.
 
     Returns:
         The clip (n_samples,), the gain with which clip · gain are the samples, and notes: what was cropped, or that
@@ -152,14 +132,14 @@ def fit_clip(x: Tensor, n_samples: int, sample_rate: int = 16_000) -> tuple[Tens
 
     Raises:
         AudioError: the clip is silent (peak under 1e-4).
-        ValueError: the shape or the length do not fit.
     """
     if x.ndim != 1 or not len(x) or n_samples < 1:
-        raise ValueError(
-            f"samples {tuple(x.shape)} to a clip of {n_samples}: (L,) with L of 1 or more is needed for both"
-        )
-    notes = []
-    start = _loudest(x, n_samples, max(1, round(0.1 * sample_rate)))
+        raise ValueError(f"samples {tuple(x.shape)} to a clip of {n_samples}: (L,) with L of 1 or more is needed")
+    notes, start = [], 0
+    if len(x) > n_samples:
+        energy = torch.nn.functional.pad(x.double().square().cumsum(0), (1, 0))
+        starts = torch.arange(0, len(x) - n_samples + 1, max(1, round(0.1 * sample_rate)))
+        start = int(starts[(energy[starts + n_samples] - energy[starts]).argmax()])
     if len(x) - n_samples > 0.02 * sample_rate:  # recordings of "five seconds" are a millisecond longer
         kept_from = f", kept from {start / sample_rate:.3g} s on" if start else ""
         notes.append(f"cropped from {len(x) / sample_rate:.3g} s to {n_samples / sample_rate:.3g} s{kept_from}")
@@ -172,16 +152,7 @@ def fit_clip(x: Tensor, n_samples: int, sample_rate: int = 16_000) -> tuple[Tens
     return torch.nn.functional.pad(kept / gain, (0, n_samples - len(kept))), gain, notes
 
 
-def _loudest(x: Tensor, n_samples: int, step: int) -> int:
-    """Start of the first window of n_samples, one every `step` samples, that holds the most energy."""
-    if len(x) <= n_samples:
-        return 0
-    energy = torch.nn.functional.pad(x.double().square().cumsum(0), (1, 0))
-    starts = torch.arange(0, max(1, len(x) - n_samples + 1), step)
-    return int(starts[(energy[(starts + n_samples).clamp_max(len(x))] - energy[starts]).argmax()])
-
-
-def _read_mono(path: str | Path, max_seconds: float) -> tuple[Samples, int]:
+def _read_mono(path: str | Path) -> tuple[Samples, int]:
     """All frames of a file, its channels mixed into one (L,), and the file's own rate (Hz)."""
     with _open(path) as file, np.errstate(all="ignore"):  # NaN and overflow are counted, not warned of
         wav_frames, no_frames = _wav_header(file)
@@ -192,7 +163,7 @@ def _read_mono(path: str | Path, max_seconds: float) -> tuple[Samples, int]:
                     raise AudioError(f"{path}: a sample rate of {rate} Hz; {RATES[0]} to {RATES[1]} Hz can be read")
                 if sound.channels > MAX_CHANNELS:
                     raise AudioError(f"{path}: {sound.channels} channels; at most {MAX_CHANNELS} can be read")
-                limit = min(int(max_seconds * rate), MAX_FRAMES)
+                limit = min(int(MAX_SECONDS * rate), MAX_FRAMES)
                 census = _Census(_blocks(sound, limit), sound.channels, sound.subtype in FINE)
             if census.n_frames > limit:
                 raise AudioError(f"{path}: longer than the {limit / rate:.4g} s that are read at most")

@@ -7,10 +7,7 @@ from torch import Tensor
 
 
 def area_weights(n_in: int, n_out: int) -> Tensor:
-    """Matrix (n_in, n_out), float64, whose product with a row averages it over n_out equal intervals.
-
-    Each output is the mean of a piecewise constant signal over its interval, so columns sum to one: the mean is kept.
-    """
+    """Matrix (n_in, n_out), float64, that averages a piecewise constant signal over n_out equal intervals."""
     edges_in = torch.arange(n_in + 1, dtype=torch.float64) / n_in
     edges_out = torch.arange(n_out + 1, dtype=torch.float64) / n_out
     lower = torch.maximum(edges_in[:-1, None], edges_out[None, :-1])
@@ -26,16 +23,10 @@ def cubic_taps(positions: Tensor, n: int) -> tuple[Tensor, Tensor]:
     position = positions.to(torch.float64)
     base = position.floor()
     t = position - base
-    weights = torch.stack(
-        (
-            ((-t + 2) * t - 1) * t / 2,
-            ((3 * t - 5) * t * t + 2) / 2,
-            ((-3 * t + 4) * t + 1) * t / 2,
-            (t - 1) * t * t / 2,
-        )
-    )
+    before, here = ((-t + 2) * t - 1) * t / 2, ((3 * t - 5) * t * t + 2) / 2
+    after, beyond = ((-3 * t + 4) * t + 1) * t / 2, (t - 1) * t * t / 2
     indices = base.long() + torch.arange(-1, 3)[:, None]
-    return mirror(indices, n), weights
+    return mirror(indices, n), torch.stack((before, here, after, beyond))
 
 
 def cubic_weights(n_in: int, n_out: int) -> Tensor:
@@ -84,8 +75,8 @@ def linear_weights(n_in: int, n_out: int) -> Tensor:
 def resize_weights(n_in: int, n_out: int) -> Tensor:
     """Matrix (n_in, n_out) for energies, none below zero: by area when shrinking, linear when growing.
 
-    Cubic growth keeps 0.3 to 0.8 dB more of a sound in a plain image, but undershoots to cells that no scaling brings
-    to a target: refined images lose 0.5 to 3 dB by it.
+    Cubic growth keeps 0.3 to 0.8 dB more of a sound in a plain image, but it undershoots: refined images lose 0.5 to
+    3 dB.
     """
     return area_weights(n_in, n_out) if n_out <= n_in else linear_weights(n_in, n_out)
 

@@ -21,27 +21,19 @@ PHASES = ("carrier", "noise", "griffin-lim")
 
 @dataclass(frozen=True)
 class Columns:
-    """A transform seen as image columns.
-
-    Args:
-        transform: the transform.
-        pool: coefficients -> rms magnitudes (B, rows, R).
-        spread: the way back.
-        share: what `pool` gives for unit coefficients with phases of every angle: 1 if it takes the modulus, √½ if it
-            takes the real part.
-    """
+    """A transform seen as image columns."""
 
     transform: Transform
-    pool: Callable[[Coefficients], Tensor]
-    spread: Callable[[Tensor], Coefficients]
-    share: float = 1.0
+    pool: Callable[[Coefficients], Tensor]  # -> rms magnitudes (B, rows, R)
+    spread: Callable[[Tensor], Coefficients]  # the way back
+    share: float = 1.0  # what `pool` gives for unit coefficients of every angle: 1 of the modulus, √½ of the real part
 
     def magnitude(self, target: Tensor, phase: Coefficients) -> Coefficients:
-        """Return the modulus with which coefficients of this phase have pooled magnitudes near the target."""
+        """The modulus with which coefficients of this phase have pooled magnitudes near the target."""
         return self.spread(target / self.pool(phase).clamp_min(_LEAST_SHARE))
 
     def ratio(self, target: Tensor, now: Tensor, low: float, high: float) -> Coefficients:
-        """Return the factor of each coefficient that brings the pooled magnitudes `now` to the target."""
+        """The factor of each coefficient that brings the pooled magnitudes `now` to the target."""
         floor = 1e-7 * target.amax((-2, -1), keepdim=True).clamp_min(torch.finfo(target.dtype).tiny)
         return self.spread((target / (now + floor)).clamp(low, high))
 
@@ -50,25 +42,23 @@ def with_carrier(columns: Columns, target: Tensor, carrier: Tensor, iterations: 
     """Magnitudes (B, rows, R) and the phase of `carrier` (B, L) -> sound (B, L).
 
     Zero iterations are the paper's way: magnitude times original phase. More of them let image and phase constrain each
-    other; with `hold_phase` the carrier's phase is kept (for measuring how much of a recording its own image carries),
-    without it the phase only starts there and the image decides (for a generated image, whose phase nobody has).
+    other; with `hold_phase` the carrier's phase is kept (a recording's own image), without it the phase only starts
+    there and the image decides (a generated image).
     """
-    transform = columns.transform
-    phase = transform.analyze(carrier).phase()
-    y = transform.synthesize(columns.magnitude(target, phase) * phase)
+    phase = columns.transform.analyze(carrier).phase()
+    y = columns.transform.synthesize(columns.magnitude(target, phase) * phase)
     if iterations == 0:
         return y
-    if not hold_phase:
-        return project_envelope(columns, target, y, iterations)
-    return _hold_phase(columns, target, phase, y, iterations)
+    if hold_phase:
+        return _hold_phase(columns, target, phase, y, iterations)
+    return project_envelope(columns, target, y, iterations)
 
 
 def _hold_phase(columns: Columns, target: Tensor, phase: Coefficients, y: Tensor, iterations: int) -> Tensor:
     """Project onto "has this phase" and "has this image" in turn, and return the best iterate of each clip.
 
-    Nesterov's momentum is restarted for a clip whose image error grew.
-    Measured on ESC-10 at 128² (256²), ten iterations: 19.5 (20.1) dB without momentum, 23.6 (26.0) with it; letting one
-    step change a coefficient tenfold instead of twofold loses 0.1 (3) dB.
+    Nesterov's momentum is restarted for a clip whose image error grew. On ESC-10 at 128² (256²), ten iterations give
+    23.6 (26.0) dB, 19.5 (20.1) without momentum, and 0.1 (3) less where a step may change a coefficient tenfold.
     """
     transform = columns.transform
     best = _Best(y, target)
@@ -87,8 +77,7 @@ def _hold_phase(columns: Columns, target: Tensor, phase: Coefficients, y: Tensor
 def project_envelope(columns: Columns, target: Tensor, y: Tensor, iterations: int) -> Tensor:
     """Rescale the coefficients of y (B, L) to the target's magnitudes, keeping their fine structure, repeatedly.
 
-    The best iterate of each clip is returned: where few coefficients make a cell, and of those the real part alone is
-    seen, one that points away from it can grow without end.
+    The best iterate of each clip is returned: coefficients of which the real part alone is seen can grow without end.
     """
     transform = columns.transform
     best = _Best(y, target)
@@ -124,11 +113,8 @@ def griffin_lim(columns: Columns, target: Tensor, iterations: int, seed: int, mo
 
 def white_noise(columns: Columns, target: Tensor, seed: int) -> Tensor:
     """Draw noise (B, L); item b of the batch is the same whatever else is in the batch."""
-    noise = [
-        torch.randn(columns.transform.n_samples, generator=torch.Generator().manual_seed(seed + b))
-        for b in range(len(target))
-    ]
-    return torch.stack(noise).to(target)
+    sources = (torch.Generator().manual_seed(seed + b) for b in range(len(target)))
+    return torch.stack([torch.randn(columns.transform.n_samples, generator=each) for each in sources]).to(target)
 
 
 class _Best:

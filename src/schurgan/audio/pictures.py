@@ -17,8 +17,8 @@ from schurgan.core.files import atomic_write
 def picture(image: Tensor, scale: int = 1, *, photo: bool = False) -> Image.Image:
     """(C, R, R) in [−1, 1], ascending in frequency -> a picture with high frequencies on top, each pixel `scale` wide.
 
-    Equal channels (one or several) are shown in a perceptually even colour map, three different ones as they are. A
-    `photo` keeps its first row on top, and its grey.
+    Equal channels (one or several) are shown in colour, three different ones as they are. A `photo` keeps its first
+    row on top, and its grey.
     """
     if photo:
         colour = image.expand(3, -1, -1)

@@ -7,28 +7,15 @@ import soxr
 import torch
 from torch import Tensor
 
-WINDOW = 0.064
-"""Seconds under the window, to the nearest power of two: harmonics from 63 Hz apart are told from one another."""
-OVERLAP = 4
-"""Windows over each sample."""
+WINDOW = 0.064  # s, to the nearest power of two samples: harmonics from 63 Hz apart are told from one another
+OVERLAP = 4  # windows over each sample
 
 
 def pitch_shift(x: Tensor, ratio: float, sample_rate: int = 16_000) -> Tensor:
     """Multiply every frequency of sounds by a ratio, and keep their length.
 
-    `stretch` makes the sounds `ratio` times as long, and playing them so much faster brings back the length. What would
-    lie above half the rate is lost.
-
-    Args:
-        x: sounds (B, L).
-        ratio: of frequencies, 0.25 to 4: 1.5 is a fifth up, 12 log₂ 1.5 = 7.02 semitones.
-        sample_rate: Hz.
-
-    Returns:
-        The sounds (B, L), in x's dtype and on its device.
-
-    Raises:
-        ValueError: the ratio is out of range, or the shape is another.
+    `stretch` makes the sounds (B, L) `ratio` times as long (0.25 to 4; 1.5 is a fifth up), and playing them so much
+    faster brings back the length. What would lie above half the rate is lost.
     """
     if not 0.25 <= ratio <= 4:
         raise ValueError(f"ratio {ratio:g}: a ratio of frequencies from 0.25 to 4 is needed")
@@ -80,10 +67,7 @@ def stretch(x: Tensor, ratio: float, sample_rate: int = 16_000) -> Tensor:
 
 
 def _locked(turns: Tensor, peaks: Tensor) -> Tensor:
-    """ψ (B, K + 1, F) from its turns (B, K, F), each bin's continued from the peak that it belonged to a frame before.
-
-    So a partial that moves to the next bin, or lies between two, takes its phase along.
-    """
+    """ψ (B, K + 1, F) from its turns (B, K, F), each bin's from the peak that it belonged to a frame before."""
     psi = [torch.zeros_like(turns[:, 0], dtype=torch.float64)]  # the sum of an hour's turns is as exact as a second's
     for turn, peak in zip(turns.unbind(1), peaks.unbind(1), strict=True):
         psi.append((psi[-1] + turn).gather(-1, peak))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -24,15 +26,12 @@ _SILENCE = 1e-8
 
 @dataclass(frozen=True)
 class Aux:
-    """What an image leaves out of its clip.
-
-    Args:
-        reference: magnitude of the top of the scale (B,).
-        carrier: sound whose phase to use (B, L), the clip itself when it comes from `encode`.
-    """
+    """What an image leaves out of its clip."""
 
     reference: Tensor
+    """Magnitude of the top of the scale (B,)."""
     carrier: Tensor | None = None
+    """Sound whose phase to use (B, L): the clip itself when it comes from `encode`."""
 
 
 class Spectrogram:
@@ -56,9 +55,6 @@ class Spectrogram:
         f_max: frequency of the highest, Hz; 95 % of half the sample rate by default.
         w0: cycles of the wavelet, see `MorletCWT`.
         reference: magnitude of the top of the scale for images that come without an Aux: generated ones.
-
-    Raises:
-        ValueError: an argument is out of range.
     """
 
     kind: Literal["audio"] = "audio"
@@ -116,7 +112,6 @@ class Spectrogram:
             n_fft = 2 * (size - 1) if 2 * (size - 1) >= 1.5 * hop else 2 * hop
             self.transform = STFT(n_samples, n_fft, hop, n_frames=size)
         self._columns = Columns(self.transform, self._pool, self._spread, 0.5**0.5 if scale == "log_real" else 1.0)
-        self._matrices: dict[tuple[str, torch.device, torch.dtype], Tensor] = {}
 
     def encode(self, x: Tensor) -> tuple[Tensor, Aux]:
         """Clips (B, n_samples) -> image (B, channels, size, size) in [−1, 1] and its Aux.
@@ -146,7 +141,7 @@ class Spectrogram:
         """Image (B, channels, size, size) -> sound (B, n_samples).
 
         Args:
-            image: images (B, channels, size, size).
+            image: in [−1, 1].
             aux: their references, and the carrier for phase="carrier".
             phase: "carrier", that of aux.carrier; "noise", estimated by envelope projection from seeded noise;
                 "griffin-lim", estimated by fast Griffin-Lim.
@@ -154,25 +149,19 @@ class Spectrogram:
                 else 32.
             hold_phase: keep the carrier's phase while refining (a recording's own image), or only start from it.
             seed: of the noise.
-
-        Raises:
-            ValueError: an argument is out of range, or the carrier is missing.
         """
         if phase not in PHASES:
             raise ValueError(f'phase "{phase}": one of {", ".join(PHASES)} is needed')
         if refine is not None and refine < 0:
             raise ValueError(f"refine {refine}: 0 or more iterations are needed")
-        carrier = aux.carrier if aux is not None else None
-        if phase == "carrier" and carrier is None:
-            raise ValueError('phase "carrier": aux.carrier, a sound whose phase to use, is needed')
         reference = image.new_full((len(image),), self.reference) if aux is None else aux.reference.to(image)
         magnitude = self.magnitude(image) * reference[:, None, None]
         if phase == "carrier":
-            assert carrier is not None
-            return with_carrier(self._columns, magnitude, carrier.to(image), refine or 0, hold_phase)
-        iterations = 32 if refine is None else refine
+            if aux is None or aux.carrier is None:
+                raise ValueError('phase "carrier": aux.carrier, a sound whose phase to use, is needed')
+            return with_carrier(self._columns, magnitude, aux.carrier.to(image), refine or 0, hold_phase)
         find = from_noise if phase == "noise" else griffin_lim
-        return find(self._columns, magnitude, iterations, seed)
+        return find(self._columns, magnitude, 32 if refine is None else refine, seed)
 
     def magnitude(self, image: Tensor) -> Tensor:
         """Image -> magnitudes (B, size, size) relative to the top of the scale, in [0, 1]; the floor is exactly 0."""
@@ -195,34 +184,28 @@ class Spectrogram:
         return colours.invert_colormap(image, self.colormap) if self.colormap else image.mean(1, keepdim=True)
 
     def recolored(self, channels: int, colormap: str | None) -> Spectrogram:
-        """Return the same transform with other channels or another colour map.
-
-        Raises:
-            ValueError: they do not fit each other.
-        """
+        """The same transform with other channels or another colour map."""
         return Spectrogram(**(self.config | {"channels": channels, "colormap": colormap}))
 
     def _pool(self, c: Coefficients) -> Tensor:
         """Coefficients -> (B, size, size): rms modulus in each cell, of the real part alone for "log_real"."""
         energy = self.transform.frames(c.map(torch.real) if self.scale == "log_real" else c)
-        energy = energy @ self._matrix("columns", energy) if energy.shape[-1] != self.size else energy
+        if energy.shape[-1] != self.size:
+            energy = energy @ _matrix(resize_weights, energy.shape[-1], self.size, energy.device, energy.dtype)
         if energy.shape[-2] != self.size:
-            energy = (energy.mT @ self._matrix("rows", energy)).mT
+            rows = _matrix(resize_weights, energy.shape[-2], self.size, energy.device, energy.dtype)
+            energy = (energy.mT @ rows).mT
         return energy.clamp_min(torch.finfo(energy.dtype).tiny).sqrt()  # the square root of zero has no gradient
 
     def _spread(self, magnitude: Tensor) -> Coefficients:
         if magnitude.shape[-2] != self.transform.n_rows:
-            magnitude = (magnitude.mT @ self._matrix("unrows", magnitude)).mT.clamp_min(0)
+            rows = _matrix(cubic_weights, self.size, self.transform.n_rows, magnitude.device, magnitude.dtype)
+            magnitude = (magnitude.mT @ rows).mT.clamp_min(0)
         return self.transform.spread(magnitude)
 
-    def _matrix(self, name: str, like: Tensor) -> Tensor:
-        key = (name, like.device, like.dtype)
-        if key not in self._matrices:
-            rows, frames = self.transform.n_rows, self.transform.n_frames
-            matrix = {
-                "columns": lambda: resize_weights(frames, self.size),
-                "rows": lambda: resize_weights(rows, self.size),
-                "unrows": lambda: cubic_weights(self.size, rows),
-            }[name]()
-            self._matrices[key] = matrix.to(like)
-        return self._matrices[key]
+
+@cache
+def _matrix(
+    weights: Callable[[int, int], Tensor], n_in: int, n_out: int, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    return weights(n_in, n_out).to(device, dtype)

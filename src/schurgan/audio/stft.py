@@ -19,9 +19,6 @@ class STFT:
         n_fft: window length, samples, even; the paper's is 2,048.
         hop: samples between windows, up to ¾ n_fft; the paper's is 1,024.
         n_frames: frames that `frames` gives, of the 1 + ⌈L / hop⌉ there are; all by default.
-
-    Raises:
-        ValueError: an argument is out of range; input has another length or dtype.
     """
 
     def __init__(self, n_samples: int, n_fft: int = 2048, hop: int = 1024, n_frames: int | None = None) -> None:
@@ -41,8 +38,7 @@ class STFT:
         first = -(self.n_fft // 2)
         at = torch.arange(first, first + (self._all_frames - 1) * self.hop + self.n_fft, device=x.device)
         padded = x.index_select(-1, reflect(at, self.n_samples))
-        window = self._window(x)
-        c = torch.stft(padded, self.n_fft, self.hop, window=window, center=False, return_complex=True)
+        c = torch.stft(padded, self.n_fft, self.hop, window=self._window(x), center=False, return_complex=True)
         return Coefficients((c,))
 
     def synthesize(self, c: Coefficients) -> Tensor:

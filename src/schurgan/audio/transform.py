@@ -40,25 +40,18 @@ def check_clips(x: Tensor, n_samples: int) -> None:
 class Transform(Protocol):
     """An invertible map from sound to coefficients whose energy can be pooled into rows of frames."""
 
-    n_samples: int
-    """Samples of a clip."""
+    n_samples: int  # of a clip
     n_frames: int
-    """Frames that `frames` gives."""
-    n_rows: int
-    """Rows of `frames`, ascending in frequency."""
+    n_rows: int  # ascending in frequency
 
     def analyze(self, x: Tensor) -> Coefficients:
         """Clips (B, n_samples) -> complex coefficients."""
-        ...
 
     def synthesize(self, c: Coefficients) -> Tensor:
         """The inverse of `analyze`: -> (B, n_samples)."""
-        ...
 
     def frames(self, c: Coefficients) -> Tensor:
-        """Return the mean squared modulus of each row in each frame: -> (B, n_rows, n_frames)."""
-        ...
+        """Mean squared modulus of each row in each frame: -> (B, n_rows, n_frames)."""
 
     def spread(self, magnitude: Tensor) -> Coefficients:
         """Interpolate columns (B, n_rows, R) that divide the clip evenly to where the coefficients lie."""
-        ...

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import count, groupby
 
 import torch
 from torch import Tensor
@@ -21,10 +22,7 @@ _PAD_FRAMES = 8  # hops of reflected sound before the clip, and at least as many
 
 
 def default_w0(n_scales: int) -> float:
-    """Cycles under the Morlet envelope with which filters log-spaced over 40-7600 Hz overlap alike at any number.
-
-    n_scales / 8, that is 16 at 128 scales and 32 at 256, but no less than 6 and no more than 48.
-    """
+    """Cycles under the Morlet envelope with which filters log-spaced over 40-7600 Hz overlap alike at any number."""
     return min(max(n_scales / 8, 6.0), 48.0)
 
 
@@ -58,13 +56,9 @@ class MorletCWT:
         f_max: highest frequency, Hz.
         w0: cycles: time spread w0 / (2π f), frequency spread f / w0; default by `default_w0`.
         hop: samples between frames of `frames`; the window of a frame is two hops.
-
-    Raises:
-        ValueError: an argument is out of range; input has another length or dtype.
     """
 
-    tolerance = 1e-4
-    """Share of a filter's peak below which it is cut."""
+    tolerance = 1e-4  # share of a filter's peak below which it is cut
 
     def __init__(
         self,
@@ -104,10 +98,7 @@ class MorletCWT:
         return Coefficients(tuple(groups))
 
     def synthesize(self, c: Coefficients) -> Tensor:
-        """Coefficients -> (B, L): the canonical dual frame, Σ_k ψ̂_k ĉ_k / Σ_k |ψ̂_k|², inverse of `analyze`.
-
-        Coefficients that no sound has (an edited set) are projected onto the nearest that one has.
-        """
+        """Coefficients -> (B, L): the canonical dual frame, Σ_k ψ̂_k ĉ_k / Σ_k |ψ̂_k|², inverse of `analyze`."""
         first = c.groups[0]
         spectrum = first.new_zeros(len(first), self._spectrum_length)
         for group, values, duals in zip(self._groups, c, self._tables_for(first.real).duals, strict=True):
@@ -131,10 +122,7 @@ class MorletCWT:
         return torch.stack(rows, 1)[..., self.start : self.start + self.n_samples]
 
     def frames(self, c: Coefficients) -> Tensor:
-        """Average |c|² (c² of real input) under a Hann window of two hops: -> (B, K, n_frames).
-
-        Frame m is centred on sample (m + ½) hop of the clip.
-        """
+        """Average |c|² (c² of real input) under Hann windows of two hops round (m + ½) hop: -> (B, K, n_frames)."""
         tables = self._tables_for(c.groups[0].real)
         rows = []
         for group, values, window in zip(self._groups, c, tables.windows, strict=True):
@@ -163,9 +151,8 @@ class MorletCWT:
         """The filters as (first bin, values), and the rows grouped by the smallest length that holds their band."""
         bin_width = self.sample_rate / self.n_padded
         last_bin = self.n_padded // 2
-        reach = (
-            math.sqrt(-2 * math.log(self.tolerance)) / self.w0
-        )  # |f − f_k| / f_k at which the filter has fallen to its tolerance
+        # |f − f_k| / f_k at which the filter has fallen to its tolerance
+        reach = math.sqrt(-2 * math.log(self.tolerance)) / self.w0
         filters, lengths = [], []
         for k, f in enumerate(self.frequencies.tolist()):
             first, last = k == 0, k == self.n_rows - 1
@@ -177,31 +164,19 @@ class MorletCWT:
             if first or last:
                 offset.clamp_(min=0 if first else None, max=None if first else 0)
             filters.append((low, 2 * torch.exp(-0.5 * (offset * self.w0 / f).square())))
-            lengths.append(self._length(high - low + 1))
+            # The smallest padded_frames · {1, 3} · 2^j that holds them: frames then hold whole numbers of samples.
+            candidates = (self.padded_frames * factor << j for j in range(40) for factor in (1, 3))
+            lengths.append(min(length for length in candidates if length >= high - low + 1))
         groups = []
-        k0 = 0
-        for k in range(1, self.n_rows + 1):
-            if k == self.n_rows or lengths[k] != lengths[k0]:
-                groups.append(_Group(k0, k, lengths[k0], tuple(low for low, _ in filters[k0:k])))
-                k0 = k
+        for length, run in groupby(range(self.n_rows), lengths.__getitem__):
+            rows = list(run)
+            groups.append(_Group(rows[0], rows[-1] + 1, length, tuple(filters[k][0] for k in rows)))
         return filters, groups
-
-    def _length(self, bins: int) -> int:
-        """The smallest padded_frames · {1, 3} · 2^j that holds `bins`, so that frames hold whole numbers of samples."""
-        candidates = (self.padded_frames * factor << j for j in range(40) for factor in (1, 3))
-        return min(length for length in candidates if length >= bins)
 
     @property
     def _spectrum_length(self) -> int:
         """Bins of the spectrum with zeros after it, so that every band's slice of `length` bins exists."""
         return max(max(low + group.length for low in group.low) for group in self._groups)
-
-    def _energy(self) -> Tensor:
-        """Σ_k |ψ̂_k(f)|² (bins,), float64."""
-        energy = torch.zeros(self._spectrum_length, dtype=torch.float64)
-        for low, band in self._filters:
-            energy[low : low + len(band)] += band.square()
-        return energy
 
     def _spectrum(self, x: Tensor) -> Tensor:
         check_clips(x, self.n_samples)
@@ -222,7 +197,9 @@ class _Tables:
         n, r0 = cwt.n_padded, cwt.padded_frames
         self._cwt, self._device, self._dtype = cwt, device, dtype
         self.padding = reflect(torch.arange(n) - cwt.start, cwt.n_samples).to(device)
-        energy = cwt._energy()
+        energy = torch.zeros(cwt._spectrum_length, dtype=torch.float64)  # Σ_k |ψ̂_k(f)|²
+        for low, band in cwt._filters:
+            energy[low : low + len(band)] += band.square()
         # Outside every band nothing is known of the sound; there the dual is zero.
         inverse = torch.where(energy > 1e-6 * energy.max(), 1 / energy.clamp_min(1e-12), torch.zeros_like(energy))
         self.filters, self.duals, self.windows = [], [], []
@@ -270,11 +247,4 @@ def _hann_halves(r: int) -> Tensor:
 
 def _next_smooth(n: int) -> int:
     """The smallest number of at least n without a prime factor above 5, which FFTs are fast at."""
-    while True:
-        rest = n
-        for prime in (2, 3, 5):
-            while rest % prime == 0:
-                rest //= prime
-        if rest == 1:
-            return n
-        n += 1
+    return next(m for m in count(n) if 30 ** m.bit_length() % m == 0)
