@@ -32,7 +32,9 @@ def morlet_sums(x: np.ndarray, frequency: float, w0: float, at: np.ndarray) -> n
 
 def frame_bounds(cwt: MorletCWT) -> tuple[float, float]:
     """Least and greatest Σ_k |ψ̂_k(f)|² over all frequencies up to half the sample rate."""
-    energy = cwt._energy()[: cwt.n_padded // 2 + 1]
+    energy = torch.zeros(cwt.n_padded // 2 + 1, dtype=torch.float64)
+    for low, band in cwt._filters:
+        energy[low : low + len(band)] += band.square()
     return energy.min().item(), energy.max().item()
 
 
