@@ -171,11 +171,7 @@ class Monitor:
         return {"format": _FORMAT, **dataclasses.asdict(self._state)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state. Rules that it does not know start afresh.
-
-        Raises:
-            ValueError: the state has another format.
-        """
+        """Go on from a state, where rules that it does not know start afresh; ValueError for another format."""
         if state.get("format") != _FORMAT:
             raise ValueError(f"state: format {state.get('format')!r} given, {_FORMAT!r} is needed")
         values = copy.deepcopy({name: value for name, value in state.items() if name != "format"})
@@ -183,8 +179,8 @@ class Monitor:
         self._state = _State({rule.name: _Streak(**streaks.get(rule.name, {})) for rule in self.rules}, **values)
 
     def _is_warm(self, rule: Rule, measured: Signals) -> bool:
-        often = max((self._state.counts[name] for name in rule.reads if name in measured), default=0)
-        return self._state.step >= self.warm_up and often > self.settle
+        counts = (self._state.counts[name] for name in rule.reads if name in measured)
+        return self._state.step >= self.warm_up and max(counts, default=0) > self.settle
 
     def _count(self, rule: Rule, streak: _Streak, measured: Signals) -> bool:
         """Take the evaluation into the rule's streak; return whether the rule holds."""

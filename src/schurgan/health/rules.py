@@ -1,7 +1,4 @@
-"""Rules that tell a collapse: small objects that can be measured alone and together.
-
-`docs/training.md` lists them and where their lines come from, `docs/collapse.md` how often each was right.
-"""
+"""Rules of a collapse; docs/training.md tells where their lines come from, docs/collapse.md how right they were."""
 
 from __future__ import annotations
 
