@@ -167,7 +167,7 @@ def charts(records: Records) -> str:
     for lines, label, log, named in (
         (rows, "loss", False, (("loss_d", "discriminator", "a"), ("loss_g", "generator", "b"))),
         (rows, "accuracy of D", False, (("accuracy_d", "discriminator", "a"),)),
-        (rows, "gradient norm at the images", True, (("gradient_g", "of the generator’s loss", "a"),)),
+        (rows, "gradient norm", True, (("gradient_g", "of G’s loss at the images", "a"),)),
         (health, "Fréchet distance", True, (("frechet", "generator", "b"), ("frechet_ema", "EMA generator", "a"))),
         (health, "variety within a class", False, (("variety", "generator", "a"),)),
     ):
