@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
 
 import numpy as np
@@ -65,6 +67,15 @@ def test_a_loudness_is_of_each_sound_alone():
     assert both[2].isnan()
 
 
+def test_the_levels_of_a_sine_are_those_of_its_formula():
+    found = levels(sine(decibel=-20) + 0.01, RATE)
+    power = 0.01 / 2 + 1e-4
+    assert found.rms_dbfs == pytest.approx(10 * math.log10(power), abs=1e-3)  # 2,991 whole periods
+    assert found.crest_db == pytest.approx(20 * math.log10(0.11) - 10 * math.log10(power), abs=1e-3)
+    assert found.offset == pytest.approx(0.01, abs=1e-6)
+    assert (found.clipped, found.pauses, found.silent, found.not_finite) == (0, 0, 0, 0)
+
+
 def test_flat_tops_and_what_is_beyond_full_scale_are_clipped():
     wave = 1.5 * sine(997)
     share = 1 - 2 / math.pi * math.asin(1 / 1.5)
@@ -75,16 +86,32 @@ def test_flat_tops_and_what_is_beyond_full_scale_are_clipped():
     assert levels(sine(decibel=-0.2), RATE).clipped == 0
 
 
-def test_sounds_without_a_level_take_no_part():
+def test_pauses_are_the_share_of_quiet_frames():
+    half = torch.cat((sine(seconds=1), sine(decibel=-70, seconds=1)), 1)
+    assert levels(half, RATE).pauses == 0.5
+
+
+def test_sounds_without_a_level_are_counted_and_take_no_part():
     tone = sine(decibel=-6)
     bad = torch.stack((torch.zeros_like(tone[0]), torch.full_like(tone[0], torch.nan), tone[0], tone[0]))
     found = levels(bad, RATE)
-    assert found == Levels(4, pytest.approx(levels(tone, RATE).loudness_lkfs), 0)
+    assert (found.sounds, found.silent, found.not_finite) == (4, 1, 1)
+    assert found.rms_dbfs == levels(tone, RATE).rms_dbfs
 
 
 @pytest.mark.parametrize("audio", [torch.empty(0, RATE), torch.full((2, RATE), torch.nan), torch.zeros(2, RATE)])
-def test_where_no_sound_has_a_loudness_it_is_unknown(audio):
-    assert levels(audio, RATE).loudness_lkfs is None
+def test_where_no_sound_has_a_level_it_is_unknown_and_json_can_say_so(audio):
+    found = levels(audio, RATE)
+    assert isinstance(found, Levels)
+    assert (found.rms_dbfs, found.loudness_lkfs, found.crest_db) == (None, None, None)
+    assert json.loads(json.dumps(dataclasses.asdict(found), allow_nan=False))["sounds"] == len(audio)
+
+
+def test_a_sound_shorter_than_a_block_is_flagged_and_keeps_its_other_levels():
+    found = levels(sine(seconds=0.3), RATE)
+    assert found.too_short
+    assert found.loudness_lkfs is None
+    assert found.rms_dbfs == pytest.approx(-3.01, abs=0.01)
 
 
 @pytest.mark.parametrize("measure", [levels, loudness])

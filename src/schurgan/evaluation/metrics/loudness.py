@@ -1,4 +1,4 @@
-"""Levels of sounds: loudness as the standard has it, and clipping."""
+"""Levels of sounds: loudness as the standard has it, crest factor, clipping, pauses, offset."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from schurgan.audio.files import SILENCE
 from schurgan.evaluation.metrics.intervals import Spread
 
 _BATCH = 32
@@ -15,17 +16,27 @@ _BLOCK, _STEP = 0.4, 0.1  # seconds: the gating blocks of BS.1770 and how far th
 # Numerators and denominators of the K-weighting, tables 1 and 2 of BS.1770-4
 _SHELF = (1.53512485958697, -2.69169619940638, 1.19839281085285), (1.0, -1.69065929318241, 0.73248077421585)
 _HIGH_PASS = (1.0, -2.0, 1.0), (1.0, -1.99004745483398, 0.99007225036621)
+_PAUSE_DB, _FRAME = -60.0, 0.05  # a frame of so many seconds under this rms level is taken as a pause
 
 
 def loudness(audio: Tensor, sample_rate: int) -> Tensor:
     """Integrated loudness of mono sounds by ITU-R BS.1770-4.
 
     K-weighting, then the mean power of the blocks of 400 ms that are above −70 LKFS and within 10 LU of the mean of
-    those; a full-scale sine of 997 Hz reads −3.01. Takes sounds (N, L), full scale 1; returns LKFS (N,), float64: −∞
-    where no block is above the gate, NaN for sounds of under 400 ms, which the standard does not define.
+    those; a full-scale sine of 997 Hz reads −3.01.
+
+    Args:
+        audio: sounds (N, L), full scale 1.
+        sample_rate: in Hz.
+
+    Returns:
+        LKFS (N,), float64: −∞ where no block is above the gate, NaN for sounds of under 400 ms, which the standard does
+        not define.
+
+    Raises:
+        ValueError: another shape.
     """
-    if audio.ndim != 2 or audio.shape[1] < 1:
-        raise ValueError(f"audio {tuple(audio.shape)}: (N, L) of a sample or more is needed")
+    _check(audio)
     block, step = round(_BLOCK * sample_rate), round(_STEP * sample_rate)
     if audio.shape[1] < block or not len(audio):
         return audio.new_full((len(audio),), torch.nan, dtype=torch.float64)
@@ -66,21 +77,60 @@ def _k_weighting(rate: int, size: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Levels:
-    """Levels of some sounds; those with NaN or infinite samples take no part."""
+    """Levels of some sounds: medians of those that have one (None where none has), means of shares."""
 
     sounds: int
+    not_finite: int
+    """Sounds with NaN or infinite samples; they take no part in the rest."""
+    silent: int
+    """Sounds with no sample above 1e-4, which `prepare` would refuse; they have no level."""
+    too_short: bool
+    """Under 400 ms, of which there is no loudness."""
+    rms_dbfs: float | None
+    """20 log10 of the rms; a full-scale sine reads −3.01."""
     loudness_lkfs: float | None
-    """Median of those that have one; None where none has."""
+    crest_db: float | None
+    """Peak over rms."""
     clipped: float | None
     """Share of samples beyond full scale or in flat tops of it."""
+    pauses: float | None
+    """Share of frames of 50 ms whose rms is under −60 dBFS."""
+    offset: float | None
+    """Mean size of the mean sample, of full scale."""
 
 
 def levels(audio: Tensor, sample_rate: int) -> Levels:
     """Measure sounds (N, L), full scale 1, at `sample_rate` Hz. Raises ValueError for another shape or no samples."""
-    loud = Spread.of(loudness(audio, sample_rate)).median
+    _check(audio)
     finite = audio[audio.isfinite().all(1)].double()
+    peak = finite.abs().amax(1) if len(finite) else finite.new_empty(0)
+    rms = finite.square().mean(1).sqrt()
+    sounding = peak >= SILENCE
     high = finite.abs() >= 0.99  # as `read_audio` counts, two equal samples there in a row make a flat top
     flat = torch.zeros_like(high)
     flat[:, 1:] = high[:, 1:] & (finite[:, 1:] == finite[:, :-1])
-    clipped = (flat | (finite.abs() > 1)).double()
-    return Levels(len(audio), loud, clipped.mean().item() if len(finite) else None)
+    frame = max(1, min(round(_FRAME * sample_rate), audio.shape[1]))
+    frames = finite.square().unfold(1, frame, frame).mean(-1)
+    level = 20 * torch.log10(rms[sounding])
+    loud = loudness(finite[sounding], sample_rate)
+    return Levels(
+        len(audio),
+        len(audio) - len(finite),
+        int((~sounding).sum()),
+        audio.shape[1] < round(_BLOCK * sample_rate),
+        Spread.of(level).median,
+        Spread.of(loud).median,
+        Spread.of(20 * torch.log10(peak[sounding]) - level).median,
+        _share(flat | (finite.abs() > 1)),
+        _share(frames < 10 ** (_PAUSE_DB / 10)),
+        _share(finite.mean(1).abs()),
+    )
+
+
+def _check(audio: Tensor) -> None:
+    if audio.ndim != 2 or audio.shape[1] < 1:
+        raise ValueError(f"audio {tuple(audio.shape)}: (N, L) of a sample or more is needed")
+
+
+def _share(values: Tensor) -> float | None:
+    return values.double().mean().item() if len(values) else None
