@@ -37,7 +37,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import torch
 
 from schurgan.audio import Spectrogram
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.data import prepare
 from schurgan.data.sources import open_source
 from schurgan.health import Verdict
@@ -89,7 +89,7 @@ def live(config: Config, run: Path, fault_at: int | None, environment: dict[str,
                 resume(run)
             else:
                 train(config, run)
-        except UserError as error:
+        except SchurganError as error:
             print(error, file=sys.stderr)
             raise SystemExit(3) from None
 

@@ -184,7 +184,7 @@ def test_every_command_in_a_block_is_understood(document):
     for line in commands(document):
         name, arguments = cli.command_of(shlex.split(line, comments=True)[1:])
         command = cli.find_command(name, arguments)
-        parse(command, name, arguments)  # raises UserError for what it does not know; nothing is run
+        parse(command, name, arguments)  # raises SchurganError for what it does not know; nothing is run
 
 
 ALIASES = {"sample": {"--class"}, "train": {"--config", "--preset", "--data"}}

@@ -15,7 +15,7 @@ from PIL import Image
 
 import schurgan
 from schurgan.audio import Spectrogram
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.data import Shards, prepare
 from schurgan.data.sources import open_source
 from schurgan.model import Card, Model, build
@@ -105,7 +105,7 @@ def test_sampling_leaves_threads_and_global_random_numbers_as_they_were(model):
     ],
 )
 def test_what_cannot_be_sampled_is_one_sentence(model, wrong, sentence):
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(SchurganError) as caught:
         model.sample(**{"label": "bark", "count": 1} | wrong)
     assert sentence in str(caught.value)
 
@@ -119,7 +119,7 @@ def test_the_bare_file_elsewhere_gives_the_sounds_of_the_run(finished_run, model
 
 def test_a_carrier_without_its_data_is_one_sentence_and_other_phases_go_on(model):
     alone = Model(model.generator, replace(model.card, data=None))
-    with pytest.raises(UserError, match='recordings in None are gone; choose "noise" or "griffin-lim"'):
+    with pytest.raises(SchurganError, match='recordings in None are gone; choose "noise" or "griffin-lim"'):
         alone.sample("bark", 1, phase="carrier")
     assert alone.sample("bark", 1, refine=0).audio.isfinite().all()
 
@@ -127,7 +127,7 @@ def test_a_carrier_without_its_data_is_one_sentence_and_other_phases_go_on(model
 def test_a_carrier_from_a_folder_that_holds_other_data_now_is_refused(model, recordings, tmp_path):
     prepare(open_source("folder", recordings), tmp_path, Spectrogram(size=16, channels=1, n_samples=8000), workers=1)
     moved = Model(model.generator, replace(model.card, data=str(tmp_path)))
-    with pytest.raises(UserError, match="holds other data than the model was trained on"):
+    with pytest.raises(SchurganError, match="holds other data than the model was trained on"):
         moved.sample("bark", 1, phase="carrier")
 
 
@@ -179,7 +179,7 @@ def test_a_file_with_a_flipped_bit_is_refused_in_one_sentence(finished_run, tmp_
         told = ""
         try:
             loaded = schurgan.load(path)
-        except UserError as error:
+        except SchurganError as error:
             told = str(error)
         if told:
             assert told.startswith(f"{path}: ")
@@ -191,7 +191,7 @@ def test_a_file_with_a_flipped_bit_is_refused_in_one_sentence(finished_run, tmp_
 @pytest.mark.parametrize("content", [b"", b"x", b"text\n" * 1000, b"\xff" * 100, b"\0" * 100])
 def test_a_file_of_something_else_is_refused_in_one_sentence(tmp_path, content):
     (tmp_path / "generator.safetensors").write_bytes(content)
-    with pytest.raises(UserError, match=r"generator.safetensors: damaged, or not a generator"):
+    with pytest.raises(SchurganError, match=r"generator.safetensors: damaged, or not a generator"):
         schurgan.load(tmp_path)
 
 
@@ -199,7 +199,7 @@ def test_a_file_of_something_else_is_refused_in_one_sentence(tmp_path, content):
 def test_a_truncated_file_is_refused_in_one_sentence(finished_run, tmp_path, length):
     content = (finished_run / "generator.safetensors").read_bytes()[:length]
     (tmp_path / "generator.safetensors").write_bytes(content)
-    with pytest.raises(UserError, match="damaged, or not a generator"):
+    with pytest.raises(SchurganError, match="damaged, or not a generator"):
         schurgan.load(tmp_path)
 
 
@@ -220,20 +220,20 @@ def test_a_card_that_says_nonsense_is_refused_in_one_sentence(finished_run, tmp_
         card = json.loads(file.metadata()["card"]) | wrong
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     safetensors.torch.save_file(weights, tmp_path / "generator.safetensors", {"card": json.dumps(card)})
-    with pytest.raises(UserError, match="damaged, or not a generator"):
+    with pytest.raises(SchurganError, match="damaged, or not a generator"):
         schurgan.load(tmp_path)
 
 
 def test_weights_without_a_card_are_refused_as_not_ours(tmp_path):
     safetensors.torch.save_file({"weight": torch.zeros(2)}, tmp_path / "generator.safetensors")
-    with pytest.raises(UserError, match="not a generator of this program's format"):
+    with pytest.raises(SchurganError, match="not a generator of this program's format"):
         schurgan.load(tmp_path)
 
 
 def test_a_run_without_a_generator_yet_and_no_run_at_all_are_told_apart(tmp_path):
-    with pytest.raises(UserError, match="the run has not saved a generator yet"):
+    with pytest.raises(SchurganError, match="the run has not saved a generator yet"):
         schurgan.load(tmp_path)
-    with pytest.raises(UserError, match="no such file or folder"):
+    with pytest.raises(SchurganError, match="no such file or folder"):
         schurgan.load(tmp_path / "none")
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from schurgan.version import __version__
 
 if TYPE_CHECKING:
+    from schurgan.core.errors import SchurganError
     from schurgan.data.prepare import prepare_data as prepare
     from schurgan.evaluation.evaluate import evaluate
     from schurgan.model import Model, Sounds, load
@@ -22,6 +23,7 @@ _HOMES = {
     "Callback": "training.loop",
     "Config": "runs.config",
     "Model": "model",
+    "SchurganError": "core.errors",
     "Sounds": "model",
     "load": "model",
     "evaluate": "evaluation.evaluate",
@@ -35,6 +37,7 @@ __all__ = [
     "Callback",
     "Config",
     "Model",
+    "SchurganError",
     "Sounds",
     "__version__",
     "evaluate",

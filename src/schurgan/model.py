@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from schurgan.audio import Aux, Spectrogram, write_audio
 from schurgan.audio.pictures import picture, save_png
-from schurgan.core.errors import UserError, did_you_mean
+from schurgan.core.errors import SchurganError, did_you_mean
 from schurgan.core.files import atomic_write
 from schurgan.data.codec import open_codec
 from schurgan.data.shards import Shards
@@ -113,9 +113,9 @@ class Model:
 
     @property
     def spectrogram(self) -> Spectrogram:
-        """What turns its images into sound. Raises UserError for a model of pictures."""
+        """What turns its images into sound. Raises SchurganError for a model of pictures."""
         if self.pictures:
-            raise UserError("this model was trained on pictures: it makes no sounds")
+            raise SchurganError("this model was trained on pictures: it makes no sounds")
         return cast(Spectrogram, self.codec)
 
     def sample(
@@ -139,20 +139,20 @@ class Model:
             refine: iterations of fitting sound to image, 32 by default.
 
         Raises:
-            UserError: a class or a number is out of range.
+            SchurganError: a class or a number is out of range.
         """
         if label not in self.classes:
             known = did_you_mean(label, self.classes) or f"; there are {', '.join(self.classes)}"
-            raise UserError(f'class "{label}": the model was not trained on it{known}')
+            raise SchurganError(f'class "{label}": the model was not trained on it{known}')
         if not 1 <= count <= _MOST:
-            raise UserError(f"count: {count} given, a whole number from 1 to {_MOST} is needed")
+            raise SchurganError(f"count: {count} given, a whole number from 1 to {_MOST} is needed")
         if not 0 <= seed < _SEEDS:
-            raise UserError(f"seed: {seed} given, a whole number from 0 to {_SEEDS - 1} is needed")
+            raise SchurganError(f"seed: {seed} given, a whole number from 0 to {_SEEDS - 1} is needed")
         labels = torch.full((count,), self.classes.index(label))
         try:
             images = self.images(labels, truncation, seed)
         except ValueError as error:
-            raise UserError(str(error)) from None
+            raise SchurganError(str(error)) from None
         if self.pictures:
             return Sounds(label, None, images, None)
         audio = self.decode(images, labels, phase, refine, seed)
@@ -204,12 +204,12 @@ class Model:
     def _carriers(self, labels: Tensor, seed: int) -> Tensor:
         """Return a recording of each label's class, chosen by the seed: (N, L)."""
         if self.card.data is None or not Path(self.card.data).is_dir():
-            raise UserError(
+            raise SchurganError(
                 f'phase "carrier": the recordings in {self.card.data} are gone; choose "noise" or "griffin-lim"'
             )
         shards = Shards(self.card.data)
         if shards.classes != self.classes or shards.manifest.n_samples != self.spectrogram.n_samples:
-            raise UserError(f'phase "carrier": {self.card.data} holds other data than the model was trained on')
+            raise SchurganError(f'phase "carrier": {self.card.data} holds other data than the model was trained on')
         generator = torch.Generator().manual_seed(seed)
         recordings = []
         for label in labels.tolist():
@@ -243,30 +243,32 @@ def load(path: str | os.PathLike[str], device: str = "cpu", generator: nn.Module
         generator: takes the weights, where the run trained a module of the user's own.
 
     Raises:
-        UserError: there is no model, it cannot be read, or it needs a `generator`.
+        SchurganError: there is no model, it cannot be read, or it needs a `generator`.
     """
     path = Path(path)
     file = RunFolder(path).generator if path.is_dir() else path
     if not file.exists():
         what = "the run has not saved a generator yet" if path.is_dir() else "no such file or folder"
-        raise UserError(f"{file}: {what}; `schurgan train` makes one")
+        raise SchurganError(f"{file}: {what}; `schurgan train` makes one")
     try:
         with safetensors.safe_open(file, "pt") as opened:
             known = json.loads((opened.metadata() or {}).get("card", "{}"))
             weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
         if known.pop("format", None) != _FORMAT:
-            raise UserError(f"{file}: not a generator of this program's format {_FORMAT}")
+            raise SchurganError(f"{file}: not a generator of this program's format {_FORMAT}")
         if known.pop("sha256") != _digest(weights):
-            raise UserError(f"{file}: damaged (its weights are not what was saved); make it again")
+            raise SchurganError(f"{file}: damaged (its weights are not what was saved); make it again")
         if "ladder" in known:  # its name in the version before
             known["architecture"] = known.pop("ladder")
         card = Card(**known)
         card = replace(card, classes=tuple(card.classes), references=tuple(card.references))
         if generator is None and card.architecture is None:
-            raise UserError(f"{file}: of a network that this package does not have; give it as generator")
+            raise SchurganError(f"{file}: of a network that this package does not have; give it as generator")
         network = build(card) if generator is None else cast(Generator, generator)
         network.load_state_dict(weights)
         return Model(network.to(device), card)
+    except SchurganError:
+        raise
     except (
         OSError,
         safetensors.SafetensorError,
@@ -277,4 +279,4 @@ def load(path: str | os.PathLike[str], device: str = "cpu", generator: nn.Module
         AttributeError,
     ) as e:
         reason = (str(e).splitlines() or [type(e).__name__])[0]
-        raise UserError(f"{file}: damaged, or not a generator ({reason[:120]})") from None
+        raise SchurganError(f"{file}: damaged, or not a generator ({reason[:120]})") from None

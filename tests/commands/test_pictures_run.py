@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import schurgan
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.data import Shards
 
 
@@ -63,7 +63,7 @@ def test_samples_are_pictures_right_way_up_without_sound(run, tmp_path):
 
 
 def test_a_model_of_pictures_says_that_it_makes_no_sounds(run):
-    with pytest.raises(UserError, match="pictures"):
+    with pytest.raises(SchurganError, match="pictures"):
         _ = schurgan.load(run).spectrogram
 
 

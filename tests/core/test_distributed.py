@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 import schurgan
 from schurgan.core.distributed import World, accumulating, join, replicate
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.core.launch import Placement, find_placement, first_host
 from schurgan.networks import Discriminator, Generator, Latent, apply_spectral_norm
 from schurgan.networks.batch_norm import convert_batch_norm
@@ -50,7 +50,7 @@ def process(rank: int, jobs: tuple[Job, ...], ports: list[int], folder: str) -> 
         try:
             with join("cpu", timeout=120) as world:
                 out = job(world)
-        except (UserError, ValueError) as error:
+        except ValueError as error:
             out = f"{type(error).__name__}: {error}"
         left = not dist.is_initialized()
         done[job.__name__] = {"out": out, "seconds": time.monotonic() - began, "left": left}
@@ -91,7 +91,7 @@ def fail(world: World) -> str:
 
 def fail_main(world: World) -> str:
     if world.is_main:
-        raise UserError("disk full")
+        raise SchurganError("disk full")
     world.barrier()
     return "waited"
 
@@ -184,7 +184,7 @@ def test_two_processes_tell_and_gather_the_same_everywhere(shared: list[dict[str
 def test_a_process_that_fails_ends_the_other_at_once_with_what_it_said(shared: list[dict[str, Any]]):
     survivor, culprit = (each["fail"] for each in shared)
     assert culprit["out"] == "ValueError: no such\nclip"
-    assert survivor["out"] == "UserError: process 0 of 2 stops: process 1 failed: ValueError: no such clip"
+    assert survivor["out"] == "SchurganError: process 0 of 2 stops: process 1 failed: ValueError: no such clip"
     assert max(survivor["seconds"], culprit["seconds"]) < 60  # the timeout is 120
     assert survivor["left"]
     assert culprit["left"]
@@ -192,16 +192,18 @@ def test_a_process_that_fails_ends_the_other_at_once_with_what_it_said(shared: l
 
 def test_the_main_process_failing_ends_the_other_too(shared: list[dict[str, Any]]):
     culprit, survivor = (each["fail_main"] for each in shared)
-    assert culprit["out"] == "UserError: disk full"
+    assert culprit["out"] == "SchurganError: disk full"
     # The main process holds what was said, and may be gone before it is read.
-    assert survivor["out"].startswith("UserError: process 1 of 2 stops: ")
+    assert survivor["out"].startswith("SchurganError: process 1 of 2 stops: ")
     assert survivor["seconds"] < 60
 
 
 def test_a_process_that_vanishes_ends_the_other_too(shared: list[dict[str, Any]]):
     survivor, gone = shared
     assert "vanish" not in gone
-    assert survivor["vanish"]["out"].startswith("UserError: process 0 of 2 stops: another process ended, or did not")
+    assert survivor["vanish"]["out"].startswith(
+        "SchurganError: process 0 of 2 stops: another process ended, or did not"
+    )
     assert survivor["vanish"]["seconds"] < 60
 
 
@@ -280,7 +282,10 @@ def test_processes_that_never_meet_are_told_so(monkeypatch: pytest.MonkeyPatch):
     variables = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
     for name, value in (variables | {"MASTER_PORT": str(free_port())}).items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match=r"process 1 of 2 did not meet the others in 1 s: \S"), join("cpu", timeout=1):
+    with (
+        pytest.raises(SchurganError, match=r"process 1 of 2 did not meet the others in 1 s: \S"),
+        join("cpu", timeout=1),
+    ):
         pass
 
 
@@ -322,7 +327,7 @@ def test_a_process_finds_its_place_in_what_launchers_set(environment: dict[str, 
     ],
 )
 def test_a_broken_environment_is_named(environment: dict[str, str], said: str):
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(SchurganError) as caught:
         find_placement(environment)
     assert said in str(caught.value)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.data.download import REMOTES, Patience, Remote, download
 
 QUICK = Patience(stall=0.4, tries=3, pause=0.01)
@@ -134,7 +134,7 @@ def fetched(server: Server, data: bytes, out: Path, how: str = "well", times: in
 
 def refusal(server: Server, data: bytes, out: Path, how: str = "well", **options: bool) -> str:
     server.data, server.how = data, how
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(SchurganError) as caught:
         download("cifar10", out, patience=QUICK, remotes=remotes(server, data, **options))
     assert "\n" not in str(caught.value)
     assert not (out / "cifar-10-batches-py").exists()

@@ -17,7 +17,7 @@ from layouts import checksums
 from torch import Tensor
 
 from schurgan.audio import Spectrogram
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.data import prepare
 from schurgan.data.sources.base import Item
 from schurgan.data.sources.soundscape import Soundscape
@@ -125,7 +125,7 @@ def test_a_cluster_that_is_lost_is_one_sentence_and_can_be_gone_on_without(clust
                 process.kill()
                 process.wait()
 
-    with pytest.raises(UserError, match=r"cluster at tcp://127.0.0.1:.* failed"):
+    with pytest.raises(SchurganError, match=r"cluster at tcp://127.0.0.1:.* failed"):
         prepare(SOURCE, tmp_path / "out", SMALL, shard_clips=64, cluster=cluster.address, progress=lose)
     assert not list((tmp_path / "out").glob(".*.partial"))
     prepare(SOURCE, tmp_path / "out", SMALL, shard_clips=64, workers=1)
@@ -139,11 +139,11 @@ def test_an_address_where_nobody_answers_is_one_sentence(tmp_path, monkeypatch):
         free.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
     for wrong in (address, "nonsense://x"):
-        with pytest.raises(UserError, match=f"cluster: {wrong} given, no Dask scheduler answers there"):
+        with pytest.raises(SchurganError, match=f"cluster: {wrong} given, no Dask scheduler answers there"):
             prepare(SOURCE, tmp_path / "out", SMALL, cluster=wrong)
 
 
 def test_without_dask_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(UserError, match=r"pip install schurgan\[cluster\]"):
+    with pytest.raises(SchurganError, match=r"pip install schurgan\[cluster\]"):
         prepare(SOURCE, tmp_path / "out", SMALL, cluster="tcp://127.0.0.1:1")

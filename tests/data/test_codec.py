@@ -13,7 +13,7 @@ from layouts import checksums
 from torch import Tensor
 
 from schurgan.audio import Spectrogram
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.data import Manifest, Shards, prepare, summary
 from schurgan.data.codec import ImageCodec, codec_for, open_codec, same_levels
 from schurgan.data.sources.base import Item
@@ -149,7 +149,7 @@ def test_a_set_of_pictures_has_no_sound_and_says_so(made):
     assert manifest.transform == ImageCodec(16).config
     assert manifest.seconds == 0
     assert not list(made.glob("audio-*"))
-    with pytest.raises(UserError, match="a set of images, which no recordings belong to"):
+    with pytest.raises(SchurganError, match="a set of images, which no recordings belong to"):
         Shards(made).recording(0)
     with pytest.raises(ValueError, match="no samples of sound"):
         _ = manifest.n_samples

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset, TensorDataset
 
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.data import Batches, DatasetImages, Shards
 from schurgan.data.loader import Prefetch
 from schurgan.data.shards import split
@@ -75,7 +75,7 @@ def test_selections_and_splits_hold_for_datasets_too(pairs):
     assert not set(training.origins) & set(held_out.origins)
     assert len(data.select(augmented=False)) == 30
     assert sum(len(labels) for _, labels in data.batches(7)) == 30
-    with pytest.raises(UserError, match="no folds"):
+    with pytest.raises(SchurganError, match="no folds"):
         data.select(folds=[1])
 
 

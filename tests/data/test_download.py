@@ -15,7 +15,7 @@ import pytest
 from file_server import PARTIAL, QUICK, fetched, left, refusal, remotes, tar
 from layouts import common_voice
 
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.data import download as module
 from schurgan.data.download import REMOTES, Patience, Remote, _Redirects, download
 
@@ -131,12 +131,12 @@ def test_no_server_at_all_is_one_sentence(server, good, tmp_path):
         (server.url, "Connection refused"),
         ("http://no-such-host.invalid/x.tar.gz", "connection failed"),
     ):
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(SchurganError, match=told):
             download("cifar10", tmp_path, patience=QUICK, remotes=remotes(server, good, url=url))
 
 
 def test_an_encrypted_address_does_not_lead_to_an_open_one():
-    with pytest.raises(UserError, match="not encrypted"):
+    with pytest.raises(SchurganError, match="not encrypted"):
         _Redirects().redirect_request(
             Request("https://a.example/x"), io.BytesIO(), 302, "Found", {}, "http://a.example/"
         )
@@ -160,7 +160,7 @@ def test_a_full_disk_is_one_sentence_and_what_came_is_kept(server, good, tmp_pat
     assert left(tmp_path) <= {PARTIAL}
     fetched(server, good, tmp_path)
     huge = {"cifar10": Remote(server.url, 10**18, None, "huge", "huge")}
-    with pytest.raises(UserError, match="MB are free; 2000000000000 MB, twice the archive, are needed"):
+    with pytest.raises(SchurganError, match="MB are free; 2000000000000 MB, twice the archive, are needed"):
         download("cifar10", tmp_path, remotes=huge)
 
 
@@ -190,7 +190,7 @@ def test_two_at_once_do_not_disturb_each_other(server, good, tmp_path):
     work.start()
     while not server.asked:
         time.sleep(0.01)
-    with pytest.raises(UserError, match="another process is downloading it"):
+    with pytest.raises(SchurganError, match="another process is downloading it"):
         download("cifar10", tmp_path, patience=QUICK, remotes=remotes(server, good))
     work.join()
     assert len(first) == 1

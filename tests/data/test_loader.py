@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from schurgan.audio import Spectrogram
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.data import Batches, Shards, prepare
 from schurgan.data.loader import Prefetch
 from schurgan.data.sources.base import Item
@@ -232,7 +232,7 @@ def test_balanced_classes_come_in_an_order_that_is_drawn(shards):
 
 def test_a_class_without_clips_cannot_be_balanced_and_is_named(few):
     rising = few.select(folds=[1])
-    with pytest.raises(UserError, match='class "falling": none of its clips'):
+    with pytest.raises(SchurganError, match='class "falling": none of its clips'):
         Batches(rising, 4, balanced=True)
     assert len(Batches(rising, 4).indices(0)) == 4
 
@@ -265,7 +265,7 @@ class Watched(Batches):
             self.threads.add(threading.get_ident())
             self.there.notify_all()
         if self.broken and step == 3:
-            raise UserError("images-00000.npy: cannot be read")
+            raise SchurganError("images-00000.npy: cannot be read")
         return super().batch(step)
 
     def wait_for(self, count: int, seconds: float = 30) -> bool:
@@ -300,7 +300,7 @@ def test_what_goes_wrong_is_raised_at_its_step_and_the_others_come(shards):
     with Prefetch(batches, ahead=2, pin=False) as ready:
         for step in (1, 2):
             assert torch.equal(ready.batch(step)[0], shards.images(batches.indices(step)))
-        with pytest.raises(UserError, match="cannot be read"):
+        with pytest.raises(SchurganError, match="cannot be read"):
             ready.batch(3)
         assert torch.equal(ready.batch(4)[0], shards.images(batches.indices(4)))
         batches.broken = False

@@ -16,7 +16,7 @@ from layouts import N_SAMPLES, RATE, SIZE, SMALL, Faulty, checksums, write_clips
 
 import schurgan
 from schurgan.audio import Spectrogram, read_audio
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.data import Manifest, Shards, prepare, summary
 from schurgan.data.shards import dequantise, quantise
 from schurgan.data.sources.folder import open_folder
@@ -126,7 +126,7 @@ def test_files_that_are_no_sound_are_reasons_and_cut_off_ones_are_notes(tmp_path
 
 def test_strict_raises_at_the_first_unusable_item_in_order_and_leaves_no_manifest(clips, tmp_path):
     source = Faulty(clips, raising=(("horn/001.wav", ValueError), ("drum/020.wav", OSError)))
-    with pytest.raises(UserError, match=r"^drum/020.wav: as commanded$"):
+    with pytest.raises(SchurganError, match=r"^drum/020.wav: as commanded$"):
         prepare(source, tmp_path, SMALL, shard_clips=16, workers=1, strict=True)
     assert not (tmp_path / "manifest.json").exists()
     assert not list(tmp_path.glob(".*.partial"))
@@ -136,7 +136,7 @@ def test_strict_raises_at_the_first_unusable_item_in_order_and_leaves_no_manifes
 
 def test_strict_refuses_what_the_source_itself_could_not_list(clips, tmp_path):
     source = Faulty(clips, skipped=(("bell/notes.txt", "not a sound file"),))
-    with pytest.raises(UserError, match=r"bell/notes.txt: not a sound file"):
+    with pytest.raises(SchurganError, match=r"bell/notes.txt: not a sound file"):
         prepare(source, tmp_path, SMALL, strict=True)
     assert prepare(source, tmp_path, SMALL, workers=1).skipped[0].origin == "bell/notes.txt"
 
@@ -155,7 +155,9 @@ def test_a_class_with_nothing_left_is_left_out_and_the_others_are_numbered_anew(
 
 def test_nothing_usable_at_all_is_an_error_with_the_first_reason_and_an_empty_folder(clips, tmp_path):
     source = Faulty(clips, raising=tuple((item.origin, ValueError) for item in open_folder(clips).items()))
-    with pytest.raises(UserError, match=r"none of 80 recordings can be used; the first, bell/000.wav: as commanded"):
+    with pytest.raises(
+        SchurganError, match=r"none of 80 recordings can be used; the first, bell/000.wav: as commanded"
+    ):
         prepare(source, tmp_path, SMALL, workers=1)
     assert list(tmp_path.iterdir()) == []
 
@@ -224,7 +226,7 @@ def test_the_python_call_takes_a_source_by_name_or_as_an_object(clips, tmp_path,
         Faulty(clips), out=tmp_path / "own", seconds=0.25, sample_rate=8000, scale="linear", **options
     )
     assert (Manifest.load(own).n_samples, Manifest.load(own).dtype) == (2000, "float16")
-    with pytest.raises(UserError, match="esc50"):
+    with pytest.raises(SchurganError, match="esc50"):
         schurgan.prepare("esc50", out=tmp_path / "none")
     with pytest.raises(ValueError, match="seconds"):
         schurgan.prepare(clips, out=tmp_path / "none", seconds=0.01)

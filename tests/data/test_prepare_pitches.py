@@ -12,7 +12,7 @@ import soundfile
 import torch
 from layouts import N_SAMPLES, RATE, SMALL, Faulty, checksums, interrupt_after, write_clips
 
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.data import Shards, prepare, summary
 from schurgan.data.prepare import PITCHES
 from schurgan.data.sources.base import Item
@@ -54,7 +54,7 @@ def test_evaluation_leaves_copies_out_and_training_takes_them(augmented, short_a
     assert torch.equal(plain.recording(13), alone.recording(13))
     assert shards.select(augmented=True).augmented.all()
     assert sorted([*plain.origins, *shards.select(augmented=True).origins]) == sorted(shards.origins)
-    with pytest.raises(UserError, match="no clip is left"):
+    with pytest.raises(SchurganError, match="no clip is left"):
         alone.select(augmented=True)
 
 
@@ -121,7 +121,7 @@ def test_a_stopped_augmentation_goes_on_to_the_same_bytes_on_two_workers(short_a
 def test_other_pitches_are_other_data(short_and_long, augmented, tmp_path):
     copy = Path(shutil.copytree(augmented, tmp_path / "copy"))
     for pitches in ((), (0.75,)):
-        with pytest.raises(UserError, match="overwrite"):
+        with pytest.raises(SchurganError, match="overwrite"):
             prepare(open_folder(short_and_long), copy, SMALL, shard_clips=16, pitches=pitches, workers=1)
     prepare(open_folder(short_and_long), copy, SMALL, shard_clips=16, pitches=PITCHES, workers=1)
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from layouts import SMALL, Faulty, checksums, interrupt_after, wait_for_workers
 
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.data import Shards, prepare
 from schurgan.data.sources.folder import open_folder
 
@@ -108,7 +108,7 @@ def test_a_killed_run_leaves_no_process_and_no_whole_looking_set_and_goes_on_to_
     while any(map(alive, killed.stdout.split())) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(map(alive, killed.stdout.split()))
-    with pytest.raises(UserError, match="not finished"):
+    with pytest.raises(SchurganError, match="not finished"):
         Shards(out)
     assert any(path.name.endswith(".partial") for path in out.iterdir())
 
@@ -121,7 +121,7 @@ def test_a_killed_run_leaves_no_process_and_no_whole_looking_set_and_goes_on_to_
 
 def test_a_worker_that_is_killed_is_one_sentence_and_what_was_finished_is_kept(clips, tmp_path):
     last = open_folder(clips).items()[-1].origin
-    with pytest.raises(UserError, match=r"worker process .* was killed"):
+    with pytest.raises(SchurganError, match=r"worker process .* was killed"):
         prepare(Faulty(clips, deadly=last), tmp_path, SMALL, shard_clips=16, workers=2, progress=wait_for_workers)
     names = [path.name for path in tmp_path.iterdir()]
     assert "part-00000.json" in names
@@ -150,7 +150,7 @@ def test_a_full_disk_is_one_sentence_leaves_no_half_file_and_can_be_gone_on_from
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", fill_up)
-        with pytest.raises(UserError, match="No space left on device"):
+        with pytest.raises(SchurganError, match="No space left on device"):
             prepare(open_folder(clips), tmp_path, SMALL, shard_clips=16, workers=1)
     assert (tmp_path / "part-00000.json").exists()
     assert not list(tmp_path.glob(".*.partial"))
@@ -161,7 +161,7 @@ def test_a_full_disk_is_one_sentence_leaves_no_half_file_and_can_be_gone_on_from
 
 def test_an_output_that_cannot_be_a_folder_is_one_sentence(clips, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="file: cannot be written"):
+    with pytest.raises(SchurganError, match="file: cannot be written"):
         prepare(open_folder(clips), tmp_path / "file", SMALL)
 
 
@@ -178,7 +178,7 @@ def test_a_finished_folder_is_returned_as_it_is_without_loading_anything(clips, 
 def test_a_finished_folder_with_a_truncated_file_is_refused_by_its_name(clips, tmp_path):
     prepare(open_folder(clips), tmp_path, SMALL, workers=1)
     os.truncate(tmp_path / "audio-00000.npy", 1000)
-    with pytest.raises(UserError, match=r"audio-00000.npy: 1000 bytes instead of .*overwrite"):
+    with pytest.raises(SchurganError, match=r"audio-00000.npy: 1000 bytes instead of .*overwrite"):
         prepare(open_folder(clips), tmp_path, SMALL, workers=1)
 
 
@@ -193,7 +193,7 @@ def test_another_option_is_refused_until_overwriting_and_foreign_files_are_never
         with pytest.raises(KeyboardInterrupt):
             prepare(source, tmp_path, SMALL, shard_clips=16, workers=1, progress=interrupt_after(40))
     before = checksums(tmp_path)
-    with pytest.raises(UserError, match="overwrite"):
+    with pytest.raises(SchurganError, match="overwrite"):
         prepare(source, tmp_path, SMALL, shard_clips=64, workers=1)
     assert checksums(tmp_path) == before
     prepare(source, tmp_path, SMALL, shard_clips=64, workers=1, overwrite=True)
@@ -205,7 +205,7 @@ def test_another_option_is_refused_until_overwriting_and_foreign_files_are_never
 def test_files_of_somebody_else_under_our_names_are_never_replaced(clips, tmp_path, overwrite):
     foreign = tmp_path / "images-00000.npy"
     foreign.write_bytes(b"mine")
-    with pytest.raises(UserError, match=r"images-00000.npy: is not of this program's making"):
+    with pytest.raises(SchurganError, match=r"images-00000.npy: is not of this program's making"):
         prepare(open_folder(clips), tmp_path, SMALL, workers=1, overwrite=overwrite)
     assert foreign.read_bytes() == b"mine"
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from schurgan.audio import Spectrogram
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.data import Manifest, Shards, prepare
 from schurgan.data.shards import split
 from schurgan.data.sources.base import Item
@@ -134,7 +134,7 @@ def test_selections_of_selections_narrow_and_folds_split_the_set(made):
     ],
 )
 def test_a_selection_of_what_is_not_there_is_one_sentence(made, choice, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(SchurganError, match=message):
         Shards(made).select(**choice)
 
 
@@ -168,10 +168,10 @@ def test_shards_travel_to_other_processes(made):
 
 def test_a_missing_and_a_truncated_shard_are_named_when_the_set_is_opened(own):
     os.truncate(own / "images-00003.npy", 5000)
-    with pytest.raises(UserError, match=r"images-00003.npy: 5000 bytes instead of"):
+    with pytest.raises(SchurganError, match=r"images-00003.npy: 5000 bytes instead of"):
         Shards(own)
     (own / "images-00003.npy").unlink()
-    with pytest.raises(UserError, match=r"images-00003.npy: missing"):
+    with pytest.raises(SchurganError, match=r"images-00003.npy: missing"):
         Shards(own)
 
 
@@ -180,10 +180,10 @@ def test_a_shard_of_another_shape_in_the_place_of_a_file_is_named(own):
     size = path.stat().st_size
     np.save(path, np.zeros((size - 128) // 8))
     assert path.stat().st_size == size
-    with pytest.raises(UserError, match=r"images-00001.npy: holds float64"):
+    with pytest.raises(SchurganError, match=r"images-00001.npy: holds float64"):
         Shards(own).images([10])
     path.write_bytes(bytes(size))
-    with pytest.raises(UserError, match=r"images-00001.npy: cannot be read as a shard"):
+    with pytest.raises(SchurganError, match=r"images-00001.npy: cannot be read as a shard"):
         Shards(own).images([10])
 
 
@@ -210,12 +210,12 @@ def fingerprint(out: Path, source: Tones, spectrogram: Spectrogram) -> str:
 def test_a_set_without_recordings_says_so_when_one_is_asked_for(tmp_path):
     prepare(Tones(), tmp_path, SMALL, keep_audio=False, workers=1)
     assert verify(tmp_path) == []
-    with pytest.raises(UserError, match="prepared without recordings"):
+    with pytest.raises(SchurganError, match="prepared without recordings"):
         Shards(tmp_path).recording(0)
 
 
 def test_a_folder_without_a_manifest_says_how_to_make_one(tmp_path):
-    with pytest.raises(UserError, match=r"no manifest.json here; make one with `schurgan prepare`"):
+    with pytest.raises(SchurganError, match=r"no manifest.json here; make one with `schurgan prepare`"):
         Shards(tmp_path)
 
 
@@ -243,7 +243,7 @@ def test_a_manifest_is_read_back_as_it_was_written(own):
 )
 def test_a_manifest_that_is_foreign_newer_or_damaged_is_one_sentence(own, fields, message):
     edit_manifest(own, **fields)
-    with pytest.raises(UserError, match=message) as raised:
+    with pytest.raises(SchurganError, match=message) as raised:
         Shards(own)
     assert "\n" not in str(raised.value)
 
@@ -251,7 +251,7 @@ def test_a_manifest_that_is_foreign_newer_or_damaged_is_one_sentence(own, fields
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b"3", b"null"])
 def test_what_is_no_json_or_no_object_is_one_sentence(own, content):
     (own / "manifest.json").write_bytes(content)
-    with pytest.raises(UserError, match=r"manifest.json: (damaged|not a manifest)"):
+    with pytest.raises(SchurganError, match=r"manifest.json: (damaged|not a manifest)"):
         Shards(own)
 
 
@@ -266,7 +266,7 @@ def test_what_is_no_json_or_no_object_is_one_sentence(own, content):
 def test_columns_of_clips_that_do_not_fit_are_found(own, column, value, message):
     clips = json.loads((own / "manifest.json").read_text())["clips"]
     edit_manifest(own, clips=clips | {column: value})
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(SchurganError, match=message):
         Shards(own)
 
 
@@ -274,7 +274,7 @@ def test_a_manifest_cannot_name_files_outside_its_folder(own):
     shards = json.loads((own / "manifest.json").read_text())["shards"]
     shards[0]["images"]["file"] = "../images-00000.npy"
     edit_manifest(own, shards=shards)
-    with pytest.raises(UserError, match=r"damaged at shards.0.images.file"):
+    with pytest.raises(SchurganError, match=r"damaged at shards.0.images.file"):
         Shards(own)
 
 
@@ -330,16 +330,16 @@ def test_nothing_is_held_out_unless_asked_for(shards):
 
 
 def test_folds_and_a_share_at_once_are_refused(shards):
-    with pytest.raises(UserError, match=r"--train.val-fraction: 0.2 given beside --train.val-folds"):
+    with pytest.raises(SchurganError, match=r"--train.val-fraction: 0.2 given beside --train.val-folds"):
         split(Shards(shards), val_folds=[1], val_fraction=0.2)
 
 
 def test_a_class_of_one_recording_cannot_be_held_out(shards):
     lonely = Shards(shards).take(np.array([0, 6, 12]))
-    with pytest.raises(UserError, match=r"no class in .* has two recordings"):
+    with pytest.raises(SchurganError, match=r"no class in .* has two recordings"):
         split(lonely, val_fraction=0.5)
 
 
 def test_a_class_chosen_twice_is_refused(shards):
-    with pytest.raises(UserError, match="each can be chosen once"):
+    with pytest.raises(SchurganError, match="each can be chosen once"):
         Shards(shards).select(classes=["rain", "rain"])

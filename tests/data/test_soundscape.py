@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.data.sources import Item, open_source
 from schurgan.data.sources import recipes as s
 
@@ -127,7 +127,7 @@ def test_clips_of_a_class_differ_nearly_as_much_as_clips_of_two_classes(collecti
     "options", [{"per_class": 0}, {"seconds": 0.1}, {"seconds": 1e9}, {"seed": -1}, {"per_class": "x"}]
 )
 def test_options_out_of_range_are_refused_in_a_sentence(options):
-    with pytest.raises(UserError, match=f"^{next(iter(options))} .* is needed$"):
+    with pytest.raises(SchurganError, match=f"^{next(iter(options))} .* is needed$"):
         open_source("soundscape", **options)
 
 

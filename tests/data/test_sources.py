@@ -21,12 +21,12 @@ from layouts import (
 )
 
 from schurgan.audio.files import AudioError
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.data.sources import SOURCES, Item, open_source
 
 
 def sentence(name: str, *args: object, **options: object) -> str:
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(SchurganError) as caught:
         open_source(name, *args, **options)
     assert "\n" not in str(caught.value)
     return str(caught.value)

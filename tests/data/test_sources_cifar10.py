@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from layouts import CIFAR10_CLASSES, cifar10, cifar10_batch, cifar10_binary
 
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.data.sources import open_source
 from schurgan.data.sources.cifar10 import load_pickle
 
@@ -61,7 +61,7 @@ def test_per_class_takes_the_first_so_many_of_every_class_of_each_batch(tmp_path
     assert some.items() == sorted(first.values(), key=lambda item: item.origin.replace("test", "z"))
     assert 2 * len(some.items()) == 2 * some.describe()["items"] == len(everything.items())
     assert some.describe() != everything.describe()
-    with pytest.raises(UserError, match="per_class 0: a whole number"):
+    with pytest.raises(SchurganError, match="per_class 0: a whole number"):
         open_source("cifar10", root, per_class=0)
 
 
@@ -127,17 +127,17 @@ def test_damaged_and_missing_batches_are_skipped_and_the_others_are_used(tmp_pat
 )
 def test_a_pickle_of_something_else_is_told(tmp_path, batch, told):
     (tmp_path / "data_batch_1").write_bytes(pickle.dumps(batch, protocol=2))
-    with pytest.raises(UserError, match="no batch can be read") as caught:
+    with pytest.raises(SchurganError, match="no batch can be read") as caught:
         open_source("cifar10", tmp_path)
     assert told in str(caught.value)
 
 
 def test_folders_of_another_kind_and_files_of_odd_lengths_are_told(tmp_path):
     (tmp_path / "data_batch_1.bin").write_bytes(bytes(3074))
-    with pytest.raises(UserError, match="3074 bytes; a multiple of 3073 is needed"):
+    with pytest.raises(SchurganError, match="3074 bytes; a multiple of 3073 is needed"):
         open_source("cifar10", tmp_path)
     (tmp_path / "data_batch_1.bin").rename(tmp_path / "data.bin")
-    with pytest.raises(UserError, match=r"no data_batch_1 or data_batch_1\.bin in it"):
+    with pytest.raises(SchurganError, match=r"no data_batch_1 or data_batch_1\.bin in it"):
         open_source("cifar10", tmp_path)
 
 

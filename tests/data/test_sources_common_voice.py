@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from layouts import common_voice, mp3, table
 
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.data.sources import common_voice as module
 from schurgan.data.sources import open_source
 
@@ -20,7 +20,7 @@ def opened(root: Path, **options: object):
 
 
 def sentence(root: Path, **options: object) -> str:
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(SchurganError) as caught:
         opened(root, **options)
     assert "\n" not in str(caught.value)
     return str(caught.value)

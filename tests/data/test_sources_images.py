@@ -15,7 +15,7 @@ import torch
 from layouts import clip
 from PIL import Image
 
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.data.sources import Item, open_source
 from schurgan.data.sources.image_files import MAX_PIXELS, read_image
 
@@ -30,7 +30,7 @@ def saved(path: Path, image: Image.Image, **options: object) -> Path:
 
 
 def refusal(path: Path) -> str:
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(SchurganError) as caught:
         read_image(path)
     assert str(caught.value).startswith(f"{path}: ")
     assert "\n" not in str(caught.value)
@@ -164,7 +164,7 @@ def test_damaged_images_of_every_format_are_read_or_refused(tmp_path):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 image = read_image(tmp_path / "x")
-        except UserError as error:
+        except SchurganError as error:
             told.append(str(error))
             continue
         assert image.dtype == torch.uint8
@@ -198,8 +198,8 @@ def test_a_table_of_images_and_folders_without_any(tmp_path):
     assert source.kind == "images"
     assert source.items() == [Item("all/1.png", "seven", 3)]
     assert source.load_image(source.items()[0]).shape == (1, 5, 7)
-    with pytest.raises(UserError, match="1 images but no folders of them"):
+    with pytest.raises(SchurganError, match="1 images but no folders of them"):
         open_source("folder", tmp_path / "all")
     (tmp_path / "all" / "1.png").rename(tmp_path / "all" / "1.txt")
-    with pytest.raises(UserError, match=r"no images found .* one folder of images \(PNG, JPEG, …\)"):
+    with pytest.raises(SchurganError, match=r"no images found .* one folder of images \(PNG, JPEG, …\)"):
         open_source("folder", tmp_path / "all", kind="images")

@@ -14,7 +14,7 @@ import pytest
 import soundfile
 from layouts import ESC50_ROWS, US8K_HEADER, US8K_ROWS, clip, common_voice, esc50, table, urbansound8k
 
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.data.sources import Item, open_source
 from schurgan.data.sources.tables import MAX_LINE, read_table
 
@@ -25,7 +25,7 @@ OFFICIAL = [
 
 
 def sentence(name: str, *args: object, **options: object) -> str:
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(SchurganError) as caught:
         open_source(name, *args, **options)
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -215,7 +215,7 @@ def test_fifty_damaged_tables_are_read_or_told_in_one_sentence(tmp_path, name):
         path.write_bytes(damaged(good, rng))
         try:
             source = open_source(name, tmp_path, **options)
-        except UserError as error:
+        except SchurganError as error:
             told.append(str(error))
         else:
             assert {item.origin for item in source.items()} <= files  # nothing but what is there

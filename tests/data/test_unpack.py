@@ -12,7 +12,7 @@ import pytest
 from file_server import QUICK, fetched, left, refusal, tar
 from layouts import cifar10, esc50, urbansound8k
 
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.data.download import REMOTES, Remote, download
 
 
@@ -79,7 +79,7 @@ def test_a_zip_is_unpacked_under_the_usual_name_and_its_checksums_count(server, 
     assert len(source.items()) == 4
     wave = server.data.index(b"RIFF") + 100
     server.data = server.data[:wave] + b"\0\1\2\3" + server.data[wave + 4 :]
-    with pytest.raises(UserError, match=r"damaged \(Bad CRC-32"):
+    with pytest.raises(SchurganError, match=r"damaged \(Bad CRC-32"):
         download("esc50", tmp_path / "other", patience=QUICK, remotes=remote)
     assert left(tmp_path / "other") == set()
     harm = esc50_zip(tmp_path / "again") | {"ESC-50-33c8/x": b"/etc/passwd", "../y": b"", "/z": b""}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from schurgan.audio import Spectrogram
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.data import Manifest, prepare
 from schurgan.data.codec import ImageCodec
 from schurgan.data.sources import open_source
@@ -167,7 +167,7 @@ def test_a_changed_manifest_is_one_sentence(own):
     (problem,) = verify(own)
     assert problem.startswith(f"{own / 'images-00001.npy'}: is not what was written")
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(UserError, match=r"manifest\.json: damaged"):
+    with pytest.raises(SchurganError, match=r"manifest\.json: damaged"):
         verify(own)
 
 

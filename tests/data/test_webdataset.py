@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from schurgan.audio import Spectrogram
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.data import Shards, prepare
 from schurgan.data.export import export_webdataset
 from schurgan.data.sources import open_source
@@ -85,7 +85,7 @@ def test_the_same_clips_give_the_same_bytes(made, tmp_path):
 def test_a_folder_with_anything_in_it_is_left_alone_and_an_empty_one_is_used(made, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "shard-000000.tar").write_bytes(b"mine")
-    with pytest.raises(UserError, match="full: is there already; choose another folder"):
+    with pytest.raises(SchurganError, match="full: is there already; choose another folder"):
         export_webdataset(Shards(made), tmp_path / "full")
     assert (tmp_path / "full" / "shard-000000.tar").read_bytes() == b"mine"
     (tmp_path / "empty").mkdir()
@@ -95,7 +95,7 @@ def test_a_folder_with_anything_in_it_is_left_alone_and_an_empty_one_is_used(mad
 def test_a_full_disk_and_an_interrupt_leave_nothing_and_a_killed_export_is_in_nobodys_way(
     made, tmp_path, full_disk, monkeypatch
 ):
-    with full_disk(after=3), pytest.raises(UserError, match=r"tars: cannot be written .No space left"):
+    with full_disk(after=3), pytest.raises(SchurganError, match=r"tars: cannot be written .No space left"):
         export_webdataset(Shards(made), tmp_path / "tars", clips_per_tar=10)
     assert list(tmp_path.iterdir()) == []
 

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from test_scores import PROTOCOL
 
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.evaluation.scores import Evaluation, Score
 from schurgan.evaluation.table import compare
 
@@ -94,7 +94,7 @@ def test_a_name_of_another_kind_is_refused(refused, runs, arguments, said):
 
 
 def test_one_run_alone_is_not_compared(runs):
-    with pytest.raises(UserError, match="1 run given, two or more are needed"):
+    with pytest.raises(SchurganError, match="1 run given, two or more are needed"):
         compare(runs[:1])
 
 

@@ -13,7 +13,7 @@ import torch.multiprocessing as mp
 from folded_set import OWN, looks, make_run, spectrogram
 
 import schurgan.evaluation
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.evaluation import evaluate as score_run
 from schurgan.evaluation import score_sounds as sound_scores
 from schurgan.evaluation.metrics.frechet import frechet_distance
@@ -134,7 +134,7 @@ def test_a_set_without_folds_is_scored_and_told_apart_from_one_trained_on_all_fo
 
 def test_usefulness_without_held_out_clips_is_refused_before_any_work(folded, model, tmp_path):
     run = make_run(tmp_path / "all", folded.folder, model, exclude=())
-    with pytest.raises(UserError, match=r"usefulness: .* held out no clips to test classifiers on"):
+    with pytest.raises(SchurganError, match=r"usefulness: .* held out no clips to test classifiers on"):
         schurgan.evaluate(run, usefulness=True)
 
 

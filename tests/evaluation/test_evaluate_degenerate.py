@@ -11,7 +11,7 @@ from folded_set import CLASSES, OWN, Folded, make_run, spectrogram
 from torch import Tensor
 
 import schurgan.evaluation
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.data import prepare
 from schurgan.data.sources.base import Item
 from schurgan.evaluation import evaluate as score_run
@@ -44,7 +44,7 @@ def test_images_that_are_not_finite_are_left_out_and_counted(score, model, monke
 
 def test_a_generator_of_nothing_but_nan_is_one_sentence(score, model, run, monkeypatch):
     monkeypatch.setattr("schurgan.evaluation.target.load", lambda *_: broken(model, 1.1))
-    with pytest.raises(UserError, match=r"60 of 60 generated images hold NaN or infinite values"):
+    with pytest.raises(SchurganError, match=r"60 of 60 generated images hold NaN or infinite values"):
         score()
     assert not (run / "scores.json").exists()
 
@@ -111,7 +111,7 @@ def test_few_images_have_flags_and_no_number_where_there_is_none(score):
 
 
 def test_an_extractor_that_returns_something_else_is_one_sentence(score):
-    with pytest.raises(UserError, match=r"training images: extractor .* \(N, d\) are needed"):
+    with pytest.raises(SchurganError, match=r"training images: extractor .* \(N, d\) are needed"):
         score(extractor="test_evaluate_degenerate:sums")
 
 
@@ -122,20 +122,20 @@ def sums(images: Tensor) -> Tensor:
 def test_a_run_whose_data_is_gone_is_one_sentence_and_takes_it_from_elsewhere(folded, model, tmp_path, monkeypatch):
     monkeypatch.setattr(score_run, "score_sounds", lambda *_: {})
     run = make_run(tmp_path / "moved", tmp_path / "gone", model)
-    with pytest.raises(UserError, match=f"its data folder {tmp_path / 'gone'} is gone"):
+    with pytest.raises(SchurganError, match=f"its data folder {tmp_path / 'gone'} is gone"):
         schurgan.evaluate(run, extractor=OWN)
     found = schurgan.evaluate(run, extractor=OWN, images=60, runs=1, data=folded.folder)
     assert found.protocol.n_real == 12
 
 
 def test_data_of_other_classes_is_refused(shards, run):
-    with pytest.raises(UserError, match="holds other classes or images than"):
+    with pytest.raises(SchurganError, match="holds other classes or images than"):
         open_subject(run, shards)
 
 
 def test_a_model_of_other_classes_than_its_data_is_refused(folded, model, tmp_path):
     other = Model(model.generator, replace(model.card, classes=tuple(reversed(CLASSES))))
-    with pytest.raises(UserError, match="holds other classes or images than"):
+    with pytest.raises(SchurganError, match="holds other classes or images than"):
         open_subject(make_run(tmp_path / "other", folded.folder, other))
 
 

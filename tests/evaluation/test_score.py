@@ -10,7 +10,7 @@ import torch
 from folded_set import OWN, looks
 from torch import Tensor
 
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.evaluation import score
 from schurgan.evaluation.metrics.frechet import frechet_distance
 from schurgan.evaluation.metrics.neighbours import prdc
@@ -93,5 +93,5 @@ def test_the_package_is_imported_without_torch():
 
 
 def test_an_unknown_extractor_is_refused():
-    with pytest.raises(UserError, match="inception"):
+    with pytest.raises(SchurganError, match="inception"):
         score(images(0), images(1), extractor="inceptoin")

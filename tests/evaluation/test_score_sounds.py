@@ -9,7 +9,7 @@ import torch
 from folded_set import CLASSES, LENGTH, RATE, SIZE, Folded, spectrogram, untrained
 from torch import Tensor
 
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.data import Shards, prepare
 from schurgan.evaluation.features.extractor import Extracted
 from schurgan.evaluation.metric_table import SOUND_METRICS, take_scores
@@ -110,7 +110,7 @@ def test_a_silent_image_has_no_consistency():
 
 def test_donors_refuse_classes_without_a_recording():
     donors = Donors(spectrogram(), torch.randn(2, LENGTH), torch.tensor([0, 1]))
-    with pytest.raises(UserError, match="no recording of class 2"):
+    with pytest.raises(SchurganError, match="no recording of class 2"):
         donors.nearest(donors.images, torch.tensor([0, 2]))
 
 
@@ -205,12 +205,12 @@ def test_a_model_whose_images_are_nan_has_no_scores_of_its_own(model, sets, two_
 
 
 def test_the_same_recordings_on_both_sides_are_refused(model, folded, sets):
-    with pytest.raises(UserError, match="12 of its clips are among those of training, such as bark/"):
+    with pytest.raises(SchurganError, match="12 of its clips are among those of training, such as bark/"):
         check_apart(model, folded, sets[1])
 
 
 def test_shards_of_other_images_are_refused(model, sets, shards):
-    with pytest.raises(UserError, match="holds other classes or images"):
+    with pytest.raises(SchurganError, match="holds other classes or images"):
         check_apart(model, Shards(shards), sets[1])
 
 
@@ -219,18 +219,18 @@ def test_a_class_without_recordings_to_lend_a_phase_is_refused(model, folded, se
     keep = training.labels != 1
     monkeypatch.setattr(training, "labels", training.labels[keep])
     monkeypatch.setattr(training, "_clips", training._clips[keep])
-    with pytest.raises(UserError, match="no recording of class 1"):
+    with pytest.raises(SchurganError, match="no recording of class 1"):
         measure_sounds(model, *sets)
 
 
 def test_recordings_that_were_not_kept_are_asked_for(model, sets, tmp_path):
     prepare(Folded(per_class=2, seconds=0.5), tmp_path / "bare", spectrogram(), workers=1, keep_audio=False)
     bare = Shards(tmp_path / "bare")
-    with pytest.raises(UserError, match="without recordings"):
+    with pytest.raises(SchurganError, match="without recordings"):
         measure_sounds(model, bare.select(folds=[1]), bare.select(folds=[2]))
 
 
 def test_a_model_of_pictures_is_said_to_make_no_sounds(model, sets):
     card = replace(model.card, transform={"transform": "image", "size": SIZE, "channels": 3})
-    with pytest.raises(UserError, match="trained on pictures: it makes no sounds"):
+    with pytest.raises(SchurganError, match="trained on pictures: it makes no sounds"):
         measure_sounds(Model(model.generator, card), *sets)

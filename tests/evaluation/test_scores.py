@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 
 import pytest
 
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.evaluation.scores import COMPARED, Evaluation, Protocol, Score, difference
 
 PROTOCOL = Protocol(
@@ -100,7 +100,7 @@ def test_runs_that_differ_in_what_does_not_change_scores_compare():
 def test_a_file_of_something_else_is_one_sentence(tmp_path, content, said):
     path = tmp_path / "scores.json"
     path.write_text(content)
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(SchurganError) as caught:
         Evaluation.load(path)
     assert str(caught.value).startswith(f"{path}: ")
     assert said in str(caught.value)
@@ -112,12 +112,12 @@ def test_a_score_that_is_none_is_refused(tmp_path, score):
     known = Evaluation(PROTOCOL, SCORES).as_json()
     known["scores"]["fid"] = score
     (tmp_path / "scores.json").write_text(json.dumps(known))
-    with pytest.raises(UserError, match="damaged, or not scores"):
+    with pytest.raises(SchurganError, match="damaged, or not scores"):
         Evaluation.load(tmp_path / "scores.json")
 
 
 def test_a_run_without_scores_is_told_what_makes_them(tmp_path):
-    with pytest.raises(UserError, match=f"no scores yet; `schurgan evaluate {tmp_path}` takes them"):
+    with pytest.raises(SchurganError, match=f"no scores yet; `schurgan evaluate {tmp_path}` takes them"):
         Evaluation.load(tmp_path / "scores.json")
 
 

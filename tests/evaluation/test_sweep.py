@@ -7,7 +7,7 @@ from folded_set import OWN, make_run, varied
 from PIL import Image
 
 import schurgan.evaluation
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.evaluation import evaluate as score_run
 from schurgan.evaluation.figures import save_sweep_figure
 from schurgan.evaluation.scores import Score
@@ -69,7 +69,7 @@ def test_truncations_that_cannot_be_are_one_sentence(refused, run, truncations, 
 
 
 def test_none_at_all_is_refused(run):
-    with pytest.raises(UserError, match="truncations: none given"):
+    with pytest.raises(SchurganError, match="truncations: none given"):
         sweep(run, ())
 
 

@@ -9,7 +9,7 @@ import torch
 from folded_set import untrained
 from torch import Tensor
 
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.data import Shards
 from schurgan.evaluation import usefulness
 from schurgan.evaluation.features.classifier import fit_classifier
@@ -141,7 +141,7 @@ def test_the_same_seed_gives_the_same_result_and_json_holds_it(measure):
 
 
 def test_a_class_that_was_not_trained_on_is_refused(measure):
-    with pytest.raises(UserError, match='no clip of class "right"'):
+    with pytest.raises(SchurganError, match='no clip of class "right"'):
         measure((torch.zeros(2, 1, 1, 2), torch.tensor([0, 0])), clouds(20, 9))
 
 
@@ -202,5 +202,5 @@ def test_a_model_that_makes_nan_is_refused(model, sets):
     with torch.no_grad():
         for weight in model.generator.parameters():
             weight.fill_(torch.nan)
-    with pytest.raises(UserError, match="generated: 12 of 12 images hold NaN"):
+    with pytest.raises(SchurganError, match="generated: 12 of 12 images hold NaN"):
         score_usefulness(model, *sets, seeds=2, steps=2)

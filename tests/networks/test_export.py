@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.networks import Generator, SelfAttention, customise, export_generator, find_architecture
 from schurgan.networks import export as module
 
@@ -134,7 +134,7 @@ def test_onnx_runtime_gives_the_networks_images_for_any_batch(name, tmp_path):
 def test_a_missing_package_is_named_in_one_sentence_and_nothing_is_written(tmp_path, monkeypatch):
     found = importlib.util.find_spec
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None if name == "onnxscript" else found(name))
-    with pytest.raises(UserError, match=r"^format: .*onnxscript.*schurgan\[onnx\][^\n]*$"):
+    with pytest.raises(SchurganError, match=r"^format: .*onnxscript.*schurgan\[onnx\][^\n]*$"):
         export_generator(trained("small-16"), tmp_path / "generator.onnx", format="onnx")
     assert not list(tmp_path.iterdir())
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.report import animation
 from schurgan.report.animation import animate
 
@@ -113,13 +113,13 @@ def test_what_cannot_be_made_is_one_sentence(run, tmp_path, monkeypatch, argumen
     monkeypatch.setenv("PATH", str(tmp_path))
     (tmp_path / "damaged" / "samples").mkdir(parents=True)
     (tmp_path / "damaged" / "samples" / "step-00000001.png").write_bytes(b"no")
-    with pytest.raises(UserError, match=sentence):
+    with pytest.raises(SchurganError, match=sentence):
         animate(**arguments)
     assert not list(tmp_path.glob("film*"))
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_no_half_film(run, full_disk):
-    with full_disk(), pytest.raises(UserError, match=r"samples.gif: cannot be written \(No space left on device\)"):
+    with full_disk(), pytest.raises(SchurganError, match=r"samples.gif: cannot be written \(No space left on device\)"):
         animate(run)
     assert not list(run.glob("*.gif"))
     assert not list(run.glob(".*"))
@@ -169,6 +169,6 @@ def test_an_ffmpeg_that_fails_or_hangs_is_one_sentence_and_no_film(
 ):
     monkeypatch.setattr(animation, "_FFMPEG_SECONDS", 1)
     ffmpeg(script)
-    with pytest.raises(UserError, match=sentence):
+    with pytest.raises(SchurganError, match=sentence):
         animate(run, tmp_path / "film.mp4")
     assert not (tmp_path / "film.mp4").exists()

@@ -17,7 +17,7 @@ import yaml
 from PIL import Image
 
 from schurgan.audio import Spectrogram
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.data import Shards, prepare
 from schurgan.data.sources import open_source
 from schurgan.evaluation.features import classifier
@@ -268,7 +268,7 @@ def test_data_that_is_gone_or_other_now_is_one_sentence_and_nothing_is_written(t
         if data == "other":
             transform = Spectrogram(size=16, channels=1, n_samples=8000)
             prepare(open_source("folder", recordings), tmp_path / "other", transform, workers=1)
-        with pytest.raises(UserError, match=reason):
+        with pytest.raises(SchurganError, match=reason):
             write_report(copied_run)
     assert not (copied_run / "report.html").exists()
     assert not (copied_run / "classifier.json").exists()
@@ -281,7 +281,7 @@ def test_data_without_recordings_is_one_sentence(copied_run, tmp_path):
     model = load(copied_run)
     model.card = type(model.card)(**(model.card.__dict__ | {"data": str(tmp_path / "silent")}))
     model.save(copied_run / "generator.safetensors")
-    with pytest.raises(UserError, match="silent: "):
+    with pytest.raises(SchurganError, match="silent: "):
         write_report(copied_run)
 
 

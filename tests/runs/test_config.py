@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.networks import ARCHITECTURES, Discriminator, Generator, Latent
 from schurgan.runs.config import _OLD_NAMES, DEFAULT_PRESET, Config, read_yaml
 from schurgan.runs.options import DDFNOptions, TrainOptions
@@ -66,7 +66,7 @@ def test_a_config_that_names_a_preset_is_that_preset():
     config = Config(preset="small-64", data="here", train=TrainOptions(steps=5))
     assert config == Config.from_preset("small-64", data="here", steps=5)
     assert config.train.lr_g == Config.from_preset("small-64").train.lr_g != 0.7
-    with pytest.raises(UserError, match='did you mean "small-64"'):
+    with pytest.raises(SchurganError, match='did you mean "small-64"'):
         Config(preset="smal-64")
 
 
@@ -94,7 +94,7 @@ def test_overrides_come_before_the_file(tmp_path):
     ],
 )
 def test_wrong_overrides_are_one_sentence_with_the_name(overrides, named):
-    with pytest.raises(UserError, match=named):
+    with pytest.raises(SchurganError, match=named):
         Config.from_preset("small-64", **overrides)
 
 
@@ -157,7 +157,7 @@ def test_options_cannot_be_changed_after_they_are_made():
 )
 def test_wrong_options_in_a_file_are_one_sentence_with_the_key(tmp_path, text, sentence):
     (tmp_path / "mine.yaml").write_text(text)
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(SchurganError) as caught:
         Config.from_preset(None, tmp_path / "mine.yaml")
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -166,15 +166,15 @@ def test_wrong_options_in_a_file_are_one_sentence_with_the_key(tmp_path, text, s
 def test_a_file_that_is_missing_a_folder_or_no_text_is_one_sentence(tmp_path):
     (tmp_path / "binary").write_bytes(bytes(range(256)))
     for path, reason in (("none", "No such file"), (".", "Is a directory"), ("binary", "not UTF-8")):
-        with pytest.raises(UserError, match=reason):
+        with pytest.raises(SchurganError, match=reason):
             read_yaml(tmp_path / path)
 
 
 def test_a_tag_that_would_run_python_runs_nothing(tmp_path):
     (tmp_path / "mine.yaml").write_text(f"train: !!python/object/apply:os.mkdir [{tmp_path / 'made'}]\n")
-    with pytest.raises(UserError, match="line 1: not YAML"):
+    with pytest.raises(SchurganError, match="line 1: not YAML"):
         Config.from_preset(None, tmp_path / "mine.yaml")
-    with pytest.raises(UserError, match="line 1: not YAML"):
+    with pytest.raises(SchurganError, match="line 1: not YAML"):
         Config.load(tmp_path / "mine.yaml")
     assert not (tmp_path / "made").exists()
     yaml.unsafe_load((tmp_path / "mine.yaml").read_text())  # what a careless reader would have done
@@ -182,7 +182,7 @@ def test_a_tag_that_would_run_python_runs_nothing(tmp_path):
 
 
 def test_an_unknown_preset_is_told_the_nearest_and_the_known_ones():
-    with pytest.raises(UserError, match='did you mean "proposed-128"'):
+    with pytest.raises(SchurganError, match='did you mean "proposed-128"'):
         Config.from_preset("proposd-128")
-    with pytest.raises(UserError, match=f"there are {', '.join(preset_names())}"):
+    with pytest.raises(SchurganError, match=f"there are {', '.join(preset_names())}"):
         Config.from_preset("zzz")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import schurgan
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.runs.config import Config
 from schurgan.runs.folder import RunFolder
 
@@ -60,7 +60,7 @@ def test_step_files_sort_by_attempt_and_step_and_strange_files_are_left_out(tmp_
 
 def test_a_folder_without_options_is_no_run(tmp_path):
     for path in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(UserError, match=str(path)):
+        with pytest.raises(SchurganError, match=str(path)):
             RunFolder(path).read_config()
     Config().save(RunFolder(tmp_path).config)
     assert RunFolder(tmp_path).read_config() == Config()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.runs.records import Event, HealthRecord, MetricsFile, Row, read_records
 
 ROW = Row(25, 0, {"loss_d": 0.5}, {"generator.stem": 1.2})
@@ -178,5 +178,5 @@ def test_a_reader_beside_a_writer_sees_whole_lines_only(path):
 
 def test_no_file_is_no_lines_and_a_folder_in_its_place_is_an_error(tmp_path, path):
     assert read_records(path) == ([], [], [])
-    with pytest.raises(UserError, match=str(tmp_path)):
+    with pytest.raises(SchurganError, match=str(tmp_path)):
         read_records(tmp_path)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.runs.config import Config
 from schurgan.runs.sidecar import Identity, changed_options, check_changes
 
@@ -23,7 +23,7 @@ def without(identity: Identity, group: str, name: str | None = None) -> Identity
 
 
 def refusal(changes: dict[str, str], *allowed: str) -> str:
-    with pytest.raises(UserError) as refused:
+    with pytest.raises(SchurganError) as refused:
         check_changes(changes, FREE, allowed, "run")
     return str(refused.value)
 
@@ -77,7 +77,7 @@ def test_moved_data_are_no_change_and_other_data_are_one_that_nothing_but_its_na
     assert changed_options(identity("a" * 64, data="here"), identity("a" * 64, data="there")) == {}
     changes = changed_options(identity("a" * 64, data="here"), identity("b" * 64, data="here"))
     assert set(changes) == {"data"}
-    with pytest.raises(UserError, match=r"data was \"aaa.*… and is \"bbb.*--allow data$"):
+    with pytest.raises(SchurganError, match=r"data was \"aaa.*… and is \"bbb.*--allow data$"):
         check_changes(changes, {*FREE, "data"}, [], "run")
     assert check_changes(changes, FREE, ["data"], "run") == [changes["data"]]
 

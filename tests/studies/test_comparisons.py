@@ -5,7 +5,7 @@ import math
 import pytest
 from small_study import score, small_study
 
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.studies.study import read_study
 from schurgan.studies.table import compare_parts, effect, paired_runs, save_table
 from schurgan.studies.trial import read_results
@@ -65,5 +65,5 @@ def test_without_pairs_there_is_no_second_table(study, compared, trials, tmp_pat
 
 
 def test_a_part_that_no_row_has_is_named():
-    with pytest.raises(UserError, match=r'comparisons: .*"wit"'):
+    with pytest.raises(SchurganError, match=r'comparisons: .*"wit"'):
         read_study("small", small_study(comparisons=[["wit", None]]))

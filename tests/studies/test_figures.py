@@ -11,7 +11,7 @@ import torch
 from small_study import small_study
 
 from schurgan.audio import STFT, Spectrogram, read_audio
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.core.files import sha256
 from schurgan.data.shards import Shards
 from schurgan.evaluation import evaluate as scoring
@@ -87,7 +87,7 @@ def test_truncations_are_shown_with_gap_and_kinds_of_the_sweep(trials, tmp_path,
 
 
 def test_a_truncation_that_was_not_swept_is_refused(trials, tmp_path):
-    with pytest.raises(UserError, match=r"truncation 0\.33 "):
+    with pytest.raises(SchurganError, match=r"truncation 0\.33 "):
         save_figures(drawn("sweep", alphas=[0.33]), "laptop", trials, tmp_path)
 
 
@@ -115,7 +115,7 @@ def test_panels_show_two_signals_for_each_row(trials, tmp_path):
 
 def test_a_trial_without_a_generator_cannot_be_drawn(trials, tmp_path):
     missing = read_study("small", small_study()).trials("laptop", 1, {}, tmp_path)
-    with pytest.raises(UserError, match="trial a-laptop-0 "):
+    with pytest.raises(SchurganError, match="trial a-laptop-0 "):
         save_figures(drawn("waveform"), "laptop", missing, tmp_path)
 
 
@@ -125,7 +125,7 @@ def test_clips_are_recordings_of_different_classes(shards):
     assert clips == choose_clips(everything, 2, seed=0)
     assert len({int(everything.labels[clip]) for clip in clips}) == 2
     assert len(set(choose_clips(everything, 20, seed=0))) == 20
-    with pytest.raises(UserError, match=r"48 .* 49 "):
+    with pytest.raises(SchurganError, match=r"48 .* 49 "):
         choose_clips(everything, 49, seed=0)
 
 
@@ -158,5 +158,5 @@ def test_phases_are_of_wavelets(model, monkeypatch):
     other = Spectrogram(transform="stft", size=16, channels=1, n_samples=8000)
     assert isinstance(other.transform, STFT)
     monkeypatch.setattr(model, "codec", other)
-    with pytest.raises(UserError, match="wavelet"):
+    with pytest.raises(SchurganError, match="wavelet"):
         phase_picture(model, torch.zeros(8000))

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.runs.folder import RunFolder
 from schurgan.runs.records import Event, HealthRecord, Records
 from schurgan.studies.trial import Outcome, judge, read_outcome
@@ -54,5 +54,5 @@ def test_what_is_written_is_read_again(tmp_path):
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"format": "schurgan-outcome/1", "mood": "good"}'])
 def test_a_damaged_file_is_named(tmp_path, text):
     (RunFolder(tmp_path).outcome).write_text(text)
-    with pytest.raises(UserError, match=r"outcome\.json: "):
+    with pytest.raises(SchurganError, match=r"outcome\.json: "):
         read_outcome(tmp_path)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from small_study import small_study
 
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.studies.study import Study, load_study, read_study, study_names
 
 SHIPPED = [(name, scale) for name in study_names() for scale in load_study(name).scales]
@@ -118,24 +118,24 @@ def _with(content: dict, change: str, value: object) -> dict:
     ],
 )
 def test_a_mistake_in_a_study_is_named(change, value, said):
-    with pytest.raises(UserError, match="study small: ") as caught:
+    with pytest.raises(SchurganError, match="study small: ") as caught:
         read_study("small", _with(small_study(), change, value))
     assert said in str(caught.value)
 
 
 def test_an_option_that_cannot_be_is_named_with_study_row_and_scale():
     study = read_study("small", _with(small_study(), "scales/laptop/parts/with", {"ddfn": {"weight": -1}}))
-    with pytest.raises(UserError, match=r"study small, row a, scale laptop: ddfn\.weight: -1 "):
+    with pytest.raises(SchurganError, match=r"study small, row a, scale laptop: ddfn\.weight: -1 "):
         study.config(study.rows[0], "laptop", 0, None)
 
 
 def test_the_nearest_name_is_offered_for_an_unknown_study():
-    with pytest.raises(UserError, match=r'study "tabel1": .*"table1"'):
+    with pytest.raises(SchurganError, match=r'study "tabel1": .*"table1"'):
         load_study("tabel1")
 
 
 def test_a_scale_that_a_study_has_not_is_refused():
-    with pytest.raises(UserError, match=r"^scale: gpu "):
+    with pytest.raises(SchurganError, match=r"^scale: gpu "):
         read_study("small", small_study()).scale("gpu")
 
 
@@ -144,5 +144,5 @@ def test_a_study_like_another_has_its_rows_and_may_choose_some():
     assert isinstance(two, Study)
     assert two.scales == four.scales
     assert all(row in four.rows for row in two.rows)
-    with pytest.raises(UserError, match='"nothing"'):
+    with pytest.raises(SchurganError, match='"nothing"'):
         read_study("two", {"like": "table4", "only": ["nothing"]})

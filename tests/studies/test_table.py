@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from small_study import PROTOCOL, score
 
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.studies.table import save_table
 from schurgan.studies.trial import Outcome
 
@@ -82,5 +82,5 @@ def test_failures_and_collapses_without_scores_are_said_below(study, trials, tmp
 def test_rows_that_were_evaluated_in_different_ways_are_refused(study, trials, tmp_path):
     score(trials["a-laptop-0"], 10.0)
     score(trials["b-laptop-0"], 10.0, protocol=replace(PROTOCOL, n_fake=99))
-    with pytest.raises(UserError, match=r"a-laptop-0 and b-laptop-0 .*48.*99"):
+    with pytest.raises(SchurganError, match=r"a-laptop-0 and b-laptop-0 .*48.*99"):
         save_table(study, "laptop", list(trials.values()), tmp_path)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from small_study import small_study
 
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.core.files import sha256
 from schurgan.model import load
 from schurgan.runs.config import Config
@@ -66,7 +66,7 @@ def test_a_finished_trial_is_not_touched_again(finished, images):
 
 def test_a_folder_with_a_run_of_other_options_is_refused_before_anything_runs(finished, images):
     _, trials = build(images, finished, steps=9)
-    with pytest.raises(UserError, match=r"a-laptop-0: .* train\.steps 8"):
+    with pytest.raises(SchurganError, match=r"a-laptop-0: .* train\.steps 8"):
         run_trials(trials)
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import schurgan
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.runs.folder import RunFolder
 from schurgan.training.checkpoint import Checkpoints
 from schurgan.training.losses import Loss
@@ -96,7 +96,7 @@ def test_a_stopped_run_is_resumed_by_its_folder_alone(shards, tmp_path, straight
 def test_a_finished_run_is_loaded_and_one_of_other_options_refused(shards, straight):
     before = {path: path.stat().st_mtime_ns for path in straight.rglob("*")}
     assert schurgan.train(shards, out=straight, **OPTIONS).card.step == 6
-    with pytest.raises(UserError, match="lr-g"):
+    with pytest.raises(SchurganError, match="lr-g"):
         schurgan.train(shards, out=straight, **OPTIONS | {"lr_g": 0.5})
     assert {path: path.stat().st_mtime_ns for path in straight.rglob("*")} == before
 
@@ -123,7 +123,7 @@ class SmallScores(Regularizer):
 def test_an_own_loss_and_regulariser_train_and_are_not_forgotten_when_a_run_goes_on(shards, tmp_path, straight):
     run, own = tmp_path / "run", {"loss": Relativistic(), "regularizers": [SmallScores()]}
     schurgan.train(shards, out=run, callbacks=[Noted(("step", 4))], **own, **OPTIONS)
-    with pytest.raises(UserError, match="Relativistic"):
+    with pytest.raises(SchurganError, match="Relativistic"):
         schurgan.resume(run)
     assert schurgan.resume(run, **own).card.step == 6
     assert files(run)["generator.safetensors"] != files(straight)["generator.safetensors"]
@@ -161,7 +161,7 @@ def test_own_networks_train_on_an_own_dataset_and_are_loaded_again(tmp_path):
     images = model.images(torch.arange(3))
     assert images.shape == (3, 3, 8, 8)
     assert torch.equal(own["generator"].layer.weight, before)  # a copy was trained
-    with pytest.raises(UserError, match="generator"):
+    with pytest.raises(SchurganError, match="generator"):
         schurgan.load(tmp_path / "run")
     again = schurgan.load(tmp_path / "run", generator=SmallGenerator()).to("cpu")
     assert torch.equal(again.images(torch.arange(3)), images)

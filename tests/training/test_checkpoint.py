@@ -18,7 +18,7 @@ import pytest
 import torch
 from saved_states import IDENTITY, collapsed, files, flip, loaded_step, names, saved, state
 
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.core.files import sha256
 from schurgan.runs.sidecar import FORMAT, CheckpointRecord, Identity, sidecar_path
 from schurgan.training.checkpoint import Checkpoints, read
@@ -149,7 +149,7 @@ def test_a_flipped_bit_anywhere_is_noticed(tmp_path):
             for put in (byte ^ 1 << chance.randrange(8), byte):
                 os.pwrite(file.fileno(), bytes([put]), position)
                 if put != byte:
-                    with pytest.raises(UserError, match=r"step-00000006.pt: .*(damaged|checkpoint)"):
+                    with pytest.raises(SchurganError, match=r"step-00000006.pt: .*(damaged|checkpoint)"):
                         read(path)
     assert read(path).state["step"] == 6
 
@@ -160,7 +160,7 @@ def test_a_flipped_bit_in_the_record_is_noticed_or_changes_nothing(tmp_path):
     whole, chance = sidecar.read_bytes(), random.Random(0)
     for position, byte in enumerate(whole):
         sidecar.write_bytes(whole[:position] + bytes([byte ^ 1 << chance.randrange(8)]) + whole[position + 1 :])
-        with contextlib.suppress(UserError):
+        with contextlib.suppress(SchurganError):
             assert read(path).record == record  # a space that became another blank
 
 
@@ -171,11 +171,11 @@ def test_a_truncation_anywhere_and_a_byte_too_many_are_noticed(tmp_path):
         lengths = [*range(0, len(whole) - 1, len(whole) // 40), len(whole) - 2]
         for content in [*(whole[:length] for length in lengths), b"\0" + whole, whole[1:], whole + whole]:
             file.write_bytes(content)
-            with pytest.raises(UserError, match=r"step-00000006"):
+            with pytest.raises(SchurganError, match=r"step-00000006"):
                 read(path)
         file.write_bytes(whole)
     path.write_bytes(path.read_bytes() + b"\0")
-    with pytest.raises(UserError, match="length"):
+    with pytest.raises(SchurganError, match="length"):
         read(path)
 
 
@@ -185,7 +185,7 @@ def test_all_damaged_is_one_sentence_and_no_warning(tmp_path):
         path.write_bytes(b"")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(UserError, match=r"none of 2 checkpoints can be read \(.*step-00000006.pt: damaged"):
+        with pytest.raises(SchurganError, match=r"none of 2 checkpoints can be read \(.*step-00000006.pt: damaged"):
             checkpoints.load()
 
 
@@ -227,7 +227,7 @@ def test_a_pickle_that_would_run_code_runs_nothing(tmp_path, archive):
     made, path = tmp_path / "made", tmp_path / "step-00000001.pt"
     content = {"step": Evil(made)}
     sealed(path, lambda to: torch.save(content, to) if archive else to.write_bytes(pickle.dumps(content)))
-    with pytest.raises(UserError, match=r"step-00000001.pt: damaged, or not a checkpoint \(UnpicklingError\)"):
+    with pytest.raises(SchurganError, match=r"step-00000001.pt: damaged, or not a checkpoint \(UnpicklingError\)"):
         read(path)
     assert not made.exists()
     torch.load(path, weights_only=False) if archive else pickle.loads(path.read_bytes())  # what would have happened
@@ -253,14 +253,14 @@ def test_the_files_of_these_tests_are_of_the_format_that_is_saved(tmp_path):
 )
 def test_a_seal_that_says_something_else_is_one_sentence(tmp_path, facts, sentence):
     path = sealed(tmp_path / "step-00000001.pt", lambda to: torch.save({"a": 1}, to), **facts)
-    with pytest.raises(UserError, match=sentence):
+    with pytest.raises(SchurganError, match=sentence):
         read(path)
 
 
 @pytest.mark.parametrize("content", [[1], torch.zeros(2), 3])
 def test_an_archive_of_something_else_is_refused(tmp_path, content):
     path = sealed(tmp_path / "step-00000001.pt", lambda to: torch.save(content, to))
-    with pytest.raises(UserError, match="not a checkpoint"):
+    with pytest.raises(SchurganError, match="not a checkpoint"):
         read(path)
 
 
@@ -268,7 +268,7 @@ def test_a_file_of_an_earlier_format_is_refused_by_name(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.folder.mkdir()
     torch.save({"format": "schurgan-checkpoint/2", "identity": "", "state": {}}, checkpoints.path(1))
-    with pytest.raises(UserError, match=r"step-00000001.pt: .*an earlier version.*train"):
+    with pytest.raises(SchurganError, match=r"step-00000001.pt: .*an earlier version.*train"):
         checkpoints.load()
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from watched_runs import EVERY, PATIENCE, events, kinds
 
 from schurgan.audio import Spectrogram
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.data import prepare
 from schurgan.data.shards import Shards
 from schurgan.data.sources import open_source
@@ -131,7 +131,7 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_is_named_in_its_step(watc
 
 def test_with_warn_a_run_that_can_only_stand_still_ends_with_a_sentence(watched, tmp_path, before_step):
     before_step(AT, nan_everywhere)
-    with pytest.raises(UserError, match="not finite: the parameter discriminator"):
+    with pytest.raises(SchurganError, match="not finite: the parameter discriminator"):
         train(watched({"reaction": "warn"}), tmp_path / "run")
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from watched_runs import events, kinds
 
-from schurgan.core.errors import Interrupted, UserError
+from schurgan.core.errors import Interrupted, SchurganError
 from schurgan.data import Shards
 from schurgan.data.loader import Batches
 from schurgan.health import Verdict
@@ -173,7 +173,7 @@ def test_a_stopped_run_goes_on_where_that_is_allowed_by_name(options, ill, tmp_p
     assert kinds(run) == ["collapsed", "stopped"]
     text = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(text.replace("reaction: stop", "reaction: warn"))
-    with pytest.raises(UserError, match=r"--allow health\.reaction"):
+    with pytest.raises(SchurganError, match=r"--allow health\.reaction"):
         resume(run)
     resume(run, allow=["health.reaction"])
     assert kinds(run)[-1] == "finished"

@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from schurgan.audio import Spectrogram
-from schurgan.core.errors import Interrupted, UserError
+from schurgan.core.errors import Interrupted, SchurganError
 from schurgan.data import Shards, prepare
 from schurgan.data.sources import open_source
 from schurgan.runs.config import Config
@@ -309,7 +309,7 @@ def test_lines_after_the_checkpoint_and_half_a_line_are_dropped_from_the_metrics
 
 def test_a_second_run_in_the_same_folder_is_refused_and_the_first_one_left_alone(copied_run, tiny):
     before = contents(copied_run)
-    with pytest.raises(UserError, match="holds a run already; continue it by `schurgan resume"):
+    with pytest.raises(SchurganError, match="holds a run already; continue it by `schurgan resume"):
         train(tiny(), copied_run)
     assert contents(copied_run) == before
 
@@ -335,7 +335,7 @@ def test_data_that_cannot_be_trained_on_is_one_sentence_and_leaves_no_folder(tin
     assert (tmp_path / "eight" / "generator.safetensors").exists()
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Shards, "batches", lambda self, n: iter([(self.images([0]), self.labels[:1])]))
-        with pytest.raises(UserError, match="data: 1 real images given: two or more are needed"):
+        with pytest.raises(SchurganError, match="data: 1 real images given: two or more are needed"):
             train(config, tmp_path / "one")
     assert not (tmp_path / "one").exists()
 
@@ -345,7 +345,10 @@ def test_a_disk_that_fills_up_is_one_sentence_and_the_run_can_be_gone_on_with(
     tiny, tmp_path, finished_run, full_disk, after
 ):
     run = tmp_path / "run"
-    with full_disk(after=after), pytest.raises(UserError, match=r"run: cannot be written \(No space left on device\)"):
+    with (
+        full_disk(after=after),
+        pytest.raises(SchurganError, match=r"run: cannot be written \(No space left on device\)"),
+    ):
         train(tiny(), run)
     assert not list(tmp_path.rglob("*.partial"))
     if after == 0:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.runs.records import Event, HealthRecord, Row
 from schurgan.training.logger import TensorBoard
 
@@ -103,7 +103,7 @@ def test_a_disk_that_refuses_is_one_warning_and_then_silence(writers, tmp_path):
 def test_without_the_package_one_sentence_says_what_would_do(monkeypatch, tmp_path):
     monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
     monkeypatch.setitem(sys.modules, "tensorboard", None)  # as if not installed
-    with pytest.raises(UserError, match=r"^--train\.tensorboard: .*schurgan\[tensorboard\]"):
+    with pytest.raises(SchurganError, match=r"^--train\.tensorboard: .*schurgan\[tensorboard\]"):
         TensorBoard(tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from schurgan.commands.parsing import Folder, check_counts, name_options
-from schurgan.core.errors import UserError, say
+from schurgan.core.errors import SchurganError, say
 
 Scale = Literal["log", "linear", "log_real"]
 TransformName = Literal["wavelet", "stft"]
@@ -170,9 +170,11 @@ def _prepare(name: str, root: Path | None, own: Mapping[str, object], options: S
                 overwrite=options.overwrite,
                 progress=lambda done, total, heard: bar.update(done, f"{heard:.0f} s of sound" if heard else ""),
             )
+    except SchurganError:
+        raise
     except ValueError as error:
         names = {each.name: f"--{each.name.replace('_', '-')}" for each in fields(sounds)}
-        raise UserError(name_options(str(error), names)) from None
+        raise SchurganError(name_options(str(error), names)) from None
     print("\n".join(summary(manifest)))
     print(f"{len(manifest)} clips in {options.out}")
 
@@ -214,7 +216,7 @@ def data_verify(folder: _Prepared, /) -> None:
         say(problem)
     if problems:
         found = f"{len(problems)} problem{'s' * (len(problems) > 1)} found"
-        raise UserError(f"{folder}: {found}; copy the folder again, or prepare the data again with --overwrite")
+        raise SchurganError(f"{folder}: {found}; copy the folder again, or prepare the data again with --overwrite")
     print(f"{folder}: {len(sizes)} files, {sum(sizes) / 1e6:.1f} MB, all as they were written")
 
 

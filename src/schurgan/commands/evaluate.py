@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, arg
 
 from schurgan.commands.parsing import Folder
-from schurgan.core.errors import UserError, writing
+from schurgan.core.errors import SchurganError, writing
 from schurgan.runs.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def compare(
     """
     for name, path, ending in (("out", out, ".md"), ("png", png, ".png")):
         if path is not None and path.suffix != ending:
-            raise UserError(f"--{name}: {path} given, a name that ends in {ending} is needed")
+            raise SchurganError(f"--{name}: {path} given, a name that ends in {ending} is needed")
     from schurgan.core.files import atomic_write
     from schurgan.evaluation.table import compare as compare_runs
     from schurgan.evaluation.table import legend
@@ -142,7 +142,7 @@ def sweep(
     try:
         alphas = [float(part) for part in truncations.split(",")]
     except ValueError:
-        raise UserError(f'--truncations: "{truncations}" given, numbers with commas between are needed') from None
+        raise SchurganError(f'--truncations: "{truncations}" given, numbers with commas between are needed') from None
     from schurgan.evaluation.sweep import sweep as sweep_run
 
     with _join(device) as world:
@@ -171,5 +171,5 @@ def _join(device: str) -> Iterator[World]:
     try:
         with join(device, timeout=_LONGEST) as world:
             yield world
-    except UserError as error:
-        raise UserError(str(error).replace("--train.device", "--device")) from error
+    except SchurganError as error:
+        raise SchurganError(str(error).replace("--train.device", "--device")) from error

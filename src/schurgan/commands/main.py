@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import schurgan
-from schurgan.core.errors import Interrupted, UserError, did_you_mean, say
+from schurgan.core.errors import Interrupted, SchurganError, did_you_mean, say
 from schurgan.version import __version__
 
 COMMANDS = {
@@ -59,16 +59,18 @@ def find_command(name: str, arguments: list[str]) -> Callable[..., Any]:
 
 
 def command_of(arguments: Sequence[str]) -> tuple[str, list[str]]:
-    """The name of the command that `arguments` call, and its own arguments. UserError when there is no such command."""
+    """Find the name of the command and its own arguments. Raises SchurganError when there is no such command."""
     for words in (2, 1):
         if (name := " ".join(arguments[:words])) in COMMANDS:
             return name, list(arguments[words:])
     first, group = arguments[0], _group(arguments[0])
     if group and (len(arguments) == 1 or arguments[1].startswith("-")):
-        raise UserError(f"{first}: one word more is needed, as in {', '.join(f'`schurgan {name}`' for name in group)}")
+        raise SchurganError(
+            f"{first}: one word more is needed, as in {', '.join(f'`schurgan {name}`' for name in group)}"
+        )
     known = [name.partition(" ")[2] for name in group] or [*COMMANDS, *(name.partition(" ")[0] for name in COMMANDS)]
     near = did_you_mean(arguments[1] if group else first, known) or f"; there are {', '.join(group or COMMANDS)}"
-    raise UserError(f'"{" ".join(arguments[: 1 + bool(group)])}": no such command{near}')
+    raise SchurganError(f'"{" ".join(arguments[: 1 + bool(group)])}": no such command{near}')
 
 
 def _group(word: str) -> list[str]:
@@ -86,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 _run(arguments)
             finally:
                 sys.stdout.flush()  # or a closed pipe would be noticed at exit only, where nobody can catch it
-    except UserError as error:
+    except SchurganError as error:
         say(str(error))
         sys.exit(2)
     except Interrupted as stop:
@@ -118,8 +120,8 @@ def _run(arguments: list[str]) -> None:
 
     try:
         parse(command, name, rest)()
-    except UserError as error:
-        raise UserError(name_options(str(error), option_names(command))) from error
+    except SchurganError as error:
+        raise SchurganError(name_options(str(error), option_names(command))) from error
 
 
 def _usage(names: Iterable[str]) -> str:

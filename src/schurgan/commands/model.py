@@ -18,7 +18,7 @@ from tyro.conf import Positional, arg
 
 from schurgan.commands.data import Frame, Scale, TransformName
 from schurgan.commands.parsing import Folder, check_counts
-from schurgan.core.errors import UserError, say, writing
+from schurgan.core.errors import SchurganError, say, writing
 from schurgan.runs.folder import RunFolder
 from schurgan.runs.presets import preset_names, preset_summary
 
@@ -43,7 +43,7 @@ def export(
         out: the file; it takes z and labels and returns images, in batches of any size
     """
     if out.suffix not in (".pt2", ".onnx"):
-        raise UserError(f"--out: {out} given, a name that ends in .pt2 or .onnx is needed")
+        raise SchurganError(f"--out: {out} given, a name that ends in .pt2 or .onnx is needed")
     from schurgan.model import load
     from schurgan.networks import export_generator
 
@@ -94,7 +94,7 @@ def sample(
 
 def _check_refine(refine: int | None) -> None:
     if refine is not None and refine < 0:
-        raise UserError(f"--refine: {refine} given, 0 or more iterations are needed")
+        raise SchurganError(f"--refine: {refine} given, 0 or more iterations are needed")
 
 
 def reconstruct(
@@ -128,12 +128,12 @@ def reconstruct(
         json: print one JSON object for each file
     """
     if not 1000 <= sample_rate <= 384000:
-        raise UserError(f"--sample-rate: {sample_rate} given, 1000 to 384000 Hz is needed")
+        raise SchurganError(f"--sample-rate: {sample_rate} given, 1000 to 384000 Hz is needed")
     _check_refine(refine)
     if not files:
-        raise UserError("FILE: missing; one recording or more is needed")
+        raise SchurganError("FILE: missing; one recording or more is needed")
     if not _SHORTEST <= seconds <= 600:
-        raise UserError(f"--seconds: {seconds:g} given, {_SHORTEST:g} to 600 is needed")
+        raise SchurganError(f"--seconds: {seconds:g} given, {_SHORTEST:g} to 600 is needed")
     import torch
 
     from schurgan.audio import AudioError, Spectrogram
@@ -147,7 +147,7 @@ def reconstruct(
     try:
         spectrogram(longest)
     except ValueError as error:
-        raise UserError(str(error)) from None
+        raise SchurganError(str(error)) from None
     torch.set_num_threads(1)  # short FFTs: more threads would wait for each other
     rebuilt, names = 0, set[str]()
     for file in files:
@@ -157,14 +157,14 @@ def reconstruct(
             scores = _rebuild(file, out / name, spectrogram, longest, phase, refine)
         except AudioError as error:
             if len(files) == 1:
-                raise UserError(str(error)) from None
+                raise SchurganError(str(error)) from None
             say(str(error))
             continue
         rebuilt += 1
         texts = (f"{key} {scores[key]:.2f}" for key in _SCORES if scores[key] is not None)
         print(json_format.dumps(scores) if json else "  ".join((str(file), *texts)), flush=True)
     if not rebuilt:
-        raise UserError(f"none of {len(files)} recordings can be used")
+        raise SchurganError(f"none of {len(files)} recordings can be used")
     if not json:
         print(f"{rebuilt} sound{'s' * (rebuilt > 1)} in {out}")
 

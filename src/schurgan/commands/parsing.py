@@ -18,7 +18,7 @@ import tyro
 from pydantic import BaseModel
 from tyro.conf import arg
 
-from schurgan.core.errors import UserError, did_you_mean
+from schurgan.core.errors import SchurganError, did_you_mean
 
 Folder = Annotated[Path, arg(metavar="DIR")]
 """An option that names a folder."""
@@ -46,7 +46,7 @@ def parse(command: Callable[..., None], name: str, arguments: list[str]) -> Call
     printed = io.StringIO()
     with contextlib.redirect_stderr(printed), contextlib.suppress(SystemExit), _wide():
         return tyro.cli(bind, prog=f"schurgan {name}", args=arguments)
-    raise UserError(_sentence(printed.getvalue(), bind, name))
+    raise SchurganError(_sentence(printed.getvalue(), bind, name))
 
 
 def option_names(command: Callable[..., Any]) -> dict[str, str]:
@@ -144,7 +144,7 @@ def _help(command: Callable[..., Any], name: str) -> str:
 
 
 def check_counts(**counts: int | None) -> None:
-    """UserError naming the first option below 1 (None stands for a default)."""
+    """SchurganError naming the first option below 1 (None stands for a default)."""
     for name, count in counts.items():
         if count is not None and count < 1:
-            raise UserError(f"--{name.replace('_', '-')}: {count} given, a whole number of 1 or more is needed")
+            raise SchurganError(f"--{name.replace('_', '-')}: {count} given, a whole number of 1 or more is needed")

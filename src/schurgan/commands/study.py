@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, arg
 
 from schurgan.commands.parsing import Folder, check_counts
-from schurgan.core.errors import UserError, did_you_mean
+from schurgan.core.errors import SchurganError, did_you_mean
 
 if TYPE_CHECKING:
     from schurgan.studies.study import ScaleName, Study, Trial
@@ -48,7 +48,7 @@ def study(
         return
     missing = [name for name in chosen.needed(scale) if name not in folders]
     if missing:
-        raise UserError(f"--data {missing[0]}=DIR: missing, {chosen.about_data(scale, missing[0])} makes it")
+        raise SchurganError(f"--data {missing[0]}=DIR: missing, {chosen.about_data(scale, missing[0])} makes it")
     _check_sizes(chosen, scale, folders)
     from schurgan.studies.figures import save_figures
     from schurgan.studies.runner import run_trials
@@ -72,14 +72,14 @@ def _folders(study: Study, scale: ScaleName, arguments: Sequence[str]) -> dict[s
     for text in arguments:
         name, _, folder = text.partition("=")
         if not folder:
-            raise UserError(f"--data: {text!r} given, NAME=DIR is needed, such as {known[0]}=data/{known[0]}")
+            raise SchurganError(f"--data: {text!r} given, NAME=DIR is needed, such as {known[0]}=data/{known[0]}")
         if name not in known:
             near = did_you_mean(name, known) or f"; there are {', '.join(known)}"
-            raise UserError(f'--data: "{name}" is no data set of study {study.name} at scale {scale}{near}')
+            raise SchurganError(f'--data: "{name}" is no data set of study {study.name} at scale {scale}{near}')
         if name in folders:
-            raise UserError(f"--data: {name} given twice")
+            raise SchurganError(f"--data: {name} given twice")
         if not Path(folder).is_dir():
-            raise UserError(f"--data {name}: {folder}: no such folder; `schurgan prepare` makes one")
+            raise SchurganError(f"--data {name}: {folder}: no such folder; `schurgan prepare` makes one")
         folders[name] = Path(folder).resolve()
     return folders
 
@@ -91,7 +91,7 @@ def _check_sizes(study: Study, scale: ScaleName, folders: Mapping[str, Path]) ->
     for name, folder in folders.items():
         size, shape = study.data_at(scale, name).size, Manifest.load(folder).shape
         if shape[1:] != (size, size):
-            raise UserError(
+            raise SchurganError(
                 f"--data {name}: {folder} holds images of {shape[1]}x{shape[2]}, scale {scale} needs {size}x{size}: "
                 f"{study.about_data(scale, name)} makes them"
             )

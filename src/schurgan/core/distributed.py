@@ -31,7 +31,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.core.launch import Placement, choose_device, find_placement
 
 Result = TypeVar("Result")
@@ -105,15 +105,15 @@ class World:
         return bool(self.sum_over(torch.tensor(float(flag))) > 0)
 
     def check(self, task: Callable[[], object]) -> None:
-        """Let the main process do something; raise its UserError on all of them."""
+        """Let the main process do something; raise its SchurganError on all of them."""
         message = None
         if self.is_main:
             try:
                 task()
-            except UserError as error:
+            except SchurganError as error:
                 message = str(error)
         if (message := self.broadcast_object(message)) is not None:
-            raise UserError(message)
+            raise SchurganError(message)
 
     def in_turn(self, task: Callable[[], Result]) -> Result:
         """Return `task()`, which the main process does first: what it leaves in a cache, the others find there."""
@@ -178,14 +178,14 @@ def join(device: str = "auto", *, timeout: float = 600.0) -> Iterator[World]:
     """Work together with the processes that the same launcher started; alone where there was none.
 
     NCCL carries what lies on GPUs and gloo what lies on a CPU. A process that leaves by an error tells the others why,
-    and closes its connections; their next collective then ends in a UserError that repeats it.
+    and closes its connections; their next collective then ends in a SchurganError that repeats it.
 
     Args:
         device: see `choose_device`.
         timeout: seconds after which a process that others wait for counts as lost.
 
     Raises:
-        UserError: the processes do not meet in that time, or a device is missing.
+        SchurganError: the processes do not meet in that time, or a device is missing.
     """
     placement = find_placement(os.environ)
     world = World(device=choose_device(device, placement))
@@ -201,7 +201,7 @@ def join(device: str = "auto", *, timeout: float = 600.0) -> Iterator[World]:
         _leave(failed=True)
         if reason is None:
             raise
-        raise UserError(reason) from error
+        raise SchurganError(reason) from error
     else:
         _leave(failed=False)
 
@@ -252,7 +252,7 @@ def _meet(placement: Placement, world: World, timeout: float) -> dist.Store:
         if dist.is_initialized():
             _leave(failed=True)
         said = _one_line(error)
-        raise UserError(
+        raise SchurganError(
             f"process {world.rank} of {world.size} did not meet the others in {timeout:g} s: {said}"
         ) from error
     return store
@@ -293,4 +293,4 @@ def _leave(failed: bool) -> None:
 
 def _one_line(error: BaseException) -> str:
     said = " ".join(str(error).split())
-    return said if isinstance(error, UserError) else f"{type(error).__name__}: {said}"
+    return said if isinstance(error, SchurganError) else f"{type(error).__name__}: {said}"

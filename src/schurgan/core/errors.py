@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 
-class UserError(Exception):
-    """What was given cannot be used. The message is one sentence: what, where, what was given, what would do."""
+class SchurganError(ValueError):
+    """A user can mend this. The message is one sentence: what, where, what was given, what would do."""
 
 
 class Interrupted(Exception):
@@ -19,7 +19,7 @@ class Interrupted(Exception):
 
 @contextlib.contextmanager
 def writing(where: str | Path, then: str = "") -> Iterator[None]:
-    """What the file system refuses inside (full disk, no permission, a file in the way) as a UserError about `where`.
+    """Raise what the file system refuses (full disk, no permission, a file in the way) as a SchurganError on `where`.
 
     then: what the user may do after mending it.
     """
@@ -28,7 +28,7 @@ def writing(where: str | Path, then: str = "") -> Iterator[None]:
     except BrokenPipeError:
         raise  # whoever read our output is gone: no file is to blame
     except OSError as error:
-        raise UserError(f"{where}: cannot be written ({error.strerror or error}){then}") from None
+        raise SchurganError(f"{where}: cannot be written ({error.strerror or error}){then}") from None
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:

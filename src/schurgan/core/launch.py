@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 
 
 class Placement(NamedTuple):
@@ -29,7 +29,7 @@ def find_placement(environment: Mapping[str, str]) -> Placement | None:
     MASTER_ADDR and MASTER_PORT say otherwise.
 
     Raises:
-        UserError: a variable is missing or no number.
+        SchurganError: a variable is missing or no number.
     """
     if "RANK" in environment or "WORLD_SIZE" in environment:
         rank, size, local = (_number(environment, name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
@@ -44,7 +44,7 @@ def find_placement(environment: Mapping[str, str]) -> Placement | None:
     else:
         return None
     if not 0 <= rank < size:
-        raise UserError(f"process {rank} of {size}: the launcher's variables name a process that cannot be")
+        raise SchurganError(f"process {rank} of {size}: the launcher's variables name a process that cannot be")
     return Placement(rank, size, local, meeting)
 
 
@@ -52,7 +52,7 @@ def first_host(nodes: str) -> str:
     """Return the first of SLURM's list of machines: "gpu[03-05,9],fat1" -> "gpu03"."""
     found = re.match(r"([^,\[\]]+)(?:\[(\w+)[^\]]*\]([^,\[\]]*))?(?:,|$)", nodes)
     if found is None:
-        raise UserError(f'SLURM_STEP_NODELIST: "{nodes}" given, a list of machines is needed; set MASTER_ADDR')
+        raise SchurganError(f'SLURM_STEP_NODELIST: "{nodes}" given, a list of machines is needed; set MASTER_ADDR')
     return "".join(part or "" for part in found.groups())
 
 
@@ -60,23 +60,23 @@ def choose_device(name: str, placement: Placement | None = None) -> torch.device
     """Return the device of that name; "auto" takes a GPU where there is one, each of several processes its own.
 
     Raises:
-        UserError: there is no such device, or a machine has fewer GPUs than processes.
+        SchurganError: there is no such device, or a machine has fewer GPUs than processes.
     """
     try:
         device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError):
         needed = '"cpu", "cuda" or "auto" is needed'
-        raise UserError(f'--train.device: "{name}" given, no such device here; {needed}') from None
+        raise SchurganError(f'--train.device: "{name}" given, no such device here; {needed}') from None
     if placement is None or placement.size == 1 or device.type != "cuda":
         return device
     if device.index is not None:
-        raise UserError(f'--train.device: "{name}" given to {placement.size} processes, "cuda" gives each its own')
+        raise SchurganError(f'--train.device: "{name}" given to {placement.size} processes, "cuda" gives each its own')
     gpus = torch.cuda.device_count()
     if gpus == 1 and placement.meeting != "env://":
         return torch.device("cuda", 0)  # srun showed each of its processes one GPU alone
     if placement.local_rank >= gpus:
-        raise UserError(
+        raise SchurganError(
             f"process {placement.local_rank + 1} on this machine, which has {gpus} GPUs: one process a GPU is needed"
         )
     return torch.device("cuda", placement.local_rank)
@@ -92,13 +92,13 @@ def _number(environment: Mapping[str, str], name: str) -> int:
         environment = {name: "0"} | dict(environment)
     text = _text(environment, name)
     if not text.isdecimal():
-        raise UserError(f'{name}: "{text}" given by the launcher, a whole number is needed')
+        raise SchurganError(f'{name}: "{text}" given by the launcher, a whole number is needed')
     return int(text)
 
 
 def _text(environment: Mapping[str, str], name: str) -> str:
     if not environment.get(name):
-        raise UserError(
+        raise SchurganError(
             f"{name}: not set by the launcher, and needed by several processes; start them by torchrun or srun"
         )
     return environment[name]

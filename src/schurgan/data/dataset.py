@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from schurgan.core.errors import UserError, did_you_mean
+from schurgan.core.errors import SchurganError, did_you_mean
 from schurgan.data.codec import Codec, ImageCodec
 
 Indices = Sequence[int] | NDArray[np.integer[Any]]
@@ -104,7 +104,7 @@ class LabelledImages(ABC):
             augmented: False leaves altered copies of recordings out, True leaves nothing but them.
 
         Raises:
-            UserError: a class or fold is not there, or nothing is left.
+            SchurganError: a class or fold is not there, or nothing is left.
         """
         view = self if classes is None else self._of_classes(classes)
         keep = np.ones(len(view), dtype=bool)
@@ -113,22 +113,24 @@ class LabelledImages(ABC):
             for fold in wanted or ():
                 if fold not in known:
                     listed = f"there are {', '.join(map(str, known))}" if known else "these clips have no folds"
-                    raise UserError(f"fold {fold}: not in {self.folder}; {listed}")
+                    raise SchurganError(f"fold {fold}: not in {self.folder}; {listed}")
             if wanted is not None:
                 keep &= np.fromiter(((fold in wanted) == include for fold in view.folds), bool, len(view))
         if augmented is not None:
             keep &= view.augmented == augmented
         if not keep.any():
-            raise UserError(f"{self.folder}: no clip is left by this choice of classes and folds; choose more of them")
+            raise SchurganError(
+                f"{self.folder}: no clip is left by this choice of classes and folds; choose more of them"
+            )
         return view.take(np.flatnonzero(keep))
 
     def _of_classes(self, classes: Sequence[str]) -> Self:
         if len(set(classes)) < len(classes):
-            raise UserError(f"classes {', '.join(classes)}: each can be chosen once")
+            raise SchurganError(f"classes {', '.join(classes)}: each can be chosen once")
         for name in classes:
             if name not in self.classes:
                 near = did_you_mean(name, self.classes) or f"; there are {', '.join(self.classes)}"
-                raise UserError(f'class "{name}": not in {self.folder}{near}')
+                raise SchurganError(f'class "{name}": not in {self.folder}{near}')
         chosen = [self.classes.index(name) for name in classes]
         view = self.take(np.flatnonzero(np.isin(self.labels, chosen)))
         new = np.full(len(self.classes), -1)

@@ -24,7 +24,7 @@ from typing import IO, Any
 from urllib.error import HTTPError, URLError
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from schurgan.core.errors import UserError, did_you_mean, writing
+from schurgan.core.errors import SchurganError, did_you_mean, writing
 from schurgan.core.files import sync_folder
 from schurgan.core.progress import Bar
 from schurgan.data.sources import Source, open_source
@@ -114,12 +114,12 @@ def download(
     out = Path(out).expanduser()
     if name != "common_voice" and name not in remotes:
         known = [*remotes, "common_voice"]
-        raise UserError(f'"{name}": no such download{did_you_mean(name, known) or "; one of " + ", ".join(known)}')
+        raise SchurganError(f'"{name}": no such download{did_you_mean(name, known) or "; one of " + ", ".join(known)}')
     if (release is not None) != (name == "common_voice"):
-        raise UserError(_HOW if release is None else f"{name}: has no releases; they are common_voice's")
+        raise SchurganError(_HOW if release is None else f"{name}: has no releases; they are common_voice's")
     remote = remotes.get(name) or Remote("", 0, None, f"common_voice-{release}", None)
     if Path(remote.folder).name != remote.folder:
-        raise UserError(f"common_voice: {release} given, an id without slashes is needed")
+        raise SchurganError(f"common_voice: {release} given, an id without slashes is needed")
     final = out / remote.folder
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -136,12 +136,12 @@ def _client(release: str, out: Path) -> Path:
     try:
         from datacollective import download_dataset  # type: ignore[import-not-found,unused-ignore]
     except ImportError:
-        raise UserError(_HOW) from None
+        raise SchurganError(_HOW) from None
     try:
         return Path(download_dataset(release, download_directory=str(out)))
     except Exception as error:  # of another project, which documents a dozen kinds of them
         reason = f"Mozilla's client could not fetch {release} ({_one_line(error)})"
-        raise UserError(f"common_voice: {reason}; {_HOW}") from None
+        raise SchurganError(f"common_voice: {reason}; {_HOW}") from None
 
 
 @contextlib.contextmanager
@@ -151,7 +151,7 @@ def _lock(final: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"{final}: another process is downloading it") from None
+            raise SchurganError(f"{final}: another process is downloading it") from None
         try:
             yield
         finally:
@@ -166,7 +166,7 @@ def _fetch(remote: Remote, out: Path, patience: Patience) -> Path:
     unfinished = archive.with_name(f".{archive.name}.partial")
     free, needed = shutil.disk_usage(out).free // MB, 2 * remote.size // MB
     if free < needed:
-        raise UserError(f"{out}: {free} MB are free; {needed} MB, twice the archive, are needed")
+        raise SchurganError(f"{out}: {free} MB are free; {needed} MB, twice the archive, are needed")
     with open(unfinished, "ab") as file:
         if remote.md5 is None:
             _empty(file)  # nothing would tell whether two halves belong together
@@ -177,7 +177,9 @@ def _fetch(remote: Remote, out: Path, patience: Patience) -> Path:
             _transfer(remote, file, patience)
     if not _is_right(remote, unfinished):
         unfinished.unlink()
-        raise UserError(f"{remote.url}: what came is not what its authors published (MD5 {remote.md5}); it was removed")
+        raise SchurganError(
+            f"{remote.url}: what came is not what its authors published (MD5 {remote.md5}); it was removed"
+        )
     os.replace(unfinished, archive)
     sync_folder(out)
     return archive
@@ -216,13 +218,13 @@ def _transfer(remote: Remote, file: IO[bytes], patience: Patience) -> None:
             except _Broken as broken:
                 failures = failures + 1 if file.tell() < start + MB else 1
                 if failures >= patience.tries:
-                    raise UserError(f"{remote.url}: {broken}; the same command tries again later") from None
+                    raise SchurganError(f"{remote.url}: {broken}; the same command tries again later") from None
                 bar.update(file.tell() // MB, f"{broken}; trying again")
                 time.sleep(patience.pause * 2 ** (failures - 1))
 
 
 def _request(url: str, file: IO[bytes], bar: Bar, patience: Patience) -> None:
-    """One request for what is missing. _Broken where another may bring more, UserError where none will."""
+    """One request for what is missing. _Broken where another may bring more, SchurganError where none will."""
     start = file.tell()
     headers = {"User-Agent": f"schurgan/{__version__}", "Accept-Encoding": "identity"}
     if start:
@@ -236,7 +238,7 @@ def _request(url: str, file: IO[bytes], bar: Bar, patience: Patience) -> None:
             _empty(file)
             raise _Broken("the server has a shorter file") from None
         status = f"the server answers {error.code} ({_one_line(error.reason)})"
-        raise _Broken(status) if error.code in BUSY else UserError(f"{url}: {status}") from None
+        raise _Broken(status) if error.code in BUSY else SchurganError(f"{url}: {status}") from None
     except (OSError, HTTPException) as error:
         raise _Broken(_reason(error)) from None
     with reply:
@@ -277,7 +279,7 @@ class _Redirects(HTTPRedirectHandler):
         self, request: Request, reply: IO[bytes], code: int, message: str, headers: HTTPMessage, address: str
     ) -> Request | None:
         if request.type == "https" and not address.lower().startswith("https:"):
-            raise UserError(f"{request.full_url}: leads to {address}, which is not encrypted")
+            raise SchurganError(f"{request.full_url}: leads to {address}, which is not encrypted")
         return super().redirect_request(request, reply, code, message, headers, address)
 
 
@@ -295,7 +297,7 @@ def _unpack(archive: Path, final: Path, inside: str | None, check: Callable[[Pat
             for name, size, extract, position in _members(archive):
                 left -= size
                 if left < 0:
-                    raise UserError(f"{archive}: unpacks to more than ten times its size; it was removed")
+                    raise SchurganError(f"{archive}: unpacks to more than ten times its size; it was removed")
                 if not any(part.startswith(".") and part != ".." for part in name.split("/")):  # of file managers
                     extract(path=scratch)
                 bar.update(position // MB)
@@ -304,12 +306,12 @@ def _unpack(archive: Path, final: Path, inside: str | None, check: Callable[[Pat
         os.sync()
         os.replace(home, final)
         sync_folder(final.parent)
-    except (UserError, *damaged) as error:
+    except (SchurganError, *damaged) as error:
         archive.unlink()
-        if isinstance(error, UserError):
+        if isinstance(error, SchurganError):
             raise
         reason = f"damaged ({_one_line(error)}); it was removed, the same command fetches it anew"
-        raise UserError(f"{archive}: {reason}") from None
+        raise SchurganError(f"{archive}: {reason}") from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -324,7 +326,7 @@ def _members(archive: Path) -> Iterator[tuple[str, int, Callable[..., Any], int]
     with open(archive, "rb") as raw, tarfile.open(fileobj=raw, mode="r:gz") as tar:
         for entry in tar:
             if entry.issym() or entry.islnk():  # all known ways around the filter "data" are links
-                raise UserError(f'{archive}: "{entry.name}" is a link; it was removed')
+                raise SchurganError(f'{archive}: "{entry.name}" is a link; it was removed')
             yield entry.name, entry.size, partial(tar.extract, entry, filter="data"), raw.tell()
         while tar.fileobj is not None and tar.fileobj.read(BLOCK):
             pass  # to the end of the compressed stream, where its checksum is

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from schurgan.core.errors import UserError, writing
+from schurgan.core.errors import SchurganError, writing
 from schurgan.core.files import atomic_write, sync_folder, write_json
 from schurgan.data.shards import Rows, Shards
 
@@ -29,7 +29,7 @@ def export_webdataset(
     names. The same clips give the same bytes, and the folder, a new or empty one, appears when it is whole.
 
     Raises:
-        UserError: the folder is there already and not empty, or cannot be written.
+        SchurganError: the folder is there already and not empty, or cannot be written.
     """
     if clips_per_tar < 1:
         raise ValueError(f"clips_per_tar {clips_per_tar}: 1 or more are needed")
@@ -37,7 +37,7 @@ def export_webdataset(
     partial = folder.with_name(f".{folder.name}.partial")
     with writing(folder):
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UserError(f"{folder}: is there already; choose another folder, or an empty one")
+            raise SchurganError(f"{folder}: is there already; choose another folder, or an empty one")
         shutil.rmtree(partial, ignore_errors=True)  # of a start that was killed
         partial.mkdir(parents=True)
         try:

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.data.dataset import LabelledImages
 
 Indices = NDArray[np.int64]
@@ -41,7 +41,7 @@ class Batches:
         world: number of processes, at most B.
 
     Raises:
-        UserError: a class without clips is to be balanced.
+        SchurganError: a class without clips is to be balanced.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class _Balanced:
         counts = np.bincount(data.labels, minlength=len(data.classes))
         if not counts.all():
             name = data.classes[int(counts.argmin())]
-            raise UserError(
+            raise SchurganError(
                 f'class "{name}": none of its clips is among those chosen from {data.folder}, so classes cannot be'
                 " balanced; leave the class out, choose other folds, or do not balance"
             )

@@ -24,7 +24,7 @@ from pydantic import (
     model_validator,
 )
 
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.core.files import atomic_write
 
 FORMAT: Literal["schurgan-shards"] = "schurgan-shards"
@@ -218,20 +218,22 @@ class Manifest(_Record):
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """The manifest in `folder`. UserError if there is none, or it is damaged, foreign or of a newer format."""
+        """The manifest in `folder`. SchurganError if there is none, or it is damaged, foreign or of a newer format."""
         path = Path(folder) / MANIFEST
         try:
             content = path.read_bytes()
         except FileNotFoundError:
             if (Path(folder) / MARKER).exists():
-                raise UserError(f"{folder}: its preparation has not finished; start `schurgan prepare` again") from None
-            raise UserError(f"{folder}: no {MANIFEST} here; make one with `schurgan prepare`") from None
+                raise SchurganError(
+                    f"{folder}: its preparation has not finished; start `schurgan prepare` again"
+                ) from None
+            raise SchurganError(f"{folder}: no {MANIFEST} here; make one with `schurgan prepare`") from None
         except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+            raise SchurganError(f"{path}: cannot be read ({error.strerror})") from error
         try:
             return cls.model_validate_json(content)
         except ValidationError as error:
-            raise UserError(f"{path}: {_what_is_wrong(content, error)}") from None
+            raise SchurganError(f"{path}: {_what_is_wrong(content, error)}") from None
 
 
 def summary(manifest: Manifest, width: int = 40, most: int = 10) -> list[str]:

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from schurgan.audio import AudioError, AudioWarning, Spectrogram, fit_clip
 from schurgan.audio.pitch import pitch_shift
-from schurgan.core.errors import UserError, writing
+from schurgan.core.errors import SchurganError, writing
 from schurgan.data.codec import Codec, ImageCodec, codec_for, open_codec
 from schurgan.data.manifest import FORMAT_VERSION, Clip, DType, Manifest, Skipped, printable
 from schurgan.data.shards import quantise
@@ -120,7 +120,7 @@ def prepare(
         progress: called with (items done, items in all, seconds of sound done), first with those of earlier starts.
 
     Raises:
-        UserError: `out` holds other data or cannot be written, the source has nothing to use, or a worker dies.
+        SchurganError: `out` holds other data or cannot be written, the source has nothing to use, or a worker dies.
         ValueError: arguments that do not fit each other.
     """
     for name, count in (("shard_clips", shard_clips), ("workers", workers)):
@@ -137,7 +137,7 @@ def prepare(
     )
     items, unlisted = source.items(), [Skipped.of(*each) for each in source.skipped]
     if not items or (strict and unlisted):
-        raise UserError(_reason(unlisted) or f"{source.name}: no recording was found")
+        raise SchurganError(_reason(unlisted) or f"{source.name}: no recording was found")
     described = cast(dict[str, JsonValue], source.describe())
     folder = OutputFolder(Path(out), job.plan(described, items, shard_clips))
     with _threads_kept(), writing(folder.path, "; make room or choose another folder, what is finished is kept"):
@@ -158,7 +158,9 @@ def prepare(
         if not any(len(part.clips) for part in ordered):
             folder.tidy()
             lost = [skipped for part in ordered for skipped in part.skipped]
-            raise UserError(f"{source.name}: none of {len(items)} recordings can be used; the first, {_reason(lost)}")
+            raise SchurganError(
+                f"{source.name}: none of {len(items)} recordings can be used; the first, {_reason(lost)}"
+            )
         return folder.complete(
             ordered,
             unlisted,
@@ -299,7 +301,7 @@ class _Watch:
 
     def add(self, n_items: int, clips: Iterable[Clip], skipped: Sequence[Skipped]) -> None:
         if self.strict and skipped:
-            raise UserError(_reason(skipped))
+            raise SchurganError(_reason(skipped))
         self.done += n_items
         self.seconds += sum(clip.seconds for clip in clips if clip.parent is None)
 

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.data.codec import Codec, open_codec
 from schurgan.data.dataset import Indices, LabelledImages
 from schurgan.data.manifest import Clip, DType, Manifest, Shard, ShardFile, wrong_size
@@ -65,10 +65,10 @@ class _Files:
                 mapped = np.load(path, mmap_mode="r", allow_pickle=False)
                 content = torch.from_file(str(path), shared=False, size=file.bytes, dtype=torch.uint8).numpy()
             except (OSError, ValueError, RuntimeError) as error:
-                raise UserError(f"{path}: cannot be read as a shard ({error}); prepare the data again") from error
+                raise SchurganError(f"{path}: cannot be read as a shard ({error}); prepare the data again") from error
             if mapped.shape != shape or mapped.dtype != dtype:
                 held = f"{mapped.dtype} {mapped.shape}"
-                raise UserError(f"{path}: holds {held}, the manifest says {dtype} {shape}; prepare the data again")
+                raise SchurganError(f"{path}: holds {held}, the manifest says {dtype} {shape}; prepare the data again")
             rows = self._maps[file.file] = content[mapped.offset :].view(dtype).reshape(shape)
             rows.flags.writeable = False
         return rows
@@ -80,7 +80,7 @@ class _Files:
 class Shards(LabelledImages):
     """A prepared set, or a selection of one: random access to images, labels and recordings.
 
-    Raises UserError when the manifest is damaged, or a shard missing or truncated; `schurgan data verify` reads them.
+    Raises SchurganError for a damaged manifest, or a missing or truncated shard; `schurgan data verify` reads them.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -96,7 +96,7 @@ class Shards(LabelledImages):
         self.labels = np.asarray(clips.label, dtype=np.int64)
         for file in self.manifest.files():
             if problem := wrong_size(self.folder, file):
-                raise UserError(f"{problem}; copy the folder again or prepare the data again with overwrite")
+                raise SchurganError(f"{problem}; copy the folder again or prepare the data again with overwrite")
 
     @property
     def codec(self) -> Codec:
@@ -130,12 +130,12 @@ class Shards(LabelledImages):
         return stored
 
     def recording(self, index: int) -> Tensor:
-        """The recording that image `index` was made of: (n_samples,) float32, peak 1. UserError if none was kept."""
+        """The recording of image `index`: (n_samples,) float32, peak 1. Raises SchurganError if none was kept."""
         ((shard, row),) = self._places([index])
         if shard.audio is None:
             images = "a set of images, which no recordings belong to"
             kept = "was prepared without recordings; prepare the data again with them"
-            raise UserError(f"{self.folder}: {images if self.manifest.kind == 'images' else kept}")
+            raise SchurganError(f"{self.folder}: {images if self.manifest.kind == 'images' else kept}")
         array = self._files(shard.audio, (shard.count, self.manifest.n_samples), "int16")
         return torch.from_numpy(array[row].astype(np.float32)).div_(32767)
 
@@ -163,7 +163,7 @@ def split(images: Images, val_folds: Collection[int] = (), val_fraction: float =
         (training, held out); the second is None where neither is asked for.
     """
     if val_folds and val_fraction:
-        raise UserError(
+        raise SchurganError(
             f"--train.val-fraction: {val_fraction} given beside --train.val-folds, which says already what is held out"
         )
     if val_folds:
@@ -181,7 +181,7 @@ def split(images: Images, val_folds: Collection[int] = (), val_fraction: float =
         for name in drawn[:count]:
             chosen[of_class[name]] = True
     if not chosen.any():
-        raise UserError(
+        raise SchurganError(
             f"--train.val-fraction: {val_fraction} given, and no class in {images.folder} has two recordings;"
             " leave it out"
         )

@@ -17,7 +17,7 @@ from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future,
 from multiprocessing.connection import wait
 from typing import Any, TypeVar
 
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -39,7 +39,7 @@ def worker_pool(
     `work` travels to each worker once. The other arguments are those of `prepare`.
 
     Raises:
-        UserError: Dask is not installed, its cluster does not answer or fails, or a worker process dies.
+        SchurganError: Dask is not installed, its cluster does not answer or fails, or a worker process dies.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     count = min(workers, n_tasks) if workers else min(cores, n_tasks // WORTH_A_WORKER)
@@ -57,7 +57,7 @@ def worker_pool(
             yield lambda tasks: _in_order(submit, tasks, ahead)
         except BrokenExecutor as error:
             reason = "a worker process could not be started or was killed, perhaps for want of memory"
-            raise UserError(f"{reason}; start again with fewer workers, what is finished is kept") from error
+            raise SchurganError(f"{reason}; start again with fewer workers, what is finished is kept") from error
 
 
 def _in_order(submit: Callable[[Task], Future[Result]], tasks: Iterable[Task], ahead: int) -> Iterator[Result]:
@@ -126,7 +126,7 @@ def _dask(address: str, work: Callable[[Task], Result]) -> Iterator[tuple[Callab
     try:
         from distributed import Client, KilledWorker, WorkerPlugin
     except ImportError:
-        raise UserError("cluster: Dask is not installed; `pip install schurgan[cluster]` would do") from None
+        raise SchurganError("cluster: Dask is not installed; `pip install schurgan[cluster]` would do") from None
 
     class Hold(WorkerPlugin):
         """Takes the work to every worker once, also to those that join later."""
@@ -137,13 +137,15 @@ def _dask(address: str, work: Callable[[Task], Result]) -> Iterator[tuple[Callab
     try:
         client = Client(address, timeout=PATIENCE, set_as_default=False)
     except (OSError, ValueError) as error:
-        raise UserError(f"cluster: {address} given, no Dask scheduler answers there ({_first_line(error)})") from error
+        raise SchurganError(
+            f"cluster: {address} given, no Dask scheduler answers there ({_first_line(error)})"
+        ) from error
     with client:
         try:
             client.wait_for_workers(1, timeout=PATIENCE)
         except TimeoutError:
             reason = f"it has no workers; start some with `dask worker {address}`"
-            raise UserError(f"cluster: {address} given, {reason}") from None
+            raise SchurganError(f"cluster: {address} given, {reason}") from None
         name = f"schurgan-{uuid.uuid4().hex}"
         client.register_plugin(Hold(), name=name)
         executor = client.get_executor(retries=3)
@@ -153,7 +155,7 @@ def _dask(address: str, work: Callable[[Task], Result]) -> Iterator[tuple[Callab
             if isinstance(error, OSError) and client.status == "running":
                 raise  # the disk's
             reason = f"the cluster at {address} failed ({_first_line(error)})"
-            raise UserError(
+            raise SchurganError(
                 f"{reason}; start again when it is back, or without it, what is finished is kept"
             ) from error
         finally:

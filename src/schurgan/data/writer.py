@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import JsonValue, ValidationError
 
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.core.files import atomic_write, sha256, write_json
 from schurgan.data.manifest import (
     FORMAT,
@@ -67,17 +67,19 @@ class OutputFolder:
         """Make the folder ours for this plan, or return its manifest if it is finished.
 
         Raises:
-            UserError: the folder holds other data, ours (unless `overwrite`) or anybody's.
+            SchurganError: the folder holds other data, ours (unless `overwrite`) or anybody's.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         finished, begun = is_manifest(self.path / MANIFEST), is_manifest(self.path / MARKER)
         if not finished and not begun and (foreign := next(self._ours(), None)):
-            raise UserError(f"{foreign}: is not of this program's making and would be replaced; choose another folder")
+            raise SchurganError(
+                f"{foreign}: is not of this program's making and would be replaced; choose another folder"
+            )
         if not overwrite:
             if finished and (manifest := Manifest.load(self.path)).plan == self.plan:
                 for file in manifest.files():
                     if problem := wrong_size(self.path, file):
-                        raise UserError(f"{problem}; prepare the data again with overwrite")
+                        raise SchurganError(f"{problem}; prepare the data again with overwrite")
                 self.tidy(manifest)
                 return manifest
             plan = None
@@ -85,7 +87,7 @@ class OutputFolder:
                 plan = json.loads((self.path / MARKER).read_bytes()).get("plan")
             if (finished or begun) and plan != self.plan:
                 held = f"{self.path}: holds clips of another source or other options"
-                raise UserError(f"{held}; choose another folder or overwrite it")
+                raise SchurganError(f"{held}; choose another folder or overwrite it")
         # The marker comes before the manifest goes: at no moment are the files nobody's, or does half a set look whole.
         write_json(self.path / MARKER, {"format": FORMAT, "version": FORMAT_VERSION, "plan": self.plan})
         (self.path / MANIFEST).unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from schurgan.core.errors import SchurganError
 from schurgan.evaluation.metrics.frechet import frechet_distance
 from schurgan.evaluation.metrics.inception_score import class_accuracy
 from schurgan.evaluation.metrics.neighbours import Memorisation, memorisation, prdc
@@ -128,6 +129,8 @@ def attempt(measure: Callable[[], Result]) -> tuple[Result | None, str]:
     """Return what a measure gives, or None and why it cannot be taken: too few images, most often."""
     try:
         return measure(), ""
+    except SchurganError:
+        raise
     except ValueError as error:
         return None, str(error)
 

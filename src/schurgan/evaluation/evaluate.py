@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from schurgan.core.distributed import World
-from schurgan.core.errors import UserError, writing
+from schurgan.core.errors import SchurganError, writing
 from schurgan.core.progress import Meter
 from schurgan.evaluation.comparison import Comparison, RunScores
 from schurgan.evaluation.features.cache import state_digest
@@ -76,14 +76,14 @@ def evaluate(
         world: the processes that share the work, all of which call this; one alone if not given.
 
     Raises:
-        UserError: something is missing, an option cannot be, or the generator gives nothing finite.
+        SchurganError: something is missing, an option cannot be, or the generator gives nothing finite.
     """
     sampling = Sampling(images, runs, truncation, batch_norm, seed)
     world = world or World()
     subject = open_subject(run, data, world.device)
     subject.check_truncation(truncation)
     if usefulness and subject.held_out is None:
-        raise UserError(
+        raise SchurganError(
             f"usefulness: {subject.run} held out no clips to test classifiers on;"
             " train with --train.val-folds or --train.val-fraction"
         )
@@ -100,7 +100,7 @@ def evaluate(
     if subject.recordings and not quick:
         try:
             scores |= score_sounds(subject, truncation, seed, world)
-        except (UserError, ValueError) as error:
+        except ValueError as error:
             notes.append(f"sounds were not scored: {error}")
     if usefulness:
         scores |= _score_usefulness(subject, truncation, seed, world)
@@ -161,7 +161,7 @@ def score(
         Scores by name.
 
     Raises:
-        UserError: an extractor that cannot be opened, or that is not for these images.
+        SchurganError: an extractor that cannot be opened, or that is not for these images.
         ValueError: shapes or labels that do not fit, no two finite images, real images that are not finite.
     """
     labelled = {labels is not None for labels in (real_labels, fake_labels)}
@@ -214,7 +214,7 @@ def open_judge(subject: Subject, name: str, quick: bool, world: World) -> Extrac
 
 
 def score_sounds(subject: Subject, truncation: float | None, seed: int, world: World) -> dict[str, Score]:
-    """Scores of the sounds that a run makes. Raises UserError as `measure_sounds` does."""
+    """Scores of the sounds that a run makes. Raises SchurganError as `measure_sounds` does."""
     sounds = measure_sounds(subject.model, subject.training, subject.held_out, world, truncation=truncation, seed=seed)
     return take_scores(SOUND_METRICS, sounds)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from schurgan.audio import Aux, Spectrogram, power_ratio_db, snr_db, snr_paper_db
 from schurgan.audio.files import SILENCE
 from schurgan.core.distributed import World
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.core.progress import Meter
 from schurgan.data.shards import Shards
 from schurgan.evaluation.features.embedding import TextureEmbedding
@@ -66,11 +66,11 @@ class Donors:
     def nearest(self, images: Tensor, labels: Tensor) -> Tensor:
         """For images (N, C, R, R) of classes (N,) the donors (N,) of their class at the least Euclidean distance.
 
-        Raises UserError for a class without a donor.
+        Raises SchurganError for a class without a donor.
         """
         missing = sorted(set(labels.tolist()) - set(self.labels.tolist()))
         if missing:
-            raise UserError(f"labels: no recording of class {missing[0]} is there to lend its phase")
+            raise SchurganError(f"labels: no recording of class {missing[0]} is there to lend its phase")
         level = self.spectrogram.invert_colormap(images)
         distance = torch.cdist(level.flatten(1).double(), self.images.flatten(1).double())
         distance[labels[:, None] != self.labels] = torch.inf
@@ -198,7 +198,7 @@ def measure_sounds(
     the same whatever the number of processes in `world`. `truncation` is the variance of the noise.
 
     Raises:
-        UserError: a model of pictures, shards of other classes or clips or without recordings.
+        SchurganError: a model of pictures, shards of other classes or clips or without recordings.
     """
     spectrogram, world = model.spectrogram, world or World()
     per_class = max(_LEAST, -(-_WANTED // len(model.classes)))

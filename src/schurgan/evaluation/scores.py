@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypedDict
 
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.core.files import write_json
 
 FORMAT = "schurgan-scores/1"
@@ -128,12 +128,12 @@ class Evaluation:
 
     @classmethod
     def load(cls, path: str | Path) -> Evaluation:
-        """Read a file, of the version before too. Raises UserError naming it when it is missing or something else."""
+        """Read a file, of the version before too. Raises SchurganError when it is missing or something else."""
         path = Path(path)
         try:
             known = json.loads(path.read_text("utf-8"))
             if not isinstance(known, dict) or known.get("format") != FORMAT:
-                raise UserError(
+                raise SchurganError(
                     f"{path}: not scores of this program's format {FORMAT}; `schurgan evaluate` writes them"
                 )
             protocol = dict(known["protocol"])
@@ -144,10 +144,12 @@ class Evaluation:
                 Protocol(**protocol | {"val_folds": tuple(protocol["val_folds"])}), scores, tuple(known["notes"])
             )
         except FileNotFoundError:
-            raise UserError(f"{path}: no scores yet; `schurgan evaluate {path.parent}` takes them") from None
+            raise SchurganError(f"{path}: no scores yet; `schurgan evaluate {path.parent}` takes them") from None
+        except SchurganError:
+            raise
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(f"{path}: damaged, or not scores ({reason[:120]}); evaluate the run again") from None
+            raise SchurganError(f"{path}: damaged, or not scores ({reason[:120]}); evaluate the run again") from None
 
 
 def difference(a: Protocol, b: Protocol) -> tuple[str, str, str] | None:

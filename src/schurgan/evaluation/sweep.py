@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from schurgan.core.distributed import World
-from schurgan.core.errors import UserError, writing
+from schurgan.core.errors import SchurganError, writing
 from schurgan.core.files import atomic_write, write_json
 from schurgan.evaluation.evaluate import compare_sets, describe, open_judge
 from schurgan.evaluation.figures import save_sweep_figure
@@ -69,12 +69,12 @@ def sweep(
     Arguments are those of `evaluate`; `images` are generated at each variance, which alone differs between the rows.
 
     Raises:
-        UserError: as `evaluate` does; truncations that cannot be, and a model of uniform noise.
+        SchurganError: as `evaluate` does; truncations that cannot be, and a model of uniform noise.
     """
     if not truncations:
-        raise UserError("truncations: none given, one or more are needed, such as 0.5,1,2")
+        raise SchurganError("truncations: none given, one or more are needed, such as 0.5,1,2")
     if len(set(truncations)) < len(truncations):
-        raise UserError(f"truncations: {', '.join(f'{v:g}' for v in truncations)} given, each once is needed")
+        raise SchurganError(f"truncations: {', '.join(f'{v:g}' for v in truncations)} given, each once is needed")
     samplings = [Sampling(images, 1, truncation, batch_norm, seed) for truncation in truncations]
     world = world or World()
     subject = open_subject(run, data, world.device)

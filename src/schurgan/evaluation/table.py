@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.evaluation.metric_table import BY_NAME, METRICS, title
 from schurgan.evaluation.scores import Evaluation, Score, difference
 from schurgan.runs.folder import RunFolder
@@ -106,18 +106,20 @@ def ordered(scores: dict[str, Score]) -> list[tuple[str, Score]]:
 def compare(runs: Sequence[str | Path]) -> Cells:
     """Make a table of a row for each run and one for real images, a column for each score that all runs have.
 
-    The best of a column is bold, where better is defined. Runs are folders, or files of scores. Raises UserError for
-    fewer than two runs, missing or damaged scores, and runs that cannot be compared, with their first difference.
+    The best of a column is bold, where better is defined. Runs are folders, or files of scores.
+
+    Raises SchurganError for fewer than two runs, missing or damaged scores, and runs that cannot be compared, with
+    their first difference.
     """
     paths = [Path(run) for run in runs]
     if len(paths) < 2:
-        raise UserError(f"{len(paths)} run given, two or more are needed to compare")
+        raise SchurganError(f"{len(paths)} run given, two or more are needed to compare")
     evaluations = [_load(path) for path in paths]
     first = evaluations[0]
     for path, each in zip(paths[1:], evaluations[1:], strict=True):
         if differs := difference(first.protocol, each.protocol):
             what, ours, theirs = differs
-            raise UserError(
+            raise SchurganError(
                 f"{paths[0]} and {path} cannot be compared: {what} is {ours} in the one and {theirs} in the other; "
                 "evaluate both in the same way"
             )

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from schurgan.core.distributed import World
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.core.progress import Meter
 from schurgan.data.codec import Codec, same_levels
 from schurgan.data.shards import Shards, split
@@ -40,7 +40,7 @@ BatchNorm = Literal["standing", "batch"]
 
 @dataclass(frozen=True)
 class Sampling:
-    """How images are generated. Raises UserError for what cannot be."""
+    """How images are generated. Raises SchurganError for what cannot be."""
 
     images: int  # a run
     runs: int = 1  # times that as many are generated
@@ -56,9 +56,9 @@ class Sampling:
             ("seed", self.seed, 0, SEEDS - 1),
         ):
             if not least <= value <= most:
-                raise UserError(f"{name}: {value} given, a whole number from {least} to {most} is needed")
+                raise SchurganError(f"{name}: {value} given, a whole number from {least} to {most} is needed")
         if self.batch_norm not in ("standing", "batch"):
-            raise UserError(f'batch_norm: "{self.batch_norm}" given, "standing" or "batch" is needed')
+            raise SchurganError(f'batch_norm: "{self.batch_norm}" given, "standing" or "batch" is needed')
 
 
 @dataclass(frozen=True)
@@ -104,11 +104,11 @@ class Subject:
         return labels[torch.randperm(count, generator=torch.Generator().manual_seed(seed))]
 
     def check_truncation(self, truncation: float | None) -> None:
-        """Raise UserError for a truncation that the model's noise cannot have."""
+        """Raise SchurganError for a truncation that the model's noise cannot have."""
         try:
             self.model.latent.sample(1, torch.Generator(), truncation)
         except ValueError as error:
-            raise UserError(str(error)) from None
+            raise SchurganError(str(error)) from None
 
     def generator(self, sampling: Sampling, seed: int) -> tuple[Tensor, Callable[[slice], Tensor]]:
         """Labels (images,), and a function that makes the prepared images of some of them.
@@ -135,13 +135,15 @@ class Subject:
 def open_subject(run: str | Path, data: str | Path | None = None, device: str | torch.device = "cpu") -> Subject:
     """Open the model of a run and its data, or that in the folder `data` if it was moved.
 
-    Raises UserError where the folder is no run, has no generator yet, or its data is gone or other data.
+    Raises SchurganError where the folder is no run, has no generator yet, or its data is gone or other data.
     """
     run = Path(run)
     config, model = RunFolder(run).read_config(), load(run, str(device))
     folder = Path(data) if data is not None else config.data
     if folder is None or not folder.is_dir():
-        raise UserError(f"{run}: its data folder {folder} is gone, which scores compare with; --data says where it is")
+        raise SchurganError(
+            f"{run}: its data folder {folder} is gone, which scores compare with; --data says where it is"
+        )
     shards = Shards(folder)
     check_fits(model, shards)
     training, held_out = split(shards, config.train.val_folds, config.train.val_fraction)
@@ -149,16 +151,16 @@ def open_subject(run: str | Path, data: str | Path | None = None, device: str | 
 
 
 def check_fits(model: Model, shards: Shards) -> None:
-    """Raise UserError unless the shards are of the model's classes and transform.
+    """Raise SchurganError unless the shards are of the model's classes and transform.
 
     A run chooses its own channels and colour map, which the images of shards need not have.
     """
     if shards.classes != model.classes or not same_levels(shards.codec, model.codec):
-        raise UserError(f"{shards.folder}: holds other classes or images than the model was trained on")
+        raise SchurganError(f"{shards.folder}: holds other classes or images than the model was trained on")
 
 
 def check_apart(model: Model, training: Shards, held_out: Shards) -> None:
-    """Raise UserError unless both fit the model and no recording is in both."""
+    """Raise SchurganError unless both fit the model and no recording is in both."""
     for shards in (training, held_out):
         check_fits(model, shards)
     ours, theirs = (
@@ -166,7 +168,7 @@ def check_apart(model: Model, training: Shards, held_out: Shards) -> None:
         for shards in (training, held_out)
     )
     if both := ours & theirs:
-        raise UserError(
+        raise SchurganError(
             f"held_out: {len(both)} of its clips are among those of training, such as {min(both)}; choose other folds"
         )
 
@@ -203,7 +205,9 @@ def extract_real(
     labels = torch.from_numpy(np.asarray(shards.labels))[clips]
     images = extract(lambda rows: subject.real(shards, clips[rows]), labels, extractor, world, what, thumbnails=True)
     if images.not_finite:
-        raise UserError(f"{shards.folder}: {images.not_finite} of its images are not finite; prepare the data again")
+        raise SchurganError(
+            f"{shards.folder}: {images.not_finite} of its images are not finite; prepare the data again"
+        )
     return replace(images, clips=clips)
 
 
@@ -212,14 +216,14 @@ def extract_generated(
 ) -> ImageSet:
     """Run `number` of generated images, with the class frequencies of the training clips.
 
-    Of the first, 0, everything is computed; of others features and probabilities alone. Raises UserError where no two
-    images are finite.
+    Of the first, 0, everything is computed; of others features and probabilities alone. Raises SchurganError where no
+    two images are finite.
     """
     labels, make = subject.generator(sampling, (sampling.seed + number) % SEEDS)
     what = what or f"generated images, run {number + 1} of {sampling.runs}"
     images = extract(make, labels, extractor, world, what, whole=number == 0)
     if len(images) < 2:
-        raise UserError(
+        raise SchurganError(
             f"{subject.run}: {images.not_finite} of {sampling.images} generated images hold NaN or infinite values, two"
             " finite ones are needed for any score; sample from a checkpoint before the run broke"
         )
@@ -262,8 +266,10 @@ def extract(
     try:
         with Meter(what, "chunk", quiet=not world.is_main) as meter:
             finite, features, probabilities, departures, small, images = world.share(len(parts), work, meter)
+    except SchurganError:
+        raise
     except ValueError as error:  # images that the extractor is not for, or a user's own that returns something else
-        raise UserError(f"{what}: {error}") from error
+        raise SchurganError(f"{what}: {error}") from error
     return ImageSet(
         labels[finite],
         features[finite],

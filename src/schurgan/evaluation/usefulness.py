@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.data.shards import Shards
 from schurgan.evaluation.features.classifier import fit_classifier
 from schurgan.evaluation.metrics.intervals import Interval, wilson
@@ -118,19 +118,19 @@ def score_usefulness(
     `progress` is called with the classifiers trained and their number.
 
     Raises:
-        UserError: shards of other classes or that share clips, a model that makes NaN.
+        SchurganError: shards of other classes or that share clips, a model that makes NaN.
     """
     check_apart(model, training, held_out)
     real, labels = _images(training)
     test, truth = _images(held_out)
     if missing := sorted(set(truth.tolist()) - set(labels.tolist())):
-        raise UserError(f'training: no clip of class "{model.classes[missing[0]]}", which is among those held out')
+        raise SchurganError(f'training: no clip of class "{model.classes[missing[0]]}", which is among those held out')
     asked = labels.sort().values
     right = torch.empty(3, seeds, len(truth), dtype=torch.float64)
     for number in range(seeds):
         generated = model.codec.invert_colormap(model.images(asked, truncation, seed + number))
         if bad := int((~generated.isfinite().flatten(1).all(1)).sum()):
-            raise UserError(f"generated: {bad} of {len(asked)} images hold NaN or infinite values")
+            raise SchurganError(f"generated: {bad} of {len(asked)} images hold NaN or infinite values")
         sets = ((real, labels), (torch.cat((real, generated)), torch.cat((labels, asked))), (generated, asked))
         for arm, (images, classes) in enumerate(sets):
             classifier = fit_classifier(

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import torch
 from torch import nn
 
-from schurgan.core.errors import UserError, did_you_mean
+from schurgan.core.errors import SchurganError, did_you_mean
 from schurgan.core.files import atomic_write
 from schurgan.networks.generator import Generator
 from schurgan.networks.layers import TransposedConv2d, UpConv2d
@@ -34,14 +34,14 @@ def export_generator(generator: Generator, path: str | Path, format: Format = "p
 
     Raises:
         ValueError: the format is another.
-        UserError: "onnx" is not installed.
+        SchurganError: "onnx" is not installed.
         OSError: the file system refuses.
     """
     if format not in get_args(Format):
         near = did_you_mean(str(format), get_args(Format))
         raise ValueError(f'format: "{format}" given, "pt2" or "onnx" is needed{near}')
     if format == "onnx" and not all(map(importlib.util.find_spec, _NEEDED)):
-        raise UserError(
+        raise SchurganError(
             'format: "onnx" needs onnx and onnxscript, which are not installed; `pip install schurgan[onnx]` would do'
         )
     network = frozen(generator)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from schurgan.core.errors import UserError, writing
+from schurgan.core.errors import SchurganError, writing
 from schurgan.core.files import atomic_write
 from schurgan.runs.folder import RunFolder
 
@@ -31,16 +31,16 @@ def animate(run: str | Path, out: str | Path | None = None, fps: float = 6.0) ->
     Of more than 150 grids as many are taken, evenly, with the first and the last; large ones are made smaller.
 
     Raises:
-        UserError: there are no grids, `fps` is not within 0.1 to 50, or the file cannot be written.
+        SchurganError: there are no grids, `fps` is not within 0.1 to 50, or the file cannot be written.
     """
     folder = RunFolder(run)
     out = Path(out) if out is not None else folder.animation
     if not 0.1 <= fps <= 50:
-        raise UserError(f"fps: {fps:g} given, 0.1 to 50 frames a second are possible")
+        raise SchurganError(f"fps: {fps:g} given, 0.1 to 50 frames a second are possible")
     if out.suffix not in (".gif", ".mp4"):
-        raise UserError(f"out: {out} given, a name that ends in .gif or .mp4 is needed")
+        raise SchurganError(f"out: {out} given, a name that ends in .gif or .mp4 is needed")
     if not folder.path.is_dir():
-        raise UserError(f"{run}: no such run folder")
+        raise SchurganError(f"{run}: no such run folder")
     frames = _frames(folder)
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ def _frames(folder: RunFolder) -> list[Image.Image]:
     grids = folder.grids()
     if not grids:
         every = "a run makes one every `train.sample_every` steps"
-        raise UserError(f"{folder.samples}: no sample grids here yet; {every}")
+        raise SchurganError(f"{folder.samples}: no sample grids here yet; {every}")
     if len(grids) > MOST_FRAMES:
         grids = [grids[round(i * (len(grids) - 1) / (MOST_FRAMES - 1))] for i in range(MOST_FRAMES)]
     opened = []
@@ -64,7 +64,7 @@ def _frames(folder: RunFolder) -> list[Image.Image]:
         with suppress(OSError, SyntaxError, ValueError), Image.open(grid.path) as file:
             opened.append((grid, file.convert("RGB")))
     if not opened:
-        raise UserError(f"{folder.samples}: none of its {len(grids)} sample grids is a picture that can be read")
+        raise SchurganError(f"{folder.samples}: none of its {len(grids)} sample grids is a picture that can be read")
     width, height = (max(drawn.size[side] for _, drawn in opened) for side in (0, 1))
     scale = min(1.0, (MOST_PIXELS / (len(opened) * width * height)) ** 0.5)
     width, height = (max(2, round(side * scale)) for side in (width, height))
@@ -100,7 +100,9 @@ def _save_gif(frames: Sequence[Image.Image], out: Path, fps: float) -> None:
 def _save_mp4(frames: Sequence[Image.Image], out: Path, fps: float) -> None:
     program = shutil.which("ffmpeg")
     if program is None:
-        raise UserError(f"out: {out} given, but there is no ffmpeg on the PATH; a name that ends in .gif needs none")
+        raise SchurganError(
+            f"out: {out} given, but there is no ffmpeg on the PATH; a name that ends in .gif needs none"
+        )
     width, height = frames[0].size
     held = [*frames, *[frames[-1]] * round(_HOLD_SECONDS * fps)]
     with tempfile.TemporaryDirectory(prefix="schurgan-") as folder:
@@ -111,9 +113,9 @@ def _save_mp4(frames: Sequence[Image.Image], out: Path, fps: float) -> None:
             pixels = b"".join(frame.tobytes() for frame in held)
             done = subprocess.run([*command, str(film)], input=pixels, capture_output=True, timeout=_FFMPEG_SECONDS)
         except subprocess.TimeoutExpired:
-            raise UserError(f"{out}: ffmpeg took more than {_FFMPEG_SECONDS} s and was ended") from None
+            raise SchurganError(f"{out}: ffmpeg took more than {_FFMPEG_SECONDS} s and was ended") from None
         if done.returncode or not film.exists():
             lines = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["without a message"]
-            raise UserError(f"{out}: ffmpeg failed ({lines[-1][:200]})")
+            raise SchurganError(f"{out}: ffmpeg failed ({lines[-1][:200]})")
         with atomic_write(out) as file:
             file.write(film.read_bytes())

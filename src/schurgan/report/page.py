@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from schurgan.audio.pictures import picture, png
-from schurgan.core.errors import UserError, writing
+from schurgan.core.errors import SchurganError, writing
 from schurgan.core.files import atomic_write, write_json
 from schurgan.data.codec import open_codec
 from schurgan.data.shards import Shards, split
@@ -64,11 +64,11 @@ def write_report(run: str | Path) -> Path:
         The page's file.
 
     Raises:
-        UserError: the folder is no run, or its data is gone.
+        SchurganError: the folder is no run, or its data is gone.
     """
     folder = RunFolder(run)
     if not folder.path.is_dir():
-        raise UserError(f"{run}: no such run folder")
+        raise SchurganError(f"{run}: no such run folder")
     verdict = None
     subtitle, sounds = "The run has not saved a generator yet: there is nothing to hear.", ""
     if folder.generator.exists() or not (folder.config.exists() or folder.metrics.exists()):
@@ -98,10 +98,12 @@ def _compare_sounds(folder: RunFolder) -> tuple[Verdict, str, str]:
     """(the classifier's verdict, subtitle, HTML of real and generated sounds side by side)."""
     run, model = folder.path, load(folder.path)
     if model.card.data is None or not Path(model.card.data).is_dir():
-        raise UserError(f"{run}: its data folder {model.card.data} is gone, which the report compares with")
+        raise SchurganError(f"{run}: its data folder {model.card.data} is gone, which the report compares with")
     everything = Shards(model.card.data)
     if everything.classes != model.classes:
-        raise UserError(f"{model.card.data}: holds other classes than {run} was trained on; the report compares them")
+        raise SchurganError(
+            f"{model.card.data}: holds other classes than {run} was trained on; the report compares them"
+        )
     config = folder.read_config() if folder.config.exists() else Config()
     folds = config.train.val_folds
     shards, _ = split(everything, folds, config.train.val_fraction)
@@ -195,7 +197,7 @@ def _state(run: Path) -> str:
     """How far the run was when the page was written."""
     try:
         status = read_status(run)
-    except UserError:  # options of another version; the page shows them as they are
+    except SchurganError:  # options of another version; the page shows them as they are
         return ""
     silent = f"no line for {duration(status.seconds_silent)} when this page was written"
     state = silent if status.state == "silent" else status.state
@@ -235,7 +237,7 @@ def score_table(run: Path) -> str:
     """RUN/scores.json as an HTML table with its protocol, "" where the file is missing or damaged."""
     try:
         evaluation = Evaluation.load(RunFolder(run).scores)
-    except UserError:
+    except SchurganError:
         return ""
     rows = "".join(
         f"<tr><td>{escape(title(name))}{MARK.get(score.higher_is_better, '')}</td>"

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError, ValidationInfo, model_validator
+from pydantic import BaseModel, ValidationError
 
-from schurgan.core.errors import UserError, did_you_mean
+from schurgan.core.errors import SchurganError, did_you_mean
 from schurgan.core.files import atomic_write
 from schurgan.runs.options import (
     DDFNOptions,
@@ -50,6 +50,12 @@ class Config(Options):
     train: TrainOptions = TrainOptions()
     health: HealthOptions = HealthOptions()
 
+    def __init__(self, **options: Any) -> None:
+        if isinstance(preset := options.get("preset"), str):
+            _check_preset(preset)
+            options = merge_options(preset_options(preset), options)
+        super().__init__(**options)
+
     @classmethod
     def from_preset(cls, name: str | None = None, file: str | Path | None = None, /, **overrides: Any) -> Config:
         """Take the options of a preset and override some.
@@ -62,7 +68,7 @@ class Config(Options):
             overrides: options, which override the file's: groups as mappings, or options that one group alone has.
 
         Raises:
-            UserError: a preset, an option or a value is wrong; the sentence names it.
+            SchurganError: a preset, an option or a value is wrong; the sentence names it.
         """
         options = {} if file is None else _rename(read_yaml(file), str(file))
         options |= {"preset": name or options.get("preset") or DEFAULT_PRESET}
@@ -78,36 +84,30 @@ class Config(Options):
     @classmethod
     def load(cls, path: str | Path) -> Config:
         """Read options that `save` wrote. An option that the file lacks has its default, whatever the preset."""
-        return _validate(_rename(read_yaml(path), str(path)), str(path), complete=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _start_from_preset(cls, options: Any, info: ValidationInfo) -> Any:
-        """Put the preset's options under the given ones, unless the context says that they are complete."""
-        complete = (info.context or {}).get("complete", False)
-        if complete or not isinstance(options, Mapping) or not isinstance(preset := options.get("preset"), str):
-            return options
-        _check_preset(preset)
-        return merge_options(preset_options(preset), options)
+        options = _rename(read_yaml(path), str(path))
+        preset = options.pop("preset", None)  # a name, which may be of another version's presets
+        if not isinstance(preset, str | None):
+            raise SchurganError(f"{path}: preset: {preset!r} given, a name is needed")
+        return _validate(options, str(path)).model_copy(update={"preset": preset})
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Read a YAML mapping of plain values; no tag can build an object. Raises UserError naming the file and line."""
+    """Read a YAML mapping of plain values; no tag can build an object. Raises SchurganError with file and line."""
     try:
         value = yaml.safe_load(Path(path).read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise UserError(f"{path}: cannot be read ({reason})") from None
+        raise SchurganError(f"{path}: cannot be read ({reason})") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{where}: not YAML ({getattr(error, 'problem', None) or 'damaged'})") from None
+        raise SchurganError(f"{path}{where}: not YAML ({getattr(error, 'problem', None) or 'damaged'})") from None
     except RecursionError:
-        raise UserError(f"{path}: nested too deeply to be options") from None
+        raise SchurganError(f"{path}: nested too deeply to be options") from None
     if not isinstance(value, dict):
-        raise UserError(f"{path}: a mapping of options is needed, this is {type(value).__name__}")
+        raise SchurganError(f"{path}: a mapping of options is needed, this is {type(value).__name__}")
     if odd := [key for key in value if not isinstance(key, str)]:
-        raise UserError(f"{path}: names of options are text, {odd[0]!r} is not")
+        raise SchurganError(f"{path}: names of options are text, {odd[0]!r} is not")
     return value
 
 
@@ -144,25 +144,27 @@ def explain(error: ValidationError) -> str:
         for part in path[:-1]:
             fields = fields[part].annotation.model_fields
         return f"{key}: no such option{did_you_mean(path[-1], fields)}"
+    if isinstance(cause := first.get("ctx", {}).get("error"), SchurganError):  # pydantic wrapped it, as a ValueError
+        return str(cause)
     needed = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     return f"{key}: {first['input']!r} given, {needed} is needed"
 
 
-def _validate(options: Mapping[str, Any], where: str, complete: bool = False) -> Config:
+def _validate(options: Mapping[str, Any], where: str) -> Config:
     try:
-        return Config.model_validate(options, context={"complete": complete})
+        return Config.model_validate(options)
     except ValidationError as error:
-        raise UserError(f"{where}: {explain(error)}") from None
+        raise SchurganError(f"{where}: {explain(error)}") from None
 
 
 def _check_preset(name: object) -> None:
     if name not in preset_names():
         known = did_you_mean(str(name), preset_names()) or f"; there are {', '.join(preset_names())}"
-        raise UserError(f'preset "{name}": no such preset{known}')
+        raise SchurganError(f'preset "{name}": no such preset{known}')
 
 
 def _group(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Overrides with single options put into their groups. Raises UserError for a name of none or of several."""
+    """Overrides with single options put into their groups. Raises SchurganError for a name of none or of several."""
     groups: dict[str, Any] = {
         name: field.annotation.model_fields
         for name, field in Config.model_fields.items()
@@ -176,10 +178,10 @@ def _group(overrides: Mapping[str, Any]) -> dict[str, Any]:
         elif len(owners) == 1:
             grouped = merge_options(grouped, {owners[0]: {name: value}})
         elif owners:
-            raise UserError(f"{name}: an option of {' and of '.join(owners)}; write {owners[0]}={{'{name}': ...}}")
+            raise SchurganError(f"{name}: an option of {' and of '.join(owners)}; write {owners[0]}={{'{name}': ...}}")
         else:
             known = [*Config.model_fields, *(option for fields in groups.values() for option in fields)]
-            raise UserError(f"{name}: no such option{did_you_mean(name, known)}")
+            raise SchurganError(f"{name}: no such option{did_you_mean(name, known)}")
     return grouped
 
 

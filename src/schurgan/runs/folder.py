@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.runs.config import Config
 from schurgan.runs.records import Records, read_records
 
@@ -62,17 +62,17 @@ class RunFolder:
         return _step_files(self.samples, ".png")
 
     def require(self) -> None:
-        """Raise UserError unless this is the folder of a run."""
+        """Raise SchurganError unless this is the folder of a run."""
         if not self.path.is_dir():
-            raise UserError(f"{self.path}: no such run folder")
+            raise SchurganError(f"{self.path}: no such run folder")
         if not self.config.is_file():
-            raise UserError(f"{self.path}: no run here (no {self.config.name}); `schurgan train` makes one")
+            raise SchurganError(f"{self.path}: no run here (no {self.config.name}); `schurgan train` makes one")
 
     def read_config(self) -> Config:
         """The options of the run.
 
         Raises:
-            UserError: this is no run, or the file is damaged or of another version.
+            SchurganError: this is no run, or the file is damaged or of another version.
         """
         self.require()
         return Config.load(self.config)

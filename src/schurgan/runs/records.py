@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 
 _MOST = 2**53  # beyond it a step could not be told from the next as a float, which charts need
 
@@ -122,7 +122,7 @@ def read_records(path: str | Path) -> Records:
     that is not finite reads as None.
 
     Raises:
-        UserError: the file cannot be read.
+        SchurganError: the file cannot be read.
     """
     records, decoder = Records([], [], []), json.JSONDecoder(parse_constant=lambda _: None)
     try:
@@ -130,7 +130,7 @@ def read_records(path: str | Path) -> Records:
     except FileNotFoundError:
         return records
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+        raise SchurganError(f"{path}: cannot be read ({error.strerror or error})") from None
     for line in content.split(b"\n"):  # not splitlines(): a reason may hold other characters that end lines
         with suppress(ValueError, RecursionError):
             parsed = decoder.decode(line.decode("utf-8", "replace"))

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from schurgan.core.errors import UserError, did_you_mean
+from schurgan.core.errors import SchurganError, did_you_mean
 from schurgan.core.files import write_json
 from schurgan.runs.config import Config, flatten
 
@@ -138,12 +138,12 @@ def check_changes(
     for name in names:
         if name not in known:
             near = did_you_mean(_kebab(name), sorted(map(_kebab, known)))
-            raise UserError(f'allow: "{_kebab(name)}" given, no such option{near}')
+            raise SchurganError(f'allow: "{_kebab(name)}" given, no such option{near}')
     weighty = [name for name in changes if name == _DATA or not _covers(free, name)]
     if refused := [name for name in weighty if not _covers(names, name)]:
         what = "; ".join(changes[name] for name in refused)
         needed = " ".join(map(_kebab, [*names, *refused]))
-        raise UserError(
+        raise SchurganError(
             f"{run}: its checkpoint was made with other options ({what}); set them back, or allow the change by "
             f"--allow {needed}"
         )

@@ -11,7 +11,7 @@ from typing import Literal, cast
 
 import yaml
 
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.runs.folder import RunFolder
 from schurgan.runs.messages import duration, event_sentence, figures, file_size, health_sentence, rate, tone_of
 from schurgan.runs.records import Event, HealthRecord, Record, Records, Row
@@ -67,7 +67,7 @@ class Status:
 
 
 def read_status(run: str | Path, now: float | None = None) -> Status:
-    """Read the status of a run at the time `now` (seconds since 1970). Raises UserError where there is no run."""
+    """Read the status of a run at the time `now` (seconds since 1970). Raises SchurganError where there is no run."""
     folder = RunFolder(run)
     folder.require()
     steps, every = _options(folder.config)
@@ -136,7 +136,7 @@ def _options(path: Path) -> tuple[int, int]:
         if type(steps) is not int or type(every) is not int or min(steps, every) < 1:
             raise ValueError("train.steps and train.log_every must be whole numbers")
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError):
-        raise UserError(f"{path}: not the options of a run; `schurgan train` writes them") from None
+        raise SchurganError(f"{path}: not the options of a run; `schurgan train` writes them") from None
     return steps, every
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from schurgan.core.distributed import World
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.core.launch import choose_device
 from schurgan.networks.costs import Costs, step_costs
 from schurgan.runs.config import Config
@@ -54,7 +54,7 @@ def estimate(trials: Sequence[Trial], classes: Sequence[int]) -> Iterator[Estima
         classes: number of classes of each trial's data.
 
     Raises:
-        UserError: options do not fit.
+        SchurganError: options do not fit.
     """
     known: dict[str, tuple[int, Costs, float, int]] = {}
     for trial, count in zip(trials, classes, strict=True):
@@ -65,8 +65,10 @@ def estimate(trials: Sequence[Trial], classes: Sequence[int]) -> Iterator[Estima
             if text not in known:
                 flops, costs = arithmetic(config, count)
                 known[text] = flops, costs, *_timed(config, count, flops)
+        except SchurganError:
+            raise
         except ValueError as error:
-            raise UserError(f"{trial.name}: options do not fit: {error}") from None
+            raise SchurganError(f"{trial.name}: options do not fit: {error}") from None
         flops, costs, seconds, cut = known[text]
         steps, done = config.train.steps, finished_outcome(trial) is not None
         yield Estimate(trial.name, steps, flops * steps, costs.memory, seconds * steps, cut, done)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from schurgan.audio import Aux, MorletCWT, snr_paper_db, write_audio
 from schurgan.audio.pictures import picture, save_png
-from schurgan.core.errors import UserError, writing
+from schurgan.core.errors import SchurganError, writing
 from schurgan.core.files import atomic_write, write_json
 from schurgan.data.shards import Shards, split
 from schurgan.evaluation.sweep import sweep
@@ -58,7 +58,7 @@ def save_figures(study: Study, scale: ScaleName, trials: Sequence[Trial], out: P
     """Draw what the study is for, and return the PNG files (an SVG lies beside each).
 
     Raises:
-        UserError: a trial that is needed has no generator.
+        SchurganError: a trial that is needed has no generator.
     """
     path = out / f"{study.name}-{scale}"
     if study.kind == "panels":
@@ -113,7 +113,7 @@ def _draw_sweep(study: Study, scale: ScaleName, trials: Sequence[Trial], path: P
     )
     points = dict(zip(result.truncations, result.points, strict=True))
     if missing := [alpha for alpha in study.alphas if alpha not in points]:
-        raise UserError(f"study {study.name}: truncation {missing[0]:g} is none of a sweep's")
+        raise SchurganError(f"study {study.name}: truncation {missing[0]:g} is none of a sweep's")
     model = load(trial.folder)
     labels = torch.arange(_EXAMPLES) % len(model.classes)
     with _sheet(path, 4.2) as page:
@@ -174,7 +174,7 @@ def _draw_panels(study: Study, scale: ScaleName, trials: Sequence[Trial], out: P
             clips = [shards.origins[clip] for clip in choose_clips(shards, 2, seed=trial.seed)]
         for number, origin in enumerate(clips):
             if origin not in shards.origins:
-                raise UserError(f"{shards.folder}: has no {origin}, which the first set has; prepare both alike")
+                raise SchurganError(f"{shards.folder}: has no {origin}, which the first set has; prepare both alike")
             # Four generated images of the first signal and two of the second, as the paper has.
             alphas = study.alphas if number == 0 else study.alphas[:2]
             borrowed = borrow(model, shards, shards.origins.index(origin), alphas, trial.seed)
@@ -204,12 +204,12 @@ def _draw_panel(path: Path, name: str, model: Model, borrowed: Borrowed) -> None
 
 
 def _first(study: Study, trials: Sequence[Trial]) -> Trial:
-    """The trial of the first seed. Raises UserError where it was not scored."""
+    """The trial of the first seed. Raises SchurganError where it was not scored."""
     trial = min(trials, key=lambda each: (each.seed, each.variant != ""))
     outcome = read_outcome(trial.folder)
     if outcome is None or outcome.scored_step is None:
         why = outcome.reason if outcome else "it was not run"
-        raise UserError(f"study {study.name}: trial {trial.name} has no generator to draw ({why})")
+        raise SchurganError(f"study {study.name}: trial {trial.name} has no generator to draw ({why})")
     return trial
 
 
@@ -264,11 +264,11 @@ class Borrowed:
 def choose_clips(shards: Shards, count: int, seed: int) -> list[int]:
     """`count` recordings (no altered copies) of different classes where there are as many, drawn by the seed.
 
-    Raises UserError where there are fewer recordings.
+    Raises SchurganError where there are fewer recordings.
     """
     order = np.random.default_rng(seed).permutation(np.flatnonzero(~shards.augmented))
     if len(order) < count:
-        raise UserError(f"{shards.folder}: {len(order)} recordings, {count} are needed")
+        raise SchurganError(f"{shards.folder}: {len(order)} recordings, {count} are needed")
     firsts = np.sort(np.unique(shards.labels[order], return_index=True)[1])
     clips: list[int] = np.concatenate([order[firsts], np.delete(order, firsts)])[:count].tolist()
     return clips
@@ -276,7 +276,7 @@ def choose_clips(shards: Shards, count: int, seed: int) -> list[int]:
 
 @torch.no_grad()
 def borrow(model: Model, shards: Shards, clip: int, alphas: Sequence[float], seed: int) -> Borrowed:
-    """Raises UserError for a set without recordings."""
+    """Raises SchurganError for a set without recordings."""
     original = shards.recording(clip)
     label = shards.classes[int(shards.labels[clip])]
     image, aux = model.spectrogram.encode(original[None])
@@ -292,11 +292,13 @@ def borrow(model: Model, shards: Shards, clip: int, alphas: Sequence[float], see
 def phase_picture(model: Model, original: Tensor) -> Tensor:
     """Recording (L,) -> its phase (R, R) in [−π, π], rows ascending in frequency, at the middle of each column.
 
-    Raises UserError for images that are not of wavelets.
+    Raises SchurganError for images that are not of wavelets.
     """
     transform, size = model.spectrogram.transform, model.spectrogram.size
     if not isinstance(transform, MorletCWT):
-        raise UserError("a picture of the phase needs images of wavelets; prepare the data with --transform wavelet")
+        raise SchurganError(
+            "a picture of the phase needs images of wavelets; prepare the data with --transform wavelet"
+        )
     coefficients = transform.full_rate(original[None])[0]
     middles = ((torch.arange(size) + 0.5) * (coefficients.shape[-1] / size)).long()
     return coefficients[:, middles].angle()

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.process import BaseProcess
 
-from schurgan.core.errors import Interrupted, UserError, say
+from schurgan.core.errors import Interrupted, SchurganError, say
 from schurgan.core.launch import find_placement
 from schurgan.runs.folder import RunFolder
 from schurgan.studies.study import Trial
@@ -32,7 +32,7 @@ def run_trials(trials: Sequence[Trial], jobs: int = 1) -> None:
         jobs: trials side by side, each a process of its own with one thread and its output in RUN/trial.log.
 
     Raises:
-        UserError: a folder holds a run of other options; nothing was trained.
+        SchurganError: a folder holds a run of other options; nothing was trained.
         Interrupted: the study was asked to stop; all states are saved.
     """
     for trial in trials:
@@ -40,7 +40,7 @@ def run_trials(trials: Sequence[Trial], jobs: int = 1) -> None:
     placement = find_placement(os.environ)
     processes = placement.size if placement else 1
     if processes > 1 and jobs > 1:
-        raise UserError(f"jobs: {jobs} given under a launcher of {processes} processes, 1 is needed")
+        raise SchurganError(f"jobs: {jobs} given under a launcher of {processes} processes, 1 is needed")
     waiting = [trial for trial in trials if processes > 1 or not _done(trial)]
     if done := len(trials) - len(waiting):
         say(f"{done} of {len(trials)} trials are done already")
@@ -123,13 +123,13 @@ def _work(trial: Trial) -> None:
         run_trial(replace(trial, config=trial.config.model_copy(update={"train": train})))
     except Interrupted:
         sys.exit(_STOPPED)
-    except UserError as error:
+    except SchurganError as error:
         say(str(error))
         sys.exit(2)
 
 
 def _done(trial: Trial) -> bool:
-    with suppress(UserError):  # a damaged outcome is named when the trial runs
+    with suppress(SchurganError):  # a damaged outcome is named when the trial runs
         return finished_outcome(trial) is not None
     return False
 

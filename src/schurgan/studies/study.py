@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from schurgan.core.errors import UserError, did_you_mean
+from schurgan.core.errors import SchurganError, did_you_mean
 from schurgan.runs.config import Config, explain, merge_options
 from schurgan.runs.options import Count, Options
 
@@ -135,9 +135,9 @@ class Study(Options):
         return self
 
     def scale(self, name: ScaleName) -> ScaleOptions:
-        """Raises UserError for a scale that the study has not."""
+        """Raises SchurganError for a scale that the study has not."""
         if name not in self.scales:
-            raise UserError(f"scale: {name} given, study {self.name} has {', '.join(self.scales)}")
+            raise SchurganError(f"scale: {name} given, study {self.name} has {', '.join(self.scales)}")
         return self.scales[name]
 
     def rows_at(self, scale: ScaleName) -> tuple[Row, ...]:
@@ -167,7 +167,7 @@ class Study(Options):
         return (*needed, *(f"{name}-{variant}" for name in needed for variant in self.variants))
 
     def config(self, row: Row, scale: ScaleName, seed: int, data: Path | None, variant: str = "") -> Config:
-        """Options of a run of the row. Raises UserError naming study and row where they do not fit."""
+        """Options of a run of the row. Raises SchurganError naming study and row where they do not fit."""
         at = self.scale(scale)
         parts = [at.parts.get(f"{part}@{variant}", at.parts[part]) for part in row.parts]
         own = {"data": data, "train": {"seed": seed}}
@@ -178,7 +178,7 @@ class Study(Options):
         try:
             return Config.model_validate(merge_options(preset, merged))
         except ValidationError as error:
-            raise UserError(f"study {self.name}, row {row.name}, scale {scale}: {explain(error)}") from None
+            raise SchurganError(f"study {self.name}, row {row.name}, scale {scale}: {explain(error)}") from None
 
     def trials(self, scale: ScaleName, seeds: int | None, data: Mapping[str, Path], out: Path) -> tuple[Trial, ...]:
         """List every run: all rows of the first seed, then all of the next, variants last.
@@ -234,10 +234,10 @@ def study_names() -> list[str]:
 
 
 def load_study(name: str) -> Study:
-    """The shipped study of that name. Raises UserError, with the nearest name, where there is none."""
+    """The shipped study of that name. Raises SchurganError, with the nearest name, where there is none."""
     if name not in study_names():
         near = did_you_mean(name, study_names()) or f"; there are {', '.join(study_names())}"
-        raise UserError(f'study "{name}": no such study{near}')
+        raise SchurganError(f'study "{name}": no such study{near}')
     return read_study(name, _raw(name))
 
 
@@ -248,7 +248,7 @@ def read_study(name: str, content: Mapping[str, Any]) -> Study:
     rows.
 
     Raises:
-        UserError: naming what is wrong.
+        SchurganError: naming what is wrong.
     """
     content = dict(content)
     only, like = content.pop("only", None), content.pop("like", None)
@@ -257,7 +257,7 @@ def read_study(name: str, content: Mapping[str, Any]) -> Study:
     if only is not None:
         rows = {row["name"]: row for row in content["rows"]}
         if missing := [row for row in only if row not in rows]:
-            raise UserError(f'study {name}: "{missing[0]}" is no row of {like}')
+            raise SchurganError(f'study {name}: "{missing[0]}" is no row of {like}')
         content["rows"] = [rows[row] for row in only]
     try:
         return Study.model_validate(content | {"name": name})
@@ -265,7 +265,7 @@ def read_study(name: str, content: Mapping[str, Any]) -> Study:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
         message = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"study {name}: {f'{where}: ' if where else ''}{message}") from None
+        raise SchurganError(f"study {name}: {f'{where}: ' if where else ''}{message}") from None
 
 
 def _raw(name: str) -> dict[str, Any]:

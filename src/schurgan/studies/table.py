@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from schurgan.core.errors import UserError, writing
+from schurgan.core.errors import SchurganError, writing
 from schurgan.core.files import atomic_write, write_json
 from schurgan.evaluation.metric_table import BY_NAME, title
 from schurgan.evaluation.metrics.intervals import Interval
@@ -61,7 +61,7 @@ def save_table(study: Study, scale: ScaleName, trials: Sequence[Trial], out: Pat
     """Write OUT/NAME-SCALE.md, .png and .json, and return the Markdown. The same results give the same bytes.
 
     Raises:
-        UserError: rows of a group were evaluated in different ways.
+        SchurganError: rows of a group were evaluated in different ways.
     """
     results = read_results(trials)
     _check_comparable(study, results)
@@ -238,7 +238,7 @@ def _check_comparable(study: Study, results: Sequence[Result]) -> None:
         assert other.evaluation is not None
         if differs := difference(other.evaluation.protocol, result.evaluation.protocol):
             what, ours, theirs = differs
-            raise UserError(
+            raise SchurganError(
                 f"{other.trial.name} and {result.trial.name} cannot be compared: {what} is {ours} in the one and "
                 f"{theirs} in the other; remove {RunFolder(result.trial.folder).outcome} and start the study again"
             )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from schurgan.core.distributed import World, join
-from schurgan.core.errors import Interrupted, UserError, writing
+from schurgan.core.errors import Interrupted, SchurganError, writing
 from schurgan.core.files import write_json
 from schurgan.core.launch import find_placement
 from schurgan.data.shards import Shards, split
@@ -41,7 +41,7 @@ def run_trial(trial: Trial) -> Outcome:
 
     Raises:
         Interrupted: the run was asked to stop, and has saved its state.
-        UserError: the folder holds a run of other options.
+        SchurganError: the folder holds a run of other options.
     """
     device = trial.config.train.device
     with _alone(trial.folder):
@@ -68,7 +68,7 @@ def finished_outcome(trial: Trial) -> Outcome | None:
 
 
 def check_same(trial: Trial) -> None:
-    """Raises UserError where the trial's folder holds a run of other options."""
+    """Raises SchurganError where the trial's folder holds a run of other options."""
     path = RunFolder(trial.folder).config
     if not path.exists():
         return
@@ -76,7 +76,7 @@ def check_same(trial: Trial) -> None:
     for name in here:
         if name not in _FREE and here[name] != there[name]:
             other = f"holds a run with {name.replace('_', '-')} {there[name]}, the study has {here[name]}"
-            raise UserError(f"{trial.folder}: {other}; choose another `out`")
+            raise SchurganError(f"{trial.folder}: {other}; choose another `out`")
 
 
 def _train(trial: Trial, started: bool) -> Outcome:
@@ -89,7 +89,7 @@ def _train(trial: Trial, started: bool) -> Outcome:
             train(trial.config, folder.path)
     except Interrupted:
         raise
-    except UserError as error:
+    except SchurganError as error:
         outcome = judge(folder.read_records())
         # A number that is not finite ends a run as a collapse, and its files say so.
         return outcome if outcome.state == "collapsed" and "not finite" in outcome.reason.lower() else _failed(error)
@@ -114,7 +114,7 @@ def _score(trial: Trial, outcome: Outcome, world: World) -> Outcome:
             data=trial.config.data,
             world=world,
         )
-    except (UserError, OSError, RuntimeError, ValueError, MemoryError) as error:
+    except (OSError, RuntimeError, ValueError, MemoryError) as error:
         return _failed(error)
     return replace(outcome, scored_step=step)
 
@@ -197,7 +197,7 @@ class Outcome:
 
 
 def read_outcome(run: Path) -> Outcome | None:
-    """None where there is none yet. Raises UserError for a damaged file."""
+    """None where there is none yet. Raises SchurganError for a damaged file."""
     path = RunFolder(run).outcome
     try:
         known = json.loads(path.read_text("utf-8"))
@@ -207,7 +207,9 @@ def read_outcome(run: Path) -> Outcome | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path}: not what became of a run ({error}); remove it, and the run is scored anew") from None
+        raise SchurganError(
+            f"{path}: not what became of a run ({error}); remove it, and the run is scored anew"
+        ) from None
 
 
 def judge(records: Records, monitor: Mapping[str, Any] | None = None) -> Outcome:
@@ -266,7 +268,7 @@ class Result:
 
 
 def read_results(trials: Sequence[Trial]) -> list[Result]:
-    """Results of the trials that have an outcome. Raises UserError for damaged files."""
+    """Results of the trials that have an outcome. Raises SchurganError for damaged files."""
     results = []
     for trial in trials:
         if outcome := read_outcome(trial.folder):

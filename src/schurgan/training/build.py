@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from schurgan.core.distributed import World
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.data.codec import Codec
 from schurgan.data.dataset import LabelledImages
 from schurgan.networks import (
@@ -181,19 +181,19 @@ def choose_codec(config: Config, images: LabelledImages, own: Parts | None = Non
     """The data's codec with the channels and the colour map of the options.
 
     Raises:
-        UserError: G makes images of another size, or the images cannot have such channels.
+        SchurganError: G makes images of another size, or the images cannot have such channels.
     """
     try:
         architecture = build_architecture(config.model)
     except ValueError as error:
-        raise UserError(f"model.architecture: {config.model.architecture} given, {error}") from None
+        raise SchurganError(f"model.architecture: {config.model.architecture} given, {error}") from None
     try:
         codec = images.codec.recolored(config.model.channels, config.model.colormap)
     except ValueError as error:
-        raise UserError(f"model.{error} ({images.folder})") from None
+        raise SchurganError(f"model.{error} ({images.folder})") from None
     if architecture.size != images.shape[1:] and not (own and own.generator and own.discriminator):
         (rows, columns), (height, width) = architecture.size, images.shape[1:]
-        raise UserError(
+        raise SchurganError(
             f'model.architecture: "{config.model.architecture}" makes images of {rows}x{columns}, {images.folder} holds'
             f" {height}x{width}; prepare with size {rows} or choose another architecture"
         )

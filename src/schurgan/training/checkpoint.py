@@ -21,7 +21,7 @@ from typing import IO, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.core.files import atomic_write, sha256, sync_folder
 from schurgan.runs.folder import RunFolder, StepFile
 from schurgan.runs.sidecar import FORMAT, CheckpointRecord, Damaged, Identity, Sidecar, by_score, sidecar_path
@@ -110,7 +110,7 @@ class Checkpoints:
         """Read the newest checkpoint that is whole, with a warning for each damaged one; None where there is none.
 
         Raises:
-            UserError: all are damaged.
+            SchurganError: all are damaged.
         """
         return self._first_readable(reversed(self.paths()))
 
@@ -150,11 +150,11 @@ class Checkpoints:
             warnings.warn(f"{self.folder}: old checkpoints cannot be removed ({error.strerror})", stacklevel=4)
 
     def _first_readable(self, paths: Iterable[Path]) -> Checkpoint | None:
-        damaged: list[UserError] = []
+        damaged: list[SchurganError] = []
         for path in paths:
             try:
                 checkpoint = read(path)
-            except UserError as error:
+            except SchurganError as error:
                 damaged.append(error)
                 continue
             for problem in damaged:
@@ -163,14 +163,14 @@ class Checkpoints:
         if not damaged:
             return None
         what = f"none of {len(damaged)} checkpoints can be read ({damaged[0]})"
-        raise UserError(f"{self.folder}: {what}; train again in a new folder")
+        raise SchurganError(f"{self.folder}: {what}; train again in a new folder")
 
 
 def read(path: str | Path) -> Checkpoint:
     """Read one checkpoint and verify all of it; it can build nothing but tensors and plain values.
 
     Raises:
-        UserError: the file is damaged, unreadable, or of another format.
+        SchurganError: the file is damaged, unreadable, or of another format.
     """
     path = Path(path)
     try:
@@ -184,11 +184,11 @@ def read(path: str | Path) -> Checkpoint:
         except Exception as error:  # a checksum proves no goodwill, and torch names no end to what an archive can raise
             raise Damaged(f"damaged, or not a checkpoint ({type(error).__name__})") from None
     except Damaged as error:
-        raise UserError(f"{path}: {error}") from None
+        raise SchurganError(f"{path}: {error}") from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+        raise SchurganError(f"{path}: cannot be read ({error.strerror or error})") from None
     if not isinstance(state, dict):
-        raise UserError(f"{path}: not a checkpoint (it holds {type(state).__name__}, a dict is needed)")
+        raise SchurganError(f"{path}: not a checkpoint (it holds {type(state).__name__}, a dict is needed)")
     return Checkpoint(sidecar.record, state)
 
 

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.normality import DDFN, departure_counters, reset_departure_counters
 from schurgan.runs.folder import RunFolder
 from schurgan.runs.messages import event_sentence
@@ -65,7 +65,7 @@ class TensorBoard:
     dropped. A disk that refuses a write ends the writing with a warning, never the run.
 
     Raises:
-        UserError: the package tensorboard is missing.
+        SchurganError: the package tensorboard is missing.
     """
 
     def __init__(self, run: str | Path, start: int = 0, attempt: int = 0) -> None:
@@ -73,7 +73,9 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             missing = "the package tensorboard is missing"
-            raise UserError(f"--train.tensorboard: {missing}; `pip install schurgan[tensorboard]` brings it") from None
+            raise SchurganError(
+                f"--train.tensorboard: {missing}; `pip install schurgan[tensorboard]` brings it"
+            ) from None
         self._make: Callable[..., Any] = SummaryWriter
         self._folder, self._attempt = RunFolder(run).tensorboard, attempt
         self._failed = False

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 
 from schurgan.core.distributed import World
-from schurgan.core.errors import Interrupted, UserError, writing
+from schurgan.core.errors import Interrupted, SchurganError, writing
 from schurgan.data.dataset import LabelledImages
 from schurgan.data.loader import Batches, Prefetch
 from schurgan.data.shards import split
@@ -81,25 +81,27 @@ class Run:
         try:
             self.trainer = build_trainer(config, classes, world=world, codec=self.codec, own=self.own)
         except ValueError as error:
-            raise UserError(str(error)) from None
+            raise SchurganError(str(error)) from None
         self.batches = Batches(
             self.training, train.batch_size, train.seed, balanced=train.balanced, rank=world.rank, world=world.size
         )
 
     def initialise(self) -> None:
-        """Prepare the state before the first step. Raises UserError for data that cannot be trained on."""
+        """Prepare the state before the first step. Raises SchurganError for data that cannot be trained on."""
         try:
             for condition in self.trainer.conditions.values():
                 batches = self.training.batches(64)
                 condition.fit_real((self.codec.apply_colormap(images), labels) for images, labels in batches)
+        except SchurganError:
+            raise
         except ValueError as error:
-            raise UserError(f"{self.training.folder}: {error}") from None
+            raise SchurganError(f"{self.training.folder}: {error}") from None
 
     def restore(self, allow: Collection[str] = ()) -> None:
         """Restore the newest checkpoint, else initialise.
 
         Raises:
-            UserError: an option that is not in `allow` differs from the checkpoint's, or the state does not fit.
+            SchurganError: an option that is not in `allow` differs from the checkpoint's, or the state does not fit.
         """
         if self.world.is_main:
             for partial_file in self.run.rglob(".*.partial"):  # of a process that was killed while it wrote
@@ -117,7 +119,7 @@ class Run:
             self._load(checkpoint.state)
         except (KeyError, ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[-1].strip()
-            raise UserError(f"{self.run}: its checkpoint does not fit these options ({reason})") from None
+            raise SchurganError(f"{self.run}: its checkpoint does not fit these options ({reason})") from None
 
     def fit(self, interrupts: list[int]) -> None:
         """Train to the last step; nothing is touched when all is done.
@@ -216,7 +218,7 @@ class Run:
         steps = self.world.broadcast_object(steps)
         action = decide(verdict, self.attempt, health.max_rollbacks, steps, health.reaction)
         if verdict.state == "collapsed" and action.kind == "continue" and self._fault.item():
-            raise UserError(f"{self.run}: {verdict.reasons[0]}")  # nothing would ever change any more
+            raise SchurganError(f"{self.run}: {verdict.reasons[0]}")  # nothing would ever change any more
         return None if action.kind == "continue" else action
 
     def _diagnose(self) -> str:
@@ -263,7 +265,7 @@ class Run:
         chosen = [path for path, record in records if record.healthy and record.step == step]
         try:
             return read(chosen[-1])
-        except (IndexError, UserError):  # dropped, or damaged, of which a warning tells
+        except (IndexError, SchurganError):  # dropped, or damaged, of which a warning tells
             return self.checkpoints.load_healthy(step + 1)
 
     def _load(self, state: dict[str, Any], going_back: bool = False) -> None:

@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Any, cast
 
 from schurgan.core.distributed import join
-from schurgan.core.errors import UserError, writing
+from schurgan.core.errors import SchurganError, writing
 from schurgan.core.launch import restarted
 from schurgan.data.dataset import DatasetImages, LabelledImages, Pairs
 from schurgan.data.prepare import prepare_data
@@ -62,7 +62,7 @@ def train_model(
         The trained model.
 
     Raises:
-        UserError: something does not fit, or `out` holds another run.
+        SchurganError: something does not fit, or `out` holds another run.
         Interrupted: the process was asked to stop, and the state is saved.
     """
     own = Parts(generator, discriminator, loss, tuple(regularizers))
@@ -93,7 +93,7 @@ def resume_model(
         The trained model.
 
     Raises:
-        UserError: there is no run, or its state does not fit.
+        SchurganError: there is no run, or its state does not fit.
         Interrupted: the process was asked to stop, and the state is saved.
     """
     own = Parts(generator, discriminator, loss, tuple(regularizers))
@@ -119,7 +119,7 @@ def train(
         The folder.
 
     Raises:
-        UserError: there is a run already, or something does not fit.
+        SchurganError: there is a run already, or something does not fit.
         Interrupted: the process was asked to stop, and the state is saved.
     """
     folder = RunFolder(Path(run))
@@ -129,7 +129,7 @@ def train(
     def refuse() -> None:
         if folder.config.exists():
             where = f"continue it by `schurgan resume {folder.path}`, or choose another `out`"
-            raise UserError(f"{folder.path}: holds a run already; {where}")
+            raise SchurganError(f"{folder.path}: holds a run already; {where}")
 
     with join(config.train.device) as world:
         again = folder.config.exists() and (go_on or restarted())
@@ -157,7 +157,7 @@ def resume(
         The folder.
 
     Raises:
-        UserError: there is no run, or its state does not fit the options.
+        SchurganError: there is no run, or its state does not fit the options.
         Interrupted: the process was asked to stop, and the state is saved.
     """
     folder, images = RunFolder(Path(run)), None
@@ -203,7 +203,7 @@ def _with_data(config: Config, data: Data, run: Path) -> tuple[Config, LabelledI
 
 def _shards(config: Config, images: LabelledImages | None) -> LabelledImages:
     if images is None and config.data is None:
-        raise UserError("data: missing, the folder that `schurgan prepare` made is needed")
+        raise SchurganError("data: missing, the folder that `schurgan prepare` made is needed")
     return images if images is not None else Shards(config.data or "")
 
 

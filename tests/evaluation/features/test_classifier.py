@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from schurgan.audio import Spectrogram
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.data import Shards, prepare
 from schurgan.data.sources import open_source
 from schurgan.evaluation.features.classifier import Classifier, _held_out, augment, draws, judge, train_classifier
@@ -138,7 +138,7 @@ def test_folds_that_the_run_excludes_are_tested_on_and_never_trained_on():
 
 def test_folds_that_leave_nothing_are_refused():
     data = Bands(count=12, folds=(1,) * 6 + (2,) * 6)
-    with pytest.raises(UserError, match="0 clips to train on"):
+    with pytest.raises(SchurganError, match="0 clips to train on"):
         train_classifier(data, val_folds=(1, 2))
 
 

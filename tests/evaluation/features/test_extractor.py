@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from schurgan.audio import Spectrogram
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.data import Shards, prepare
 from schurgan.data.sources import open_source
 from schurgan.evaluation.features import classifier as module
@@ -188,7 +188,7 @@ def test_images_painted_in_colours_are_known_by_their_colours(tmp_path):
 
 
 def test_an_unknown_name_is_refused_with_the_nearest():
-    with pytest.raises(UserError, match='did you mean "inception"'):
+    with pytest.raises(SchurganError, match='did you mean "inception"'):
         open_extractor("inceptoin")
     with pytest.raises(ValueError, match="shards"):
         open_extractor("classifier")

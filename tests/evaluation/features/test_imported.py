@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.evaluation.features.extractor import Extractor
 from schurgan.evaluation.features.registry import open_extractor
 
@@ -132,15 +132,15 @@ def test_what_is_no_features_is_refused(own, attribute, sentence):
     ],
 )
 def test_what_cannot_be_used_is_refused_in_one_sentence(own, attribute, sentence):
-    with pytest.raises(UserError, match=sentence) as caught:
+    with pytest.raises(SchurganError, match=sentence) as caught:
         own(attribute)
     assert "\n" not in str(caught.value)
 
 
 def test_a_module_that_is_not_there_or_does_not_load_is_refused(tmp_path, monkeypatch):
-    with pytest.raises(UserError, match="cannot be imported"):
+    with pytest.raises(SchurganError, match="cannot be imported"):
         open_extractor("no_such_module_here:embed")
     (tmp_path / "bad_module_here.py").write_text("1 / 0")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(UserError, match="division by zero"):
+    with pytest.raises(SchurganError, match="division by zero"):
         open_extractor("bad_module_here:embed")

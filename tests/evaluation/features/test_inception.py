@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.evaluation.features.registry import open_extractor
 
 LIBRARY = "torch_fidelity.feature_extractor_inceptionv3"
@@ -79,7 +79,7 @@ def test_where_it_cannot_be_loaded_one_sentence_says_what_to_install(monkeypatch
         raise error
 
     monkeypatch.setattr("schurgan.evaluation.features.inception.importlib.import_module", fail)
-    with pytest.raises(UserError, match="pip install torch-fidelity") as caught:
+    with pytest.raises(SchurganError, match="pip install torch-fidelity") as caught:
         open_extractor("inception")
     assert str(error) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -90,7 +90,7 @@ def test_without_its_weights_one_sentence_says_so(library):
         raise OSError("<urlopen error>")
 
     library.FeatureExtractorInceptionV3 = offline
-    with pytest.raises(UserError, match="cannot get its weights"):
+    with pytest.raises(SchurganError, match="cannot get its weights"):
         open_extractor("inception")
 
 

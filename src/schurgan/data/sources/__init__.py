@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from schurgan.core.errors import UserError, did_you_mean
+from schurgan.core.errors import SchurganError, did_you_mean
 from schurgan.data.sources.base import Item, Skipped, Source
 from schurgan.data.sources.cifar10 import open_cifar10
 from schurgan.data.sources.common_voice import open_common_voice
@@ -39,18 +39,18 @@ SOURCES: dict[str, Entry] = {
 def open_source(name: str, root: str | os.PathLike[str] | None = None, **options: object) -> Source:
     """The source `name` at `root`, listed and ready to load.
 
-    Raises UserError, one sentence, for an unknown name or option, and for a root that is missing or of another kind.
+    Raises SchurganError for an unknown name or option, and for a root that is missing or of another kind.
     """
     if name not in SOURCES:
-        raise UserError(f'source "{name}": no such source{_hint(name, list(SOURCES))}')
+        raise SchurganError(f'source "{name}": no such source{_hint(name, list(SOURCES))}')
     entry = SOURCES[name]
     known = [option for option in inspect.signature(entry.open).parameters if option != "root"]
     for option in options:
         if option not in known:
-            raise UserError(f'source "{name}": no option "{option}"{_hint(option, known)}')
+            raise SchurganError(f'source "{name}": no option "{option}"{_hint(option, known)}')
     if entry.root is None:
         if root is not None:
-            raise UserError(f'source "{name}": makes its own sounds and reads no folder, yet "{root}" was given')
+            raise SchurganError(f'source "{name}": makes its own sounds and reads no folder, yet "{root}" was given')
         return entry.open(**options)
     return entry.open(_folder(name, root, entry.root), **options)
 
@@ -58,17 +58,19 @@ def open_source(name: str, root: str | os.PathLike[str] | None = None, **options
 def _folder(name: str, root: str | os.PathLike[str] | None, needed: str) -> Path:
     """`root` as the path of a folder that has something in it."""
     if root is None:
-        raise UserError(f'source "{name}": no folder given; it needs {needed}')
+        raise SchurganError(f'source "{name}": no folder given; it needs {needed}')
     root = Path(root).expanduser()
     try:
         if not os.listdir(root):
-            raise UserError(f"{root}: an empty folder; {needed} is needed")
+            raise SchurganError(f"{root}: an empty folder; {needed} is needed")
     except FileNotFoundError:
-        raise UserError(f"{root}: no such folder; {needed} is needed") from None
+        raise SchurganError(f"{root}: no such folder; {needed} is needed") from None
     except NotADirectoryError:
-        raise UserError(f"{root}: a file, not a folder; {needed} is needed") from None
+        raise SchurganError(f"{root}: a file, not a folder; {needed} is needed") from None
+    except SchurganError:
+        raise
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise UserError(f"{root}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+        raise SchurganError(f"{root}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     return root
 
 

@@ -11,7 +11,7 @@ from typing import Protocol
 from torch import Tensor
 
 from schurgan.audio.files import read_audio
-from schurgan.core.errors import UserError, did_you_mean
+from schurgan.core.errors import SchurganError, did_you_mean
 from schurgan.data.sources.image_files import read_image
 
 AUDIO_SUFFIXES = (
@@ -58,7 +58,7 @@ class Source(Protocol):
         """The item as mono samples (L,) float32 at `sample_rate`. Raises AudioError if it cannot be used."""
 
     def load_image(self, item: Item) -> Tensor:
-        """The item as pixels (C, H, W) uint8, C 1 or 3. Raises UserError if it cannot be used."""
+        """The item as pixels (C, H, W) uint8, C 1 or 3. Raises SchurganError if it cannot be used."""
 
     def describe(self) -> dict[str, object]:
         """JSON values that determine the data, the same on every machine: goes into manifests and plan hashes."""
@@ -101,12 +101,12 @@ class FileSource:
 
 
 def choices(source: str, option: str, value: str | Sequence[str], known: Sequence[str]) -> list[str]:
-    """The names in a text with commas, or in a sequence, each once; UserError for one that is not known."""
+    """The names in a text with commas, or in a sequence, each once; SchurganError for one that is not known."""
     names = [name.strip() for name in value.split(",")] if isinstance(value, str) else list(value)
     for name in names or [""]:
         if name not in known:
             hint = did_you_mean(str(name), known) or f"; {', '.join(known)} would do"
-            raise UserError(f'source "{source}": no {option} "{name}"{hint}')
+            raise SchurganError(f'source "{source}": no {option} "{name}"{hint}')
     return list(dict.fromkeys(names))
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.data.sources.base import Item, Skipped
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -62,7 +62,7 @@ class CIFAR10:
             images, _ = _read(self.root / f"{batch}{self.suffix}")
             return torch.from_numpy(images[int(number)].reshape(SHAPE).copy())
         except (_Unreadable, IndexError) as error:
-            raise UserError(f"{self.root / batch}{self.suffix}: changed since it was listed ({error})") from None
+            raise SchurganError(f"{self.root / batch}{self.suffix}: changed since it was listed ({error})") from None
 
     def describe(self) -> dict[str, object]:
         """What determines the data: goes into manifests and plan hashes."""
@@ -81,16 +81,16 @@ def open_cifar10(root: Path, per_class: int | None = None) -> CIFAR10:
         per_class: of each batch the first so many images of every class, for trials; all by default.
 
     Raises:
-        UserError: no batch can be read, or per_class is under 1.
+        SchurganError: no batch can be read, or per_class is under 1.
     """
     if per_class is not None and not (isinstance(per_class, int) and per_class >= 1):
-        raise UserError(f"per_class {per_class}: a whole number of images of 1 or more is needed")
+        raise SchurganError(f"per_class {per_class}: a whole number of images of 1 or more is needed")
     places = (root, root / "cifar-10-batches-py", root / "cifar-10-batches-bin")
     layouts = ((place, end) for place in places for end in ("", ".bin"))
     home, suffix = next((at for at in layouts if any((at[0] / f"{b}{at[1]}").is_file() for b in FOLDS)), (None, ""))
     if home is None:
         reason = "no data_batch_1 or data_batch_1.bin in it; the folder that CIFAR-10 unpacks to is needed"
-        raise UserError(f"{root}: {reason}")
+        raise SchurganError(f"{root}: {reason}")
     digest, labels, skipped = hashlib.sha256(), [], []
     for batch in FOLDS:
         try:
@@ -102,7 +102,7 @@ def open_cifar10(root: Path, per_class: int | None = None) -> CIFAR10:
         digest.update(batch.encode() + classes.tobytes())
         digest.update(images.tobytes())
     if not labels:
-        raise UserError(f"{home}: no batch can be read; the first, {skipped[0][0]}: {skipped[0][1]}")
+        raise SchurganError(f"{home}: no batch can be read; the first, {skipped[0][0]}: {skipped[0][1]}")
     return CIFAR10(home, suffix, tuple(labels), digest.hexdigest(), tuple(skipped), per_class)
 
 

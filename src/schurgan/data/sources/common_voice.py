@@ -13,7 +13,7 @@ from pathlib import Path
 
 import soundfile
 
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.data.sources.base import FileSource, Item, choices
 from schurgan.data.sources.tables import Row, read_table
 
@@ -44,14 +44,14 @@ def open_common_voice(
         seed: of the draw, which depends on it and on the clips' names alone, not on the order of rows.
 
     Raises:
-        UserError: options or folders of another kind, broken tables, or more than 1,000 classes.
+        SchurganError: options or folders of another kind, broken tables, or more than 1,000 classes.
     """
     choices("common_voice", "by", [by], BY)
     splits = choices("common_voice", "split", split, SPLITS)
     if max_seconds is not None and not max_seconds > 0:
-        raise UserError(f"max_seconds {max_seconds}: a length above 0 s is needed")
+        raise SchurganError(f"max_seconds {max_seconds}: a length above 0 s is needed")
     if not (isinstance(clips, int) and clips >= 1 and isinstance(seed, int) and seed >= 0):
-        raise UserError(f"clips {clips}, seed {seed}: a whole number of 1 or more and one of 0 or more are needed")
+        raise SchurganError(f"clips {clips}, seed {seed}: a whole number of 1 or more and one of 0 or more are needed")
     base, present = _languages(root, splits)
     chosen = present if locales is None else choices("common_voice", "locale", locales, present)
     reader = _Reader(base, splits, by, max_seconds, seed, Counter())
@@ -66,10 +66,10 @@ def open_common_voice(
     skipped = [(table, f"{count} clips {reason}") for (table, reason), count in sorted(reader.left_out.items())]
     if not listing:
         why = f" ({skipped[0][0]}: {skipped[0][1]})" if skipped else ""
-        raise UserError(f'{root}: no clip can be used with classes by "{by}"{why}')
+        raise SchurganError(f'{root}: no clip can be used with classes by "{by}"{why}')
     categories = tuple(sorted({item.label for item in listing}))
     if (count := len(categories)) > MAX_CLASSES:
-        raise UserError(f'{root}: {count} classes by "{by}" in {len(listing)} clips; at most {MAX_CLASSES} do')
+        raise SchurganError(f'{root}: {count} classes by "{by}" in {len(listing)} clips; at most {MAX_CLASSES} do')
     options = {"by": by, "split": list(splits), "max_seconds": max_seconds, "clips": clips, "seed": seed}
     ordered = tuple(sorted(listing, key=lambda item: item.origin))
     return FileSource("common_voice", base, categories, ordered, tuple(skipped), tuple(options.items()))
@@ -128,7 +128,7 @@ class _Reader:
     def _label(self, row: Row, locale: str) -> str:
         column = "accent" if self.by == "accents" and "accents" not in row.fields else self.by  # its older name
         if column not in row.fields and column != "locale":
-            raise UserError(f'{row.table} line 1: no column "{column}", which the classes were to be read from')
+            raise SchurganError(f'{row.table} line 1: no column "{column}", which the classes were to be read from')
         label = " ".join(row[column].split())
         return label or (locale if column == "locale" else "")
 
@@ -141,10 +141,14 @@ def _languages(root: Path, splits: Sequence[str]) -> tuple[Path, list[str]]:
     else:
         releases = [folder for folder in sorted(root.iterdir()) if any(folder.glob("*/clips"))]
         if not any(root.glob("*/clips")) and len(releases) > 1:
-            raise UserError(f"{root}: {' and '.join(path.name for path in releases)}, several releases; one is needed")
+            raise SchurganError(
+                f"{root}: {' and '.join(path.name for path in releases)}, several releases; one is needed"
+            )
         base = root if any(root.glob("*/clips")) or not releases else releases[0]
         places = [clips.parent for clips in sorted(base.glob("*/clips"))]
     locales = [place.name for place in places if any((place / f"{split}.tsv").is_file() for split in splits)]
     if not locales:
-        raise UserError(f"{root}: no {splits[0]}.tsv beside clips/; the folder of a language in a release is needed")
+        raise SchurganError(
+            f"{root}: no {splits[0]}.tsv beside clips/; the folder of a language in a release is needed"
+        )
     return base, locales

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.data.sources.base import FileSource, Item, choices
 from schurgan.data.sources.tables import Row, read_table
 
@@ -36,7 +36,7 @@ URBANSOUND8K = _Layout(
 def open_esc50(root: Path, subset: str = "all") -> FileSource:
     """ESC-50 at `root`, 2,000 recordings of 5 s in 50 classes and 5 folds; subset "esc10": 400 of them in 10 classes.
 
-    Items are in the order of the table, classes in that of their numbers. Raises UserError for an unknown subset, a
+    Items are in the order of the table, classes in that of their numbers. Raises SchurganError for an unknown subset, a
     folder of another kind, and a broken table (file, line, column).
     """
     choices("esc50", "subset", [subset], ("all", "esc10"))
@@ -68,7 +68,9 @@ def _open(
     table, (file_column, fold_column, number_column, class_column) = layout.table, layout.columns
     home = next((place for place in (root, *map(root.joinpath, layout.homes)) if (place / table).is_file()), None)
     if home is None:
-        raise UserError(f"{root}: no {table} in it; the folder that {layout.archive}'s archive unpacks to is needed")
+        raise SchurganError(
+            f"{root}: no {table} in it; the folder that {layout.archive}'s archive unpacks to is needed"
+        )
     present = {path.relative_to(home).as_posix() for path in home.glob(f"{layout.audio.format('*')}/[!.]*")}
     lines: dict[str, int] = {}
     numbers: dict[str, int] = {}
@@ -90,6 +92,6 @@ def _open(
             skipped.append((origin, f"no such file, though {table} names it"))
     skipped += [(origin, f"{table} does not name it") for origin in sorted(present - named)]
     if not listing:
-        raise UserError(f"{home}: none of the recordings that {table} names is in audio/; unpack the whole archive")
+        raise SchurganError(f"{home}: none of the recordings that {table} names is in audio/; unpack the whole archive")
     used = sorted({item.label for item in listing}, key=numbers.__getitem__)
     return FileSource(name, home, tuple(used), tuple(listing), tuple(skipped), options, (table,))

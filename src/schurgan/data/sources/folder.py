@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.data.manifest import printable
 from schurgan.data.sources.base import AUDIO_SUFFIXES, FileSource, Item, Skipped, choices
 from schurgan.data.sources.image_files import IMAGE_SUFFIXES
@@ -31,7 +31,7 @@ def open_folder(root: Path, kind: str | None = None, table: str | Path | None = 
             its rows are the items, in their order. A relative path of it is looked for here, then in `root`.
 
     Raises:
-        UserError: nothing can be used, or the table is broken.
+        SchurganError: nothing can be used, or the table is broken.
     """
     if kind is not None:
         choices("folder", "kind", [kind], tuple(KINDS))
@@ -68,8 +68,8 @@ def _folders(root: Path, kind: str | None) -> FileSource:
             reason = (
                 f"{loose} {files} but no folders of them; move them into one folder for each class, as in {example}"
             )
-            raise UserError(f"{root}: {reason}")
-        raise UserError(f"{root}: no {files} found in its folders; one folder of {needed} for each class is needed")
+            raise SchurganError(f"{root}: {reason}")
+        raise SchurganError(f"{root}: no {files} found in its folders; one folder of {needed} for each class is needed")
     return _source(root, kind, sorted(listing, key=lambda item: (item.label, item.origin)), sorted(skipped))
 
 
@@ -87,7 +87,7 @@ def _table(root: Path, kind: str | None, table: Path) -> FileSource:
         else:
             skipped.append((origin, f"no such file, though {path.name} names it"))
     if not listing:
-        raise UserError(f"{path}: none of the files that it names is in {root}")
+        raise SchurganError(f"{path}: none of the files that it names is in {root}")
     return _source(root, kind or _kind_of(item.origin for item in listing), listing, skipped)
 
 

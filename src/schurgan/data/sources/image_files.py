@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 
 FORMATS = {
     "PNG": (".png",),
@@ -28,7 +28,7 @@ MAX_PIXELS = 2**26
 """Width times height that are read at most, 64 megapixels: a bomb of a few kilobytes declares thousands of them."""
 
 
-class ImageError(UserError):
+class ImageError(SchurganError):
     """An image that cannot be used. The message is one sentence that starts with the path."""
 
 

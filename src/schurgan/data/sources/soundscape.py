@@ -10,7 +10,7 @@ import soxr
 import torch
 from torch import Tensor
 
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.data.sources.base import Item, Skipped
 from schurgan.data.sources.recipes import RATE, RECIPES, finish
 
@@ -53,11 +53,11 @@ class Soundscape:
 
 
 def open_soundscape(per_class: int = 150, seconds: float = 2.0, seed: int = 0) -> Soundscape:
-    """The generated set: `per_class` clips of `seconds` (0.5 to 60) in each class. UserError for other values."""
+    """The generated set: `per_class` clips of `seconds` (0.5 to 60) in each class. SchurganError for other values."""
     if not (isinstance(per_class, int) and 1 <= per_class <= 100_000):
-        raise UserError(f"per_class {per_class}: a whole number of clips from 1 to 100000 is needed")
+        raise SchurganError(f"per_class {per_class}: a whole number of clips from 1 to 100000 is needed")
     if not (isinstance(seconds, int | float) and 0.5 <= seconds <= 60):
-        raise UserError(f"seconds {seconds}: a length from 0.5 to 60 s is needed")
+        raise SchurganError(f"seconds {seconds}: a length from 0.5 to 60 s is needed")
     if not (isinstance(seed, int) and seed >= 0):
-        raise UserError(f"seed {seed}: a whole number of 0 or more is needed")
+        raise SchurganError(f"seed {seed}: a whole number of 0 or more is needed")
     return Soundscape(per_class, float(seconds), seed)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 
 MAX_LINE = 1_000_000
 """Characters of a line beyond which a file is no table: a billion of zeros without an end fills no memory."""
@@ -25,10 +25,10 @@ class Row:
     def __getitem__(self, column: str) -> str:
         return self.fields.get(column, "")
 
-    def bad(self, column: str, needed: str) -> UserError:
+    def bad(self, column: str, needed: str) -> SchurganError:
         """The error that says what stands in `column`, and what is needed instead."""
         given = "nothing" if column not in self.fields else f'"{self[column][:200]}"'
-        return UserError(f'{self.table} line {self.line}, column "{column}": {given} given, {needed} is needed')
+        return SchurganError(f'{self.table} line {self.line}, column "{column}": {given} given, {needed} is needed')
 
     def filled(self, column: str, needed: str) -> str:
         """The text in `column`, which must be there."""
@@ -68,12 +68,14 @@ def read_table(table: Path, columns: tuple[str, ...], delimiter: str = ",") -> I
     """The rows of a UTF-8 table with a header that has `columns`, one at a time.
 
     Comma-separated fields may be quoted; tab-separated ones never are, so that a stray " in a sentence is just that.
-    Raises UserError with file and line.
+    Raises SchurganError with file and line.
     """
     line = 1
     try:
         if not table.is_file():
-            raise UserError(f"{table}: {'not a regular file' if table.exists() else 'no such file'}; a table is needed")
+            raise SchurganError(
+                f"{table}: {'not a regular file' if table.exists() else 'no such file'}; a table is needed"
+            )
         with open(table, encoding="utf-8-sig", newline="" if delimiter == "," else "\n") as file:
             if delimiter == ",":
                 reader = csv.reader(_bounded(file), strict=True)
@@ -84,16 +86,18 @@ def read_table(table: Path, columns: tuple[str, ...], delimiter: str = ",") -> I
             _, header = next(lines, (1, []))
             missing = [column for column in columns if column not in header]
             if missing:
-                raise UserError(f"{table} line 1: no column {', '.join(missing)}; {','.join(columns)} are needed")
+                raise SchurganError(f"{table} line 1: no column {', '.join(missing)}; {','.join(columns)} are needed")
             for line, cells in lines:
                 if len(cells) > len(header):
-                    raise UserError(f"{table} line {line}: {len(cells)} fields, where the header has {len(header)}")
+                    raise SchurganError(f"{table} line {line}: {len(cells)} fields, where the header has {len(header)}")
                 if cells:
                     yield Row(table, line, dict(zip(header, cells, strict=False)))
     except UnicodeDecodeError:
-        raise UserError(f"{table} after line {line}: not UTF-8 text") from None
+        raise SchurganError(f"{table} after line {line}: not UTF-8 text") from None
+    except SchurganError:
+        raise
     except (csv.Error, OSError, ValueError) as error:
-        raise UserError(f"{table} after line {line}: cannot be read ({error})") from None
+        raise SchurganError(f"{table} after line {line}: cannot be read ({error})") from None
 
 
 def _bounded(file: IO[str]) -> Iterator[str]:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.data.dataset import LabelledImages
 from schurgan.evaluation.features import cache
 from schurgan.evaluation.metrics.inception_score import accuracy
@@ -175,13 +175,13 @@ def train_classifier(
     they began.
 
     Raises:
-        UserError: no clip is left to train on or to test on.
+        SchurganError: no clip is left to train on or to test on.
     """
     shards = shards.select(augmented=False)
     test = _held_out(shards, val_folds)
     train, held = (~test).nonzero()[:, 0], test.nonzero()[:, 0]
     if not len(train) or not len(held):
-        raise UserError(
+        raise SchurganError(
             f"classifier: {len(train)} clips to train on and {len(held)} to test on; it needs both, so give more "
             "clips or exclude fewer folds"
         )

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from schurgan.core.errors import UserError, did_you_mean
+from schurgan.core.errors import SchurganError, did_you_mean
 from schurgan.core.files import sha256
 from schurgan.evaluation.features.cache import state_digest
 from schurgan.evaluation.features.extractor import Extracted, checked
@@ -33,7 +33,7 @@ class ImportedExtractor:
 
     Its digest covers its source file, the name, and its weights where it is a module. It does not cover code elsewhere
     and weights outside a module: rename the extractor when those change.
-    Raises UserError where it cannot be imported or called.
+    Raises SchurganError where it cannot be imported or called.
     """
 
     def __init__(self, name: str, device: str | torch.device = "cpu") -> None:
@@ -85,17 +85,19 @@ class ImportedExtractor:
 def _imported(name: str) -> object:
     module, _, attribute = name.partition(":")
     if not module or not attribute:
-        raise UserError(f'extractor "{name}": package.module:attribute is needed')
+        raise SchurganError(f'extractor "{name}": package.module:attribute is needed')
     try:
         value = importlib.import_module(module)
     except Exception as error:  # whatever the user's module does when it is run
         where = "; is its folder in PYTHONPATH?" if isinstance(error, ModuleNotFoundError) else ""
-        raise UserError(f'extractor "{name}": module {module} cannot be imported ({_line(error)}){where}') from error
+        raise SchurganError(
+            f'extractor "{name}": module {module} cannot be imported ({_line(error)}){where}'
+        ) from error
     try:
         return attrgetter(attribute)(value)
     except AttributeError:
         near = did_you_mean(attribute, [known for known in vars(value) if not known.startswith("_")])
-        raise UserError(f'extractor "{name}": {module} has no {attribute}{near}') from None
+        raise SchurganError(f'extractor "{name}": {module} has no {attribute}{near}') from None
 
 
 def _callable(name: str, value: object) -> Callable[..., Any]:
@@ -104,9 +106,9 @@ def _callable(name: str, value: object) -> Callable[..., Any]:
         try:
             value = value()
         except Exception as error:
-            raise UserError(f'extractor "{name}": making it failed ({_line(error)})') from error
+            raise SchurganError(f'extractor "{name}": making it failed ({_line(error)})') from error
     if not callable(value):
-        raise UserError(f'extractor "{name}": {type(value).__name__} cannot be called with images')
+        raise SchurganError(f'extractor "{name}": {type(value).__name__} cannot be called with images')
     return value
 
 

@@ -11,7 +11,7 @@ import importlib
 import torch
 from torch import Tensor, nn
 
-from schurgan.core.errors import UserError
+from schurgan.core.errors import SchurganError
 from schurgan.evaluation.features.cache import state_digest
 from schurgan.evaluation.features.extractor import Extracted, checked
 
@@ -51,11 +51,11 @@ class InceptionExtractor:
 
 
 def open_inception(device: str | torch.device = "cpu") -> InceptionExtractor:
-    """Open torch-fidelity's network. Raises UserError, saying what to install, where it or its weights are missing."""
+    """Open torch-fidelity's network. Raises SchurganError that says what to install, where something is missing."""
     try:
         library = importlib.import_module("torch_fidelity.feature_extractor_inceptionv3")
     except (ImportError, OSError, RuntimeError) as error:  # a torchvision of another torch raises any of them
-        raise UserError(
+        raise SchurganError(
             f'extractor "inception": torch-fidelity cannot be loaded ({_line(error)}); `pip install torch-fidelity` '
             'with a torchvision built for this torch, or choose "classifier"'
         ) from error
@@ -63,7 +63,7 @@ def open_inception(device: str | torch.device = "cpu") -> InceptionExtractor:
         # Its own class: the one that torchmetrics derives from it returns the first of several outputs alone.
         network: nn.Module = library.FeatureExtractorInceptionV3("inception-v3-compat", list(_OUTPUTS))
     except (OSError, RuntimeError) as error:
-        raise UserError(
+        raise SchurganError(
             f'extractor "inception": torch-fidelity cannot get its weights ({_line(error)}); use it once where '
             'there is a connection, or choose "classifier"'
         ) from error

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 
 import torch
 
-from schurgan.core.errors import UserError, did_you_mean
+from schurgan.core.errors import SchurganError, did_you_mean
 from schurgan.data.dataset import LabelledImages
 from schurgan.evaluation.features.classifier import cached_classifier
 from schurgan.evaluation.features.extractor import ClassifierExtractor, Extractor
@@ -31,7 +31,7 @@ def open_extractor(
     network of published figures, where it is installed; "package.module:attribute" the user's own.
 
     Raises:
-        UserError: a name that is not known, what is not installed, or an object that cannot be used.
+        SchurganError: a name that is not known, what is not installed, or an object that cannot be used.
     """
     if name == "classifier":
         if shards is None:
@@ -45,4 +45,4 @@ def open_extractor(
         return ImportedExtractor(name, device)
     near = did_you_mean(name, ("classifier", "inception"))
     known = "; there are classifier, inception and package.module:attribute of your own"
-    raise UserError(f'extractor "{name}": no such extractor{near or known}')
+    raise SchurganError(f'extractor "{name}": no such extractor{near or known}')
