@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
 
-from schurgan.core.distributed import join
+from schurgan.core.distributed import World, join
 from schurgan.core.errors import SchurganError, writing
 from schurgan.core.launch import restarted
 from schurgan.data.dataset import DatasetImages, LabelledImages, Pairs
@@ -137,8 +137,7 @@ def train(
             config = folder.read_config()
         elif not again:
             world.check(refuse)
-        job = Run(config, folder.path, _shards(config, images), world, own or Parts(), callbacks)
-        return _fit(job, job.restore if again else job.initialise)
+        return _fit(config, folder, _shards(config, images), world, own, callbacks, again)
 
 
 def resume(
@@ -165,8 +164,7 @@ def resume(
     if data is not None:
         config, images = _with_data(config, data, folder.path)
     with join(config.train.device) as world:
-        job = Run(config, folder.path, _shards(config, images), world, own or Parts(), callbacks)
-        return _fit(job, lambda: job.restore(allow))
+        return _fit(config, folder, _shards(config, images), world, own, callbacks, again=True, allow=allow)
 
 
 @contextmanager
@@ -207,12 +205,26 @@ def _shards(config: Config, images: LabelledImages | None) -> LabelledImages:
     return images if images is not None else Shards(config.data or "")
 
 
-def _fit(job: Run, begin: Callable[[], None]) -> Path:
-    begin()
-    job.world.check(lambda: _save(job.config, job.folder))
+def _fit(
+    config: Config,
+    folder: RunFolder,
+    images: LabelledImages,
+    world: World,
+    own: Parts | None,
+    callbacks: Sequence[Callback],
+    again: bool,
+    allow: Collection[str] = (),
+) -> Path:
+    """Train. The run lives in here alone: its replicas must be gone before their processes leave each other."""
+    job = Run(config, folder.path, images, world, own or Parts(), callbacks)
+    if again:
+        job.restore(allow)
+    else:
+        job.initialise()
+    world.check(lambda: _save(config, folder))
     with stop_requests() as requests:
         job.fit(requests)
-    return job.run
+    return folder.path
 
 
 def _save(config: Config, folder: RunFolder) -> None:
