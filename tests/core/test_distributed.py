@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -53,8 +55,20 @@ def process(rank: int, jobs: tuple[Job, ...], ports: list[int], folder: str) -> 
         except ValueError as error:
             out = f"{type(error).__name__}: {error}"
         left = not dist.is_initialized()
-        done[job.__name__] = {"out": out, "seconds": time.monotonic() - began, "left": left}
+        alive = sum(replica() is not None for replica in REPLICAS)
+        done[job.__name__] = {"out": out, "seconds": time.monotonic() - began, "left": left, "alive": alive}
         torch.save(done, f"{folder}/{rank}.pt")
+
+
+REPLICAS: list[weakref.ref[nn.Module]] = []
+
+
+def leave_a_replica(world: World) -> None:
+    """Garbage in a cycle, which stays until it is collected, as a trainer is."""
+    gc.disable()
+    network = replicate(nn.Linear(2, 2), world)
+    object.__setattr__(network, "itself", network)
+    REPLICAS.append(weakref.ref(network))
 
 
 def rows_of(batch: int, rank: int, size: int, micro: int = 0, parts: int = 1) -> slice:
@@ -160,7 +174,7 @@ def gan(world: World) -> Tensor:
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two processes had of each job; written by this test."""
-    folder, jobs = tmp_path_factory.mktemp("shared"), (talk, gan, fail, fail_main, vanish)
+    folder, jobs = tmp_path_factory.mktemp("shared"), (talk, leave_a_replica, gan, fail, fail_main, vanish)
     mp.spawn(process, (jobs, [free_port() for _ in jobs], str(folder)), nprocs=2)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
@@ -179,6 +193,11 @@ def test_two_processes_tell_and_gather_the_same_everywhere(shared: list[dict[str
         assert out["none"].shape == (0, 5)
         assert out["vector"].tolist() == [0, 0, 1]
         assert out["sum"].tolist() == [3, 6]
+
+
+def test_replicas_are_gone_when_a_process_has_left_the_others(shared: list[dict[str, Any]]):
+    """One that is alive keeps the group's threads, which abort the process where they outlive the interpreter."""
+    assert [each["leave_a_replica"]["alive"] for each in shared] == [0, 0]
 
 
 def test_a_process_that_fails_ends_the_other_at_once_with_what_it_said(shared: list[dict[str, Any]]):
