@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from schurgan.evaluation.table import figure_and_spread
+from schurgan.evaluation.scores import Score
+from schurgan.evaluation.table import figure_and_spread, real_figure, score_figure
 
 
 @pytest.mark.parametrize(
@@ -20,3 +21,8 @@ from schurgan.evaluation.table import figure_and_spread
 )
 def test_a_mean_has_the_decimals_of_its_spread(value, spread, said):
     assert figure_and_spread(value, spread) == said
+
+
+def test_another_reading_of_the_snr_stands_in_brackets_and_no_other_score_has_one():
+    assert (score_figure("snr_db", 1.25), score_figure("fid", 1.25)) == ("1.25 (2.5)", "1.25")
+    assert real_figure("snr_db", Score(1.0, held_out=0.5)) == "0.5 (1)"

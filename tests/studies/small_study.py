@@ -105,11 +105,19 @@ PROTOCOL = Protocol(
 )
 
 
-def score(trial: Trial, fid: float, inception: float = 2.0, protocol: Protocol = PROTOCOL, **outcome: object) -> None:
+def score(
+    trial: Trial,
+    fid: float,
+    inception: float = 2.0,
+    snr_db: float = 1.0,
+    protocol: Protocol = PROTOCOL,
+    **outcome: object,
+) -> None:
     trial.folder.mkdir(parents=True, exist_ok=True)
     scores = {
         "fid": Score(fid, sd=0.5, floor=1.25, held_out=1.5),
         "inception_score": Score(inception, sd=0.25, floor=7.0),
+        "snr_db": Score(snr_db),
     }
     Evaluation(protocol, scores).save(RunFolder(trial.folder).scores)
     Outcome(**{"state": "finished", "scored_step": 8} | outcome).save(trial.folder)  # type: ignore[arg-type]

@@ -93,13 +93,17 @@ def test_a_truncation_that_was_not_swept_is_refused(trials, tmp_path):
 
 def test_waveforms_come_with_two_sets_to_hear_and_their_pictures(trials, tmp_path):
     save_figures(drawn("waveform"), "laptop", trials, tmp_path)
-    assert "original, " in (tmp_path / "small-laptop.svg").read_text()
+    picture = (tmp_path / "small-laptop.svg").read_text()
+    assert "original, " in picture
     names = {"original", "synthesized-1", "synthesized-2", "approximated-noise", "approximated-griffin-lim"}
     for folder in (tmp_path / "small-laptop-sounds").iterdir():
         assert {path.stem for path in folder.glob("*.wav")} == names
         assert {path.stem for path in folder.glob("*.png")} == names
         about = json.loads((folder / "about.json").read_text())
         assert [each["truncation"] for each in about["synthesized"]] == [0.5, 1.0]
+        if folder.name == "set-1":  # the one that is drawn
+            readings = [each["snr_db"] for each in about["synthesized"]]
+            assert all(f"(SNR {value:.1f} dB ({2 * value:.1f}))" in picture for value in readings)
         assert len(read_audio(folder / "original.wav", 16000)) == 8000
 
 

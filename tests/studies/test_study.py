@@ -41,29 +41,11 @@ def test_every_study_has_the_three_scales():
     assert list(product(study_names(), ("laptop", "gpu", "paper"))) == SHIPPED
 
 
-def test_rows_of_the_papers_first_table_have_its_batches_widths_and_constraints():
-    trials = {c.name: c.config for c in load_study("table1").trials("paper", 1, {}, Path("out"))}
-    config = trials["us8k-512-96-orthogonal-paper-0"]
-    assert (config.train.batch_size, config.model.width, config.ddfn.weight) == (512, 96, 0)
-    assert config.regularize.orthogonal_d == 5e-5
-    config = trials["esc50-256-64-ddfn-paper-0"]
-    assert (config.train.batch_size, config.model.width, config.ddfn.weight) == (256, 64, 1)
-    assert (config.ddfn.epsilon, config.ddfn.relative_epsilon) == (37.16, None)
-    assert config.model.spectral_norm_d
-    assert not config.model.spectral_norm_g
-    assert (config.train.lr_g, config.train.lr_d, config.train.betas) == (3e-5, 2e-4, (0.0, 0.9))
-
-
 def test_a_variant_may_have_another_option_for_a_part():
     study = load_study("table1")
     row = next(row for row in study.rows if row.name == "us8k-256-96-orthogonal")
     assert study.config(row, "paper", 0, None).regularize.orthogonal_d == 5e-5
     assert study.config(row, "paper", 0, None, "log-real").regularize.orthogonal_d == 1e-4
-
-
-def test_sa_gan_alone_has_a_normalised_generator():
-    for trial in load_study("table4").trials("paper", 1, {}, Path("out")):
-        assert trial.config.model.spectral_norm_g == ("sagan" in trial.row)
 
 
 def test_later_parts_override_scale_and_preset():

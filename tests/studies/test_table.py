@@ -7,6 +7,7 @@ import pytest
 from small_study import PROTOCOL, score
 
 from schurgan.core.errors import SchurganError
+from schurgan.studies.study import Printed
 from schurgan.studies.table import save_table
 from schurgan.studies.trial import Outcome
 
@@ -37,6 +38,15 @@ def test_means_and_deviations_are_over_seeds_and_the_papers_numbers_stand_beside
     # Student's t with two degrees of freedom: 4.3027 · 2 / √3
     assert fid["interval_95"] == pytest.approx([12 - 4.96828, 12 + 4.96828], abs=1e-4)
     assert (tmp_path / "small-laptop.png").stat().st_size > 0
+
+
+def test_the_papers_snr_stands_in_brackets_beside_the_same_reading_of_ours(study, trials, tmp_path):
+    row = study.rows[0].model_copy(update={"paper": {"snr_db": Printed(value=41.91)}})
+    study = study.model_copy(update={"columns": ("snr_db",), "rows": (row, *study.rows[1:])})
+    for seed, snr in enumerate((2.0, 4.0)):
+        score(trials[f"a-laptop-{seed}"], 10.0, snr_db=snr)
+    a = columns(save_table(study, "laptop", list(trials.values()), tmp_path), "with")
+    assert a == {"row": "with", "SNR, dB (20 log₁₀)": "3.0 ± 1.4 (6)", "paper after SNR, dB (20 log₁₀)": "(41.91)"}
 
 
 def test_steps_of_collapse_are_medians_with_how_many_collapsed(study, trials, tmp_path):

@@ -28,6 +28,8 @@ class Metric:
     swept: bool = False  # whether it is a column of `schurgan sweep`
     floor_is_gap: bool = False
     """Whether real values lie on both sides of 0, and the floor is their mean size."""
+    other_reading: float | None = None
+    """Factor of another reading of the same thing, which tables print in brackets."""
 
 
 _UP: dict[str, Any] = {"higher_is_better": True}
@@ -53,7 +55,7 @@ IMAGE_METRICS = (
     Metric("near_copies", "near copies", partial(images.score_memorisation, "near_copies"), **_DOWN),
 )
 SOUND_METRICS = (
-    Metric("snr_db", "SNR, borrowed phase, dB", sounds.score_snr),
+    Metric("snr_db", "SNR, dB (20 log₁₀)", sounds.score_snr, other_reading=2.0),  # see `audio.snr.snr_paper_db`
     Metric("image_distance_db", "image after decoding, dB", sounds.score_consistency, **_DOWN),
     Metric("frechet_audio_distance", "Fréchet audio distance", attrgetter("distance"), compared=True, **_DOWN),
     Metric("louder_lu", "louder than real, LU", sounds.score_loudness),

@@ -48,6 +48,14 @@ def figure(value: float | None, digits: int = 4) -> str:
     return f"{value:.{digits}g}" if abs(value) >= 1e-3 or value == 0 else f"{value:.2g}"
 
 
+def score_figure(name: str, value: float | None) -> str:
+    """Write a value of a metric, with its other reading, where there is one, in brackets."""
+    metric = BY_NAME.get(name)
+    if value is None or metric is None or metric.other_reading is None:
+        return figure(value)
+    return f"{figure(value)} ({figure(value * metric.other_reading)})"
+
+
 def figure_and_spread(value: float, spread: float) -> str:
     """Write both with ± between, to two significant digits of the spread, but no more than four decimals."""
     size = math.floor(math.log10(spread)) if 0 < spread < math.inf else 0
@@ -59,7 +67,7 @@ def real_figure(name: str, score: Score) -> str:
     """What real images reach: the floor, or else the held-out images."""
     if score.floor is not None and name in BY_NAME and BY_NAME[name].floor_is_gap:
         return f"±{figure(score.floor)}"
-    return figure(score.floor if score.floor is not None else score.held_out)
+    return score_figure(name, score.floor if score.floor is not None else score.held_out)
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
@@ -72,7 +80,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
     for name, score in ordered(evaluation.scores):
         marks = [str(numbered.setdefault(flag, len(numbered) + 1)) for flag in score.flags]
         values = (score.value, score.sd, score.matched, score.floor, score.held_out)
-        texts = ["" if value is None else figure(value) for value in values]
+        texts = ["" if value is None else score_figure(name, value) for value in values]
         texts[1] = "" if score.sd is None else figure(score.sd, 2)
         texts[3] = "" if score.floor is None else real_figure(name, score)
         texts[0] = texts[0] or "–"

@@ -23,7 +23,7 @@ from schurgan.data.shards import Shards, split
 from schurgan.evaluation.features.classifier import cached_classifier, judge
 from schurgan.evaluation.metric_table import title
 from schurgan.evaluation.scores import Evaluation
-from schurgan.evaluation.table import MARK, figure, ordered, real_figure
+from schurgan.evaluation.table import MARK, ordered, real_figure, score_figure
 from schurgan.model import Model, Sounds, load
 from schurgan.report.charts import charts
 from schurgan.runs.config import Config
@@ -241,7 +241,8 @@ def score_table(run: Path) -> str:
         return ""
     rows = "".join(
         f"<tr><td>{escape(title(name))}{MARK.get(score.higher_is_better, '')}</td>"
-        f'<td class="number">{figure(score.value)}</td><td class="number">{real_figure(name, score)}</td></tr>'
+        f'<td class="number">{score_figure(name, score.value)}</td>'
+        f'<td class="number">{real_figure(name, score)}</td></tr>'
         for name, score in ordered(evaluation.scores)
     )
     head = "<tr><th>score</th><th>generated</th><th>real against real</th></tr>"

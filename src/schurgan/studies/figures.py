@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from schurgan.audio import Aux, MorletCWT, snr_paper_db, write_audio
+from schurgan.audio import Aux, MorletCWT, snr_db, write_audio
 from schurgan.audio.pictures import picture, save_png
 from schurgan.core.errors import SchurganError, writing
 from schurgan.core.files import atomic_write, write_json
@@ -160,7 +160,7 @@ def _draw_waveforms(study: Study, trials: Sequence[Trial], path: Path) -> None:
         axes[0].set_title(f'original, "{first.label}"', loc="left")
         for number, (alpha, ax) in enumerate(zip(first.alphas, axes[1:], strict=True)):
             ax.plot(time, first.sounds[number, :count].numpy(), linewidth=0.5, **_LINES[0])
-            ax.set_title(f"generated, α = {alpha:g}, its phase (SNR {first.snr(number):.1f} dB)", loc="left")
+            ax.set_title(f"generated, α = {alpha:g}, its phase (SNR {first.snr(number)})", loc="left")
         axes[-1].set_xlabel("ms")
 
 
@@ -188,7 +188,7 @@ def _draw_panel(path: Path, name: str, model: Model, borrowed: Borrowed) -> None
     pictures = [("original phase", phase_picture(model, borrowed.original), "twilight", np.pi)]
     pictures += [("original spectrogram", borrowed.image.mean(0), "gray", 1.0)]
     for n, alpha in enumerate(borrowed.alphas):
-        title = f"generated, α = {alpha:g} (SNR {borrowed.snr(n):.1f} dB)"
+        title = f"generated, α = {alpha:g} (SNR {borrowed.snr(n)})"
         pictures.append((title, borrowed.images[n].mean(0), "gray", 1.0))
     lines = -(-len(pictures) // 3)
     with _sheet(path, 1.5 * lines + 0.4) as page:
@@ -256,9 +256,14 @@ class Borrowed:
     sounds: Tensor
     """(A, L)."""
 
-    def snr(self, number: int) -> float:
-        """20 log₁₀ of signal over residual, as the paper counts, of a sound against the recording."""
-        return float(snr_paper_db(self.original, self.sounds[number]))
+    def snr_db(self, number: int) -> float:
+        """Signal over residual of a sound against the recording, dB."""
+        return float(snr_db(self.original, self.sounds[number]))
+
+    def snr(self, number: int) -> str:
+        """The same to be printed, with the paper's reading, 20 log₁₀, in brackets."""
+        value = self.snr_db(number)
+        return f"{value:.1f} dB ({2 * value:.1f})"
 
 
 def choose_clips(shards: Shards, count: int, seed: int) -> list[int]:
@@ -315,7 +320,7 @@ def _save_set(model: Model, borrowed: Borrowed, folder: Path, seed: int) -> None
     about = {
         "class": borrowed.label,
         "synthesized": [
-            {"name": f"synthesized-{n}", "truncation": alpha, "snr_paper_db": round(borrowed.snr(n - 1), 3)}
+            {"name": f"synthesized-{n}", "truncation": alpha, "snr_db": round(borrowed.snr_db(n - 1), 3)}
             for n, alpha in enumerate(borrowed.alphas, 1)
         ],
         "approximated_of": "synthesized-1",

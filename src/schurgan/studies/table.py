@@ -18,7 +18,7 @@ from schurgan.core.files import atomic_write, write_json
 from schurgan.evaluation.metric_table import BY_NAME, title
 from schurgan.evaluation.metrics.intervals import Interval
 from schurgan.evaluation.scores import difference
-from schurgan.evaluation.table import Cells, figure, figure_and_spread
+from schurgan.evaluation.table import Cells, figure, figure_and_spread, score_figure
 from schurgan.runs.folder import RunFolder
 from schurgan.studies.study import Printed, Row, ScaleName, Study, Trial
 from schurgan.studies.trial import STEPS, Result, name_column, read_results
@@ -145,6 +145,8 @@ def _ours(column: str, entry: Entry) -> str:
     if column in STEPS:
         return f"{statistics.median(entry.values):,.0f}{few}"
     mean = figure(entry.mean) if entry.sd is None else figure_and_spread(entry.mean, entry.sd)
+    if factor := _other_reading(column):
+        mean += f" ({figure(entry.mean * factor)})"
     return f"{mean}{few}{_arrows(entry.deviations)}"
 
 
@@ -154,7 +156,13 @@ def _theirs(column: str, entry: Entry) -> str:
     if column in STEPS:
         return f"{entry.paper.value:,.0f}"
     spread = "" if entry.paper.sd is None else f" ± {entry.paper.sd:.2f}"
-    return f"{entry.paper.value:.2f}{spread}{_arrows(entry.paper.deviations)}"
+    value = f"{entry.paper.value:.2f}{spread}{_arrows(entry.paper.deviations)}"
+    return f"({value})" if _other_reading(column) else value
+
+
+def _other_reading(column: str) -> float | None:
+    """Factor of the reading that is in brackets, and that the paper's numbers are of."""
+    return BY_NAME[column].other_reading if column in BY_NAME else None
 
 
 def _arrows(deviations: Sequence[float | None]) -> str:
@@ -208,8 +216,8 @@ def _real_images(study: Study, results: Sequence[Result]) -> list[str]:
             continue
         scores = result.evaluation.scores
         parts = [
-            f"{title(name)} {figure(scores[name].floor)}"
-            + ("" if scores[name].held_out is None else f", held-out {figure(scores[name].held_out)}")
+            f"{title(name)} {score_figure(name, scores[name].floor)}"
+            + ("" if scores[name].held_out is None else f", held-out {score_figure(name, scores[name].held_out)}")
             for name in study.columns
             if name in BY_NAME and name in scores and scores[name].floor is not None
         ]
