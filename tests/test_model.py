@@ -168,6 +168,14 @@ def test_a_class_name_that_is_no_file_name_is_written_beside_and_not_elsewhere(m
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".png", ".wav"]
 
 
+def test_classes_whose_names_differ_in_signs_marks_or_case_never_overwrite_each_other(model, tmp_path):
+    sounds = model.sample("bark", 1, refine=0)
+    labels = ("🐶", "🐱", "कि", "कु", "a+b", "a&b", "Dog", "dog", "x" * 240, "x" * 239)
+    paths = [path for label in labels for path in replace(sounds, label=label).save(tmp_path)]
+    assert len({path.name.casefold() for path in paths}) == len(labels)
+    assert len(list(tmp_path.iterdir())) == 2 * len(labels)
+
+
 def test_a_file_with_a_flipped_bit_is_refused_in_one_sentence(finished_run, tmp_path):
     whole, chance = (finished_run / "generator.safetensors").read_bytes(), random.Random(0)
     path = tmp_path / "generator.safetensors"

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from schurgan.audio import Aux, Spectrogram, write_audio
 from schurgan.audio.pictures import picture, save_png
 from schurgan.core.errors import SchurganError, did_you_mean
-from schurgan.core.files import atomic_write
+from schurgan.core.files import atomic_write, file_name
 from schurgan.data.codec import open_codec
 from schurgan.data.shards import Shards
 from schurgan.networks import Architecture, Generator, Latent
@@ -71,10 +71,13 @@ class Sounds:
         return len(self.images)
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Write one WAV and one PNG a sound, FOLDER/label-000.wav; return the WAVs, or the PNGs of pictures."""
+        """Write one WAV and one PNG a sound, FOLDER/label-000.wav; return the WAVs, or the PNGs of pictures.
+
+        `schurgan.core.files.file_name` makes the name of the files from the label: another label, other files.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        name = "".join(c if c.isalnum() or c in "-_ " else "_" for c in self.label).strip() or "sound"
+        name = file_name(self.label)
         paths = []
         for i, image in enumerate(self.images):
             path = folder / f"{name}-{i:03d}.png"

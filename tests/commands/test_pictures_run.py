@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 
 import schurgan
+from schurgan.commands.main import main
 from schurgan.core.errors import SchurganError
 from schurgan.data import Shards
 
@@ -30,8 +32,6 @@ def pictures(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(pictures, tmp_path_factory) -> Path:
-    from schurgan.commands.main import main
-
     folder = tmp_path_factory.mktemp("run")
     options = {"--model.architecture": "small-16", "--model.width": 2, "--model.channels": 3, "--train.steps": 4}
     options |= {"--train.batch-size": 6, "--train.threads": 1, "--regularize.augment": "colour,translation,cutout"}
@@ -78,3 +78,19 @@ def test_the_page_shows_pictures_and_plays_nothing(run, call):
 def test_channels_that_the_pictures_do_not_have_are_refused(run, refused, tmp_path):
     options = ("--data", run.parent / "data", "--out", tmp_path / "other", "--model.architecture", "small-16")
     assert "--model.channels: 1 given" in refused("train", *options, "--model.channels", 1)
+
+
+def test_classes_of_any_name_are_trained_resumed_and_each_is_sampled_into_files_of_its_own(pictures, tmp_path, capsys):
+    labels = ("a+b", "a&b", "x" * 240, "X" * 240, "🐶", "🐱")
+    for number, label in enumerate(labels):
+        shutil.copytree(pictures / ("red", "blue")[number % 2], tmp_path / "in" / label)
+    data = schurgan.prepare(tmp_path / "in", out=tmp_path / "data", workers=1)
+    model = {"architecture": "small-16", "width": 2, "channels": 3}
+    options = {"model": model, "batch_size": 6, "threads": 1, "sample_every": 2}
+    for steps in (2, 4):  # the second resumes the first
+        schurgan.train(data, out=tmp_path / "run", steps=steps, **options)
+    capsys.readouterr()
+    assert not main(["sample", str(tmp_path / "run"), "--count", "2", "--out", str(tmp_path / "out")])
+    assert "12 pictures in " in capsys.readouterr().out
+    assert len(list((tmp_path / "out").iterdir())) == 12
+    assert len(list((tmp_path / "run" / "samples" / "step-00000004").iterdir())) == 6

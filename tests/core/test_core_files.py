@@ -6,10 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+import unicodedata
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from schurgan.core.files import atomic_write, sha256, sync_folder, write_json
+from schurgan.core.errors import did_you_mean
+from schurgan.core.files import atomic_write, file_name, sha256, sync_folder, write_json
 
 
 def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path):
@@ -85,3 +89,58 @@ def test_the_digest_is_that_of_the_bytes(tmp_path):
 
 def test_a_folder_that_cannot_be_opened_is_no_error_to_sync(tmp_path):
     assert sync_folder(tmp_path / "none") is None
+
+
+# --- names of the files of classes ------------------------------------------------------------------------------------
+
+ALIKE = (
+    "a+b",
+    "a&b",
+    "a_b",
+    "A_b",
+    "Dog",
+    "dog",
+    "DOG",
+    "straße",
+    "strasse",
+    "é",
+    "e\u0301",
+    "",
+    " ",
+    "..",
+    "a",
+    "./a",
+)
+LONG = ("x" * 240, "x" * 239, "X" * 240, "鐘" * 90, "鐘" * 91, "x" * 80, "x" * 81)
+
+
+@pytest.mark.parametrize("label", ["dog", "car horn", "chien-loup", "été", "कि", "कु", "🐶", "🐱", "ไก่", "鐘", "7"])
+def test_letters_with_their_marks_digits_and_pictographs_are_the_name_of_a_file_as_they_are(label):
+    assert file_name(label) == label
+
+
+def test_labels_that_look_alike_have_files_of_their_own_also_where_case_is_ignored():
+    labels = (*ALIKE, *LONG)
+    assert len({unicodedata.normalize("NFC", file_name(label).casefold()) for label in labels}) == len(labels)
+
+
+@given(st.lists(st.text(max_size=120), min_size=2, max_size=8, unique=True))
+def test_the_name_of_any_label_is_short_composed_and_its_own(labels):
+    names = [file_name(label) for label in labels]
+    assert len({unicodedata.normalize("NFC", name.casefold()) for name in names}) == len(names)
+    for name in names:
+        assert 0 < len(name.encode()) <= 80
+        assert unicodedata.is_normalized("NFC", name)
+        assert not set(name) & set('/\\:*?"<>|\0\n')
+        assert name[0] not in " -."
+
+
+def test_the_name_of_a_label_is_the_same_for_ever_and_in_every_run():
+    assert [file_name(label) for label in ("a+b", "Dog", "")] == ["a_b~gabhhw", "Dog~b2ystp", "class~4oymiq"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "known"), [("DOG", "dog"), ("e\u0301te\u0301", "été"), ("ｄｏｇ", "dog"), ("STRASSE", "straße")]
+)
+def test_names_are_compared_without_case_and_forms_of_letters(typed, known):
+    assert did_you_mean(typed, ["zebra", known]) == f'; did you mean "{known}"?'

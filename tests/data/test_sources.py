@@ -51,6 +51,32 @@ def test_each_first_folder_is_a_class_and_what_lies_deeper_belongs_to_it(tmp_pat
     assert [source.load(item, 8_000).shape for item in source.items()] == [(800,)] * 5
 
 
+@pytest.mark.parametrize(
+    "folders", [("train", "val", "test"), ("fold1", "fold2"), ("Train", "Validation"), ("fold_01",)]
+)
+def test_folders_named_like_the_parts_of_a_split_are_told_of(tmp_path, folders):
+    for folder in folders:
+        clip(tmp_path / folder / "dog" / "a.wav")
+    with pytest.warns(UserWarning, match=rf"{folders[0]}.*table"):
+        assert open_source("folder", tmp_path).classes() == tuple(sorted(folders))
+
+
+@pytest.mark.parametrize("folders", [("train", "horn"), ("0", "1"), ("test tone", "noise")])
+def test_classes_with_other_names_beside_them_are_not_taken_for_parts_of_a_split(tmp_path, folders, recwarn):
+    for folder in folders:
+        clip(tmp_path / folder / "a.wav")
+    open_source("folder", tmp_path)
+    assert not recwarn.list
+
+
+def test_a_class_is_one_however_the_marks_in_the_names_of_its_folders_were_typed(tmp_path):
+    clip(tmp_path / "\u00e9tude" / "a.wav")
+    clip(tmp_path / "e\u0301tude" / "b.wav")
+    source = open_source("folder", tmp_path)
+    assert source.classes() == ("\u00e9tude",)
+    assert [len(source.load(item, 8_000)) for item in source.items()] == [800, 800]
+
+
 def test_what_is_not_a_recording_is_skipped_with_a_reason(tmp_path):
     clip(tmp_path / "dog" / "a.wav")
     clip(tmp_path / "dog" / ".hidden.wav")
@@ -210,7 +236,9 @@ def test_a_broken_row_is_told_by_file_line_and_column(tmp_path, row, told):
 
 def test_a_table_without_its_columns_or_of_other_bytes_is_told(tmp_path):
     esc50(tmp_path / "columns", ["a.wav,1,dog"], header="filename,fold,category")
-    assert "line 1: no column target, esc10; filename,fold" in sentence("esc50", tmp_path / "columns")
+    told = sentence("esc50", tmp_path / "columns")
+    assert "line 1: no column target, esc10; filename,fold" in told
+    assert told.endswith("the header is filename,fold,category")
     esc50(tmp_path / "bytes", ESC50_ROWS)
     (tmp_path / "bytes" / "meta" / "esc50.csv").write_bytes(ESC50_HEADER.encode() + b"\n\xff\xfe\n")
     assert "not UTF-8 text" in sentence("esc50", tmp_path / "bytes")

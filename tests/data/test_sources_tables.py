@@ -134,7 +134,8 @@ def test_a_table_names_the_items_their_classes_and_folds_in_its_order(tmp_path, 
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("path,category\na/1.wav,dog\n", "line 1: no column label; path,label are needed"),
+        ("path,category\na/1.wav,dog\n", "line 1: no column label; path,label are needed, the header is path,category"),
+        ("path;label\na/1.wav;dog\n", "the header is path;label"),
         ("path,label\n../secret.wav,dog\n", 'line 2, column "path": "../secret.wav" given, a path inside the folder'),
         ("path,label\n/etc/passwd,dog\n", 'column "path": "/etc/passwd" given'),
         ("path,label\nC:\\x.wav,dog\n", 'column "path"'),

@@ -20,6 +20,7 @@ def demo(*, out: Folder = Path("runs/demo")) -> None:
         out: folder of the run; a demo that was stopped continues there
     """
     from schurgan.audio import Spectrogram
+    from schurgan.core.files import file_name
     from schurgan.data import Shards, prepare
     from schurgan.data.sources import open_source
     from schurgan.model import load
@@ -42,7 +43,7 @@ def demo(*, out: Folder = Path("runs/demo")) -> None:
     model = load(out)
     with Bar("sample", len(model.classes), "classes") as bar:
         for i, name in enumerate(model.classes):
-            model.sample(name, 6, seed=0).save(folder.samples / name)
+            model.sample(name, 6, seed=0).save(folder.samples / file_name(name))
             bar.update(i + 1)
     page = write_report(out)
     took = f"{time.monotonic() - began:.0f} s in all"

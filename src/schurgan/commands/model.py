@@ -84,12 +84,12 @@ def sample(
     _check_refine(refine)
     model = load(run)
     folder = out or RunFolder(run if run.is_dir() else run.parent).sounds
-    labels = [label] if label is not None else list(model.classes)
-    for name in labels:
+    written = set[Path]()
+    for name in [label] if label is not None else model.classes:
         sounds = model.sample(name, count, truncation, seed, phase=phase, refine=refine)
         with writing(folder):
-            sounds.save(folder)
-    print(f"{count * len(labels)} {'pictures' if model.pictures else 'sounds'} in {folder}")
+            written.update(sounds.save(folder))
+    print(f"{len(written)} {'pictures' if model.pictures else 'sounds'} in {folder}")
 
 
 def _check_refine(refine: int | None) -> None:
@@ -152,7 +152,8 @@ def reconstruct(
     rebuilt, names = 0, set[str]()
     for file in files:
         numbered = (f"{file.stem}-{number}" for number in itertools.count(2))
-        names.add(name := next(name for name in itertools.chain([file.stem], numbered) if name not in names))
+        name = next(name for name in itertools.chain([file.stem], numbered) if name.casefold() not in names)
+        names.add(name.casefold())  # some file systems ignore case
         try:
             scores = _rebuild(file, out / name, spectrogram, longest, phase, refine)
         except AudioError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import sys
+import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -32,9 +33,19 @@ def writing(where: str | Path, then: str = "") -> Iterator[None]:
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """'; did you mean "proposed-128"?' for the nearest known name, or '' when nothing is near."""
-    near = difflib.get_close_matches(given, list(known), n=1, cutoff=0.5)
-    return f'; did you mean "{near[0]}"?' if near else ""
+    """'; did you mean "proposed-128"?' for the nearest known name, or '' when nothing is near.
+
+    Names are compared without regard to case, marks typed in one way or another, and compatible forms of letters.
+    """
+    plain: dict[str, str] = {}
+    for name in known:
+        plain.setdefault(_plain(name), name)
+    near = difflib.get_close_matches(_plain(given), plain, n=1, cutoff=0.5)
+    return f'; did you mean "{plain[near[0]]}"?' if near else ""
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
 
 
 def say(message: str) -> None:

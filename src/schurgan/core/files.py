@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import json
 import os
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
+
+_NAME_BYTES = 80  # of a class in a file's name: with a number, a suffix and the name of a part it stays far below 255
 
 
 @contextlib.contextmanager
@@ -55,3 +59,23 @@ def sha256(path: str | Path) -> str:
     """Hex SHA-256 of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_name(label: str) -> str:
+    """The name under which files of a class are written, without suffix: at most 80 bytes, the same in every run.
+
+    Letters with their marks, digits, pictographs, spaces, "-" and "_" are kept, in normal form C; anything else becomes
+    "_". Whatever differs from the label after that, or by case alone from another label's name, gets "~" and six
+    characters of the label's SHA-256: no two labels share a file, also where the file system ignores case.
+    """
+    composed = unicodedata.normalize("NFC", label)
+    kept = "".join(
+        c if c in " -_" or unicodedata.category(c)[0] in "LMN" or unicodedata.category(c) == "So" else "_"
+        for c in composed
+    ).strip(" -")
+    folded = unicodedata.normalize("NFC", kept.casefold())
+    if kept and kept == folded == label and len(kept.encode()) <= _NAME_BYTES:
+        return kept
+    digest = hashlib.sha256(label.encode("utf-8", "surrogatepass")).digest()
+    tag = "~" + base64.b32encode(digest)[:6].decode().lower()
+    return (kept or "class").encode()[: _NAME_BYTES - len(tag)].decode(errors="ignore").rstrip() + tag

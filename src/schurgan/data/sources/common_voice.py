@@ -128,7 +128,8 @@ class _Reader:
     def _label(self, row: Row, locale: str) -> str:
         column = "accent" if self.by == "accents" and "accents" not in row.fields else self.by  # its older name
         if column not in row.fields and column != "locale":
-            raise SchurganError(f'{row.table} line 1: no column "{column}", which the classes were to be read from')
+            found = ",".join(row.fields)[:300]
+            raise SchurganError(f'{row.table} line 1: no column "{column}" for the classes; the header is {found}')
         label = " ".join(row[column].split())
         return label or (locale if column == "locale" else "")
 

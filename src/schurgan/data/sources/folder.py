@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+import unicodedata
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -16,13 +19,17 @@ KINDS = {
     "audio": (AUDIO_SUFFIXES, "an audio file", "sound files", "recordings (WAV, FLAC, OGG, MP3, …)"),
     "images": (IMAGE_SUFFIXES, "an image", "images", "images (PNG, JPEG, …)"),
 }
+_PARTS = re.compile(
+    r"(train(ing)?|val(id(ation)?)?|dev(elopment)?|eval(uation)?|test(ing)?|(fold|split|part)[-_ ]?\d+)"
+)
+"""Names of the parts of a split, in lower case."""
 
 
 def open_folder(root: Path, kind: str | None = None, table: str | Path | None = None) -> FileSource:
     """List the recordings or images under `root` by their names; whether they decode is found when they are loaded.
 
     Without a table, files inside a class folder belong to that class however deep they lie; links are followed, loops
-    are not. Classes are in alphabetical order.
+    are not. Classes are in alphabetical order, their names in Unicode's normal form C.
 
     Args:
         root: the folder.
@@ -32,6 +39,9 @@ def open_folder(root: Path, kind: str | None = None, table: str | Path | None = 
 
     Raises:
         SchurganError: nothing can be used, or the table is broken.
+
+    Warns:
+        UserWarning: all class folders have names of the parts of a split, such as train and test, or fold1 and fold2.
     """
     if kind is not None:
         choices("folder", "kind", [kind], tuple(KINDS))
@@ -59,9 +69,16 @@ def _folders(root: Path, kind: str | None) -> FileSource:
             reason = "lies outside the class folders"
             loose += 1
         if reason is None:
-            listing.append(Item(origin, origin.partition("/")[0]))
+            listing.append(Item(origin, unicodedata.normalize("NFC", origin.partition("/")[0])))
         else:
             skipped.append((printable(origin), reason))
+    classes = list(dict.fromkeys(item.label for item in listing))
+    if classes and all(_PARTS.fullmatch(name.lower()) for name in classes):
+        warnings.warn(
+            f"{root}: its folders {', '.join(classes[:5])} are taken for classes, yet named as a split's parts; "
+            "if they are parts, list the files in a table with the columns path, label and fold (option table)",
+            stacklevel=2,
+        )
     if not listing:
         if loose:
             example = root / "dog" / "bark.wav"
@@ -80,7 +97,7 @@ def _table(root: Path, kind: str | None, table: Path) -> FileSource:
     skipped: list[Skipped] = []
     for row in read_table(path, ("path", "label")):
         origin = row.once("path", row.inner_path("path", "a path inside the folder"), lines)
-        label = row.filled("label", "a class name").strip()
+        label = unicodedata.normalize("NFC", row.filled("label", "a class name").strip())
         fold = row.whole("fold", 1) if "fold" in row.fields else None
         if (root / origin).is_file():
             listing.append(Item(origin, label, fold))

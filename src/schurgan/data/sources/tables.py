@@ -86,7 +86,9 @@ def read_table(table: Path, columns: tuple[str, ...], delimiter: str = ",") -> I
             _, header = next(lines, (1, []))
             missing = [column for column in columns if column not in header]
             if missing:
-                raise SchurganError(f"{table} line 1: no column {', '.join(missing)}; {','.join(columns)} are needed")
+                found = ",".join(header)[:300] or "nothing"
+                needed = f"{','.join(columns)} are needed" if len(columns) > 1 else f"{columns[0]} is needed"
+                raise SchurganError(f"{table} line 1: no column {', '.join(missing)}; {needed}, the header is {found}")
             for line, cells in lines:
                 if len(cells) > len(header):
                     raise SchurganError(f"{table} line {line}: {len(cells)} fields, where the header has {len(header)}")
