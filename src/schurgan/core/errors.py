@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import re
 import sys
 import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class SchurganError(ValueError):
@@ -48,6 +51,14 @@ def _plain(name: str) -> str:
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
 
 
+def harmless(text: str) -> str:
+    r"""A text that a terminal shows and does not obey: controls, escapes as \x1b among them, are spelled out.
+
+    Names of files and classes, metrics and scores are from folders that anybody may have made. Lines and tabs stay.
+    """
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
 def say(message: str) -> None:
     """One line for the user on standard error."""
-    print(f"schurgan: {' '.join(message.split())}", file=sys.stderr)
+    print(f"schurgan: {harmless(' '.join(message.split()))}", file=sys.stderr)
