@@ -43,7 +43,6 @@ class RunFolder:
         self.animation = self.path / "samples.gif"  # the film that `schurgan animate` makes
         self.outcome = self.path / "outcome.json"  # what became of the run as a trial of a study
         self.log = self.path / "trial.log"  # what the process of a trial printed
-        self.lock = self.path / ".lock"  # held by the process that works on a trial
 
     def checkpoint(self, step: int, attempt: int = 0) -> Path:
         """The state after `step` steps, `attempt` rollbacks into the run."""

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from schurgan.core.distributed import World, join
-from schurgan.core.errors import Interrupted, SchurganError, writing
-from schurgan.core.files import write_json
+from schurgan.core.errors import Interrupted, SchurganError
+from schurgan.core.files import lock, write_json
 from schurgan.core.launch import find_placement
 from schurgan.data.shards import Shards, split
 from schurgan.evaluation.evaluate import evaluate
@@ -44,7 +44,9 @@ def run_trial(trial: Trial) -> Outcome:
         SchurganError: the folder holds a run of other options.
     """
     device = trial.config.train.device
-    with _alone(trial.folder):
+    with ExitStack() as held:
+        if is_main():  # a killed study may have left a process that is still saving its state
+            held.enter_context(lock(trial.folder, wait=True))
         with join(device) as world:
             finished = finished_outcome(trial)
             known = world.broadcast_object(finished and vars(finished))
@@ -150,21 +152,6 @@ def is_main() -> bool:
     """Whether this is the first process of its launcher, or has none."""
     placement = find_placement(os.environ)
     return placement is None or placement.rank == 0
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Wait until no other process works on the trial: a killed study may have left one that is saving its state."""
-    if not is_main():
-        yield
-        return
-    import fcntl
-
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    with open(RunFolder(folder).lock, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 _FORMAT = "schurgan-outcome/1"
