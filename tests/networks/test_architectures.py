@@ -93,9 +93,7 @@ def test_fifty_classes_add_an_embedding_row_each_and_nothing_else(name, width):
 
 @pytest.mark.parametrize(("name", "width", "more"), [("proposed-128", 64, 2_097_152), ("proposed-128", 96, 3_145_728)])
 def test_the_class_beside_z_in_the_linear_layer_costs_exactly_what_it_must(name, width, more):
-    architecture = dataclasses.replace(find_architecture(name), class_in_linear=True)
-    with torch.device("meta"):
-        assert parameters(Generator(architecture, 10, width)) == counts(name, width)[0] + more
+    assert counts(name, width, embedding="linear")[0] == counts(name, width)[0] + more
 
 
 def sagan(pairs, attended: int, width: int, classes: int) -> int:
@@ -196,8 +194,8 @@ def attended(architecture: Architecture, part: str) -> list[int]:
 
 def test_a_row_is_customised_in_the_fields_that_are_given_and_in_no_other():
     row = find_architecture("proposed-128")
-    other = customise(row, base=(4, 8), skip_z="full", resample="strided", embedding=64, projection=False)
-    assert (other.base, other.skip_z, other.resample, other.embedding) == ((4, 8), "full", "strided", 64)
+    other = customise(row, base=(4, 8), skip_z="full", resample="strided", embedding="separate", projection=False)
+    assert (other.base, other.skip_z, other.resample, other.embedding) == ((4, 8), "full", "strided", 0)
     assert not other.projection
     assert other.size == (128, 256)
     assert (other.generator, other.discriminator, other.width) == (row.generator, row.discriminator, row.width)
@@ -235,6 +233,17 @@ def test_noise_in_chunks_again_has_the_length_of_the_chunks():
 
 
 SMALL = find_architecture("small-16")
+
+
+@pytest.mark.parametrize(("name", "size"), [("small-16", 32), ("proposed-128", 128), ("sagan-128", 128)])
+def test_the_class_embedding_of_any_row_can_be_shared_or_beside_z_or_separate(name, size):
+    row = find_architecture(name)
+    linear, shared, separate = (customise(row, embedding=kind) for kind in ("linear", "shared", "separate"))
+    assert (linear.embedding, linear.class_in_linear) == (size, True)
+    assert (shared.embedding, shared.class_in_linear) == (size, False)
+    assert (separate.embedding, separate.class_in_linear) == (0, False)
+    assert customise(linear, embedding="shared") == shared
+    assert customise(linear, embedding="separate") == separate
 
 
 @pytest.mark.parametrize(

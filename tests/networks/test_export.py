@@ -21,7 +21,7 @@ NETWORKS = {
     "small-16": (4, {}),
     "cifar-32": (4, {}),
     "sagan-32": (8, {"resample": "strided"}),
-    "biggan-32": (2, {"skip_z": "full", "base": (4, 6)}),
+    "biggan-32": (2, {"skip_z": "full", "embedding": "linear", "base": (4, 6)}),
     "proposed-literal-128": (1, {}),  # enlarges 4- and 8-fold
 }
 BATCHES = (1, 3, 8)

@@ -115,7 +115,7 @@ def test_spectral_norm_leaves_every_embedding_of_the_generator_alone():
 
 
 def test_the_class_beside_z_reaches_the_linear_layer():
-    network = seeded(dataclasses.replace(SMALL, class_in_linear=True), 10, width=8).eval()
+    network = seeded(customise(SMALL, embedding="linear"), 10, width=8).eval()
     assert network.linear.in_features == 16 + 32
     assert changed_places(network, None) == [True] * 4
 
@@ -130,7 +130,7 @@ def test_strided_generators_make_images_of_the_same_size(name):
 
 def test_a_generator_has_the_changed_fields_of_its_architecture():
     torch.manual_seed(0)
-    options = {"base": (4, 8), "skip_z": "full", "embedding": 0, "attention_g": (8, 32)}
+    options = {"base": (4, 8), "skip_z": "full", "embedding": "separate", "attention_g": (8, 32)}
     network = Generator(customise(find_architecture("cifar-32"), **options), 10, 8, 1)
     assert [isinstance(block.attention, SelfAttention) for block in network.blocks] == [True, False, True]
     assert network(*inputs(network)).shape == (4, 1, 32, 64)

@@ -18,6 +18,7 @@ STEPS, SHARES = 3, (3, 5)  # of each batch, by process
 BUILD = {
     "DDFN": lambda: DDFN(0.5, decay=0.9),
     "DDFN per class": lambda: DDFN(relative_epsilon=0.02, decay=0.9, per_class=True, penalty="augmented"),
+    "DDFN per image": lambda: DDFN(0.5, constraint="image"),
     "witness": lambda: MomentMatching("gram", classes=4, decay=0.8),
     "hinge": lambda: MomentMatching("dfn", classes=4, epsilon=0.02, **HINGE),
 }

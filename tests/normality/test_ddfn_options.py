@@ -126,6 +126,63 @@ def test_absent_class_keeps_its_moving_average(labelled):
     assert constraint.ema[0] != before[0]
 
 
+@pytest.mark.parametrize("penalty", ["hinge", "quadratic"])
+def test_held_by_itself_each_image_is_pulled_by_its_own_gap_to_the_mean_of_its_class(labelled, penalty):
+    real, labels = labelled
+    options = {"epsilon": 0.5, "weight": 2.0, "penalty": penalty, "per_class": True, "scaling": "signed"}
+    constraint = DDFN(constraint="image", **options)
+    constraint.fit_real([(real, labels)])
+    mine = torch.tensor([0, 0, 2, 1])
+    fake = images(4, seed=5) * torch.tensor([0.9, 0.2, 0.5, 0.7])[:, None, None, None]
+    with torch.no_grad():
+        fake[3] *= (constraint.real_mean[1] / departures(fake)[3]).sqrt()  # inside the band
+    gaps = departures(fake) - constraint.real_mean[mine]
+    excess = (gaps.abs() - 0.5).clamp(min=0) / constraint.real_average()
+    expected = 2.0 * (excess if penalty == "hinge" else excess.square()).mean()
+    value, stats = constraint(fake, mine)
+    assert value.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert stats.active
+    slope = gradient(constraint, fake, mine)
+    assert [round(each.item(), 3) for each in (slope * fake).sum((1, 2, 3)).sign()] == [1, -1, -1, 0]
+
+
+def test_a_mean_inside_the_band_satisfies_the_mean_constraint_and_not_that_of_each_image():
+    """Which is why the mean is the default: real images vary in Δ², and the other reading takes that away."""
+    real = images(32) * torch.linspace(0.3, 1.0, 32)[:, None, None, None]
+    spread = {}
+    for constraint in ("mean", "image"):
+        held = fitted(real, relative_epsilon=0.05, constraint=constraint, decay=0.0)
+        fake = real.clone()
+        for _ in range(60):
+            fake = fake - 2.0 * gradient(held, fake)
+        assert held(fake)[1].gap.abs() < 0.2 * held.real_mean
+        spread[constraint] = (departures(fake).std() / departures(real).std()).item()
+    assert spread["mean"] == 1
+    assert spread["image"] < 0.5
+
+
+def test_the_penalty_of_an_evaluation_is_not_multiplied_by_the_steps_between():
+    fake = images(4, seed=1, level=0.5)
+    once, every_third = fitted(epsilon=0.0).eval(), fitted(epsilon=0.0, every=3).eval()
+    torch.testing.assert_close(every_third(fake)[0], once(fake)[0])
+
+
+def test_the_relative_band_is_a_share_of_the_mean_that_the_exact_subset_corrects():
+    real = images(64)
+    held = fitted(real, estimator="asymmetry", exact_subset=8, relative_epsilon=0.1)
+    exact = departures(real[::8], "exact") - departures(real[::8], "asymmetry")
+    target = departures(real, "asymmetry").mean() + exact.mean()
+    assert held.band().item() == pytest.approx(0.1 * target.item(), rel=1e-5)
+    assert held.band().item() < 0.9 * 0.1 * held.real_mean.item()  # the asymmetry of noise is far above Δ²
+
+
+def test_multipliers_move_at_the_pace_of_the_moving_average():
+    held = fitted(epsilon=1.0, weight=2.0, penalty="augmented", decay=0.75)
+    _, stats = held(images(16, seed=1, level=0.2).requires_grad_())
+    excess = (stats.ema_gap.abs() - 1.0) / held.real_average()
+    assert held.multipliers[1].item() == pytest.approx((1 - 0.75) * 2.0 * excess.item(), rel=1e-5)
+
+
 def test_unit_scaling_is_the_departure_of_images_mapped_to_zero_and_one():
     constraint = fitted(scaling="unit", epsilon=0.0)
     real = departures((images(32) + 1) / 2)
@@ -214,6 +271,8 @@ def test_work_begun_and_finished_later_is_the_same_as_at_once():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"constraint": "images"}, '"images".*mean, image'),
+        ({"constraint": "image", "penalty": "augmented"}, 'penalty is "augmented"'),
         ({"penalty": "hing"}, '"hing".*hinge, quadratic, augmented'),
         ({"scaling": "0..1"}, '"0..1".*signed, unit'),
         ({"orientation": "up"}, '"up".*ascending, descending'),

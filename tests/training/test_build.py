@@ -43,7 +43,8 @@ def configurations(draw: st.DrawFn, names: list[str]) -> Config:
         architecture=name,
         width=draw(st.integers(1, 4)),
         channels=draw(st.integers(1, 4)),
-        skip_z=some(None, "full", "none", *(["chunks"] if architecture.embedding else [])),
+        embedding=some(None, "shared", "linear", "separate"),
+        skip_z=some(None, "full", "none", "chunks"),
         resample=some(None, "nearest", *(["strided"] if strided else [])),
         attention_g=draw(
             st.none() | st.lists(st.sampled_from(heights["generator"]), max_size=2, unique=True).map(tuple)
@@ -77,11 +78,13 @@ def configurations(draw: st.DrawFn, names: list[str]) -> Config:
         augment=",".join(draw(st.lists(st.sampled_from(POLICIES), unique=True))),
         augment_strength=some(0.0, 0.5, 1.0),
     )
+    constraint = some("mean", "image")
     estimator = some("exact", "hybrid", "perron", "asymmetry", "moments", "paper_symmetric")
     ddfn = DDFNOptions(
         weight=some(0.0, 1.0),
         relative_epsilon=some(None, 0.0, 0.1),
-        penalty=some("hinge", "quadratic", "augmented"),
+        constraint=constraint,
+        penalty=some("hinge", "quadratic", *(["augmented"] if constraint == "mean" else [])),
         estimator=estimator,
         scaling="unit" if estimator == "perron" else some("unit", "signed"),
         channels=some("mean", "sum", *(["luminance"] if model.channels in (1, 3) else [])),

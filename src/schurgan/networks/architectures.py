@@ -12,6 +12,7 @@ from typing import Any, Literal, Self, get_args
 from schurgan.core.errors import did_you_mean
 
 SkipZ = Literal["chunks", "full", "none"]
+ClassEmbedding = Literal["shared", "linear", "separate"]
 Resample = Literal["nearest", "strided"]
 Part = Literal["generator", "discriminator"]
 
@@ -146,14 +147,17 @@ def customise(
     architecture: Architecture,
     *,
     base: tuple[int, int] | None = None,
+    embedding: ClassEmbedding | None = None,
     skip_z: SkipZ | None = None,
     resample: Resample | None = None,
-    embedding: int | None = None,
     projection: bool | None = None,
     attention_g: Collection[int] | None = None,
     attention_d: Collection[int] | None = None,
 ) -> Architecture:
     """Return `architecture` with some of its fields changed; None leaves a field as it is.
+
+    `embedding` says where the class enters G: "shared" by all blocks, "linear" that and beside z in the linear layer,
+    "separate" in each gain and bias of a norm by itself. A row of separate ones comes to share one of 128 numbers.
 
     `attention_g` and `attention_d` are heights in pixels of the maps with self-attention, () for none: every stage of
     the network that gives such a map has it, and no other stage.
@@ -161,8 +165,11 @@ def customise(
     Raises:
         ValueError: no stage gives such a height, or the parts do not fit each other.
     """
-    fields = {"base": base, "skip_z": skip_z, "resample": resample, "embedding": embedding, "projection": projection}
+    fields = {"base": base, "skip_z": skip_z, "resample": resample, "projection": projection}
     changes: dict[str, Any] = {name: value for name, value in fields.items() if value is not None}
+    if embedding is not None:
+        size = 0 if embedding == "separate" else architecture.embedding or Architecture.embedding
+        changes |= {"embedding": size, "class_in_linear": embedding == "linear"}
     if skip_z == "chunks":
         changes["latent"] = None
     places: dict[Part, Collection[int] | None] = {"generator": attention_g, "discriminator": attention_d}

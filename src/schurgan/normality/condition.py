@@ -188,6 +188,14 @@ class Condition(nn.Module):
         counts = counts[:, None]
         return torch.where(counts > LEAST, sums / counts.clamp(min=LEAST) - self._target(), 0.0)
 
+    def _mean(self, values: Tensor) -> Tensor:
+        """Mean of values (B,) over all processes' images; DistributedDataParallel is going to average its gradients."""
+        own = values.sum()
+        total, count = sum_over_processes(torch.stack([own.detach(), own.new_full((), len(values))]))
+        count = count.clamp(min=1)
+        mean: Tensor = total / count + (own - own.detach()) * count_processes() / count
+        return mean
+
     def _straight_through(self, features: Tensor, classes: Tensor, learning: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Gap of the moving average (K, F), with the gradient of the batch's own mean and not 1 − decay of it.
 

@@ -12,6 +12,7 @@ from .condition import Condition
 from .estimators import POOLING, Channels, begin_departure_from_normality, check_method, departure_from_normality
 from .real_moments import RealMoments
 
+Constraint = Literal["mean", "image"]
 Penalty = Literal["hinge", "quadratic", "augmented"]
 Scaling = Literal["signed", "unit"]
 Orientation = Literal["ascending", "descending"]
@@ -25,7 +26,7 @@ class DDFNStats(NamedTuple):
     gap: Tensor  # batch_mean less the real mean (of the batch's classes, if per class)
     ema_gap: Tensor  # moving average of the generated mean less the real mean, what the constraint is about
     batch_mean: Tensor  # mean Δ² of the last generated images, of all processes
-    active: Tensor  # bool: the moving average is outside the band (of some class), the penalty pulls
+    active: Tensor  # bool: the moving average (of some class), or an image, is outside the band: the penalty pulls
 
 
 class DDFN(Condition):
@@ -37,6 +38,10 @@ class DDFN(Condition):
     ε, hence the moving average ḡ (of sums and of counts, so that it is a mean from the first batch on). The gradient
     goes straight through it, with weight 1 and not 1 − decay:
     weight · sign(ḡ)·1[|ḡ| > ε]·∇(mean Δ² of the batch) / E Δ²(x).
+
+    With constraint="image" each generated image is held by itself, without a moving average: the penalty is the mean of
+    weight · max(|Δ²(G(z)) − E Δ²(x)| − ε, 0) / E Δ²(x). Its least value has all images at the real mean, however far
+    apart real ones are: their Δ² vary by 80 % of it.
 
         constraint = DDFN(relative_epsilon=0.03)
         constraint.fit_real(loader)
@@ -50,7 +55,8 @@ class DDFN(Condition):
             Δ² grows with n².
         relative_epsilon: half width as a share of E Δ²(x), in place of `epsilon`; it carries over between sizes.
         weight: weight of the penalty, against losses of order 1.
-        penalty: "hinge", "quadratic" or "augmented" (Lagrangian), see `gap_penalty`.
+        constraint: of the "mean" of generated images, or of each "image".
+        penalty: "hinge", "quadratic" or "augmented" (Lagrangian, of the mean alone), see `gap_penalty`.
         estimator: method of `departure_from_normality`.
         factor: pooling of the estimator.
         scaling: "unit" takes Δ² of (x + 1) / 2, in [0, 1]; "signed" of the images as they are, which the paper's ε
@@ -78,6 +84,7 @@ class DDFN(Condition):
         *,
         relative_epsilon: float | None = None,
         weight: float = 1.0,
+        constraint: Constraint = "mean",
         penalty: Penalty = "hinge",
         estimator: str = "hybrid",
         factor: int = 2,
@@ -97,6 +104,7 @@ class DDFN(Condition):
             if number < least:
                 raise ValueError(f"{name} is {number}: a whole number of {least} or more is needed")
         for name, value, known in (
+            ("constraint", constraint, get_args(Constraint)),
             ("penalty", penalty, get_args(Penalty)),
             ("scaling", scaling, get_args(Scaling)),
             ("orientation", orientation, get_args(Orientation)),
@@ -105,7 +113,9 @@ class DDFN(Condition):
                 raise ValueError(f'{name} is "{value}": one of {", ".join(known)} is needed')
         if estimator == "perron" and scaling == "signed":
             raise ValueError('estimator "perron" is for images in [0, 1]: scaling "unit" is needed, "signed" was given')
-        self.relative_epsilon = relative_epsilon
+        if constraint == "image" and penalty == "augmented":
+            raise ValueError('penalty is "augmented": it is of constraint "mean", an image has no multipliers')
+        self.relative_epsilon, self.constraint = relative_epsilon, constraint
         self.estimator, self.factor, self.scaling, self.channels = estimator, factor, scaling, channels
         self.penalty, self.orientation, self.every, self.exact_subset = penalty, orientation, every, exact_subset
         for name in ("real_mean", "real_var", "exact_offset", "multipliers"):
@@ -170,17 +180,22 @@ class DDFN(Condition):
         batch_mean = (share * (sums[:, 0] / counts.clamp(min=1))).sum()
         batch_gap = batch_mean - (share * self._target()[:, 0]).sum()
         gap, band, unit = through.detach()[:, 0], self.band(), self.real_average()
-        active = ((gap.abs() > band) & (counts > 0)).any()
+        if self.constraint == "image":
+            gaps, bands = departures - self._target()[classes, 0], band[classes]
+            penalty = self._mean(gap_penalty(self.penalty, gaps, bands, unit, self.weight, self.multipliers))
+            active = self._mean((gaps.detach().abs() > bands).float()) > 0
+        else:
+            each = gap_penalty(self.penalty, through[:, 0], band, unit, self.weight, self.multipliers)
+            penalty, active = (share * each).sum(), ((gap.abs() > band) & (counts > 0)).any()
         stats = DDFNStats(batch_gap, (self.real_share * gap).sum(), batch_mean, active)
-        each = gap_penalty(self.penalty, through[:, 0], band, unit, self.weight, self.multipliers)
         if not learning:
-            return (share * each).sum(), stats
+            return penalty, stats
         self.latest = torch.stack([*stats[:3], active.float()])
         if self.penalty == "augmented":
             # At the pace at which the moving average settles.
             moved = update_multipliers(self.multipliers, gap, band, unit, (1 - self.decay) * self.weight)
             self.multipliers = torch.where(counts > 0, moved, self.multipliers)
-        return (share * each).sum() * self.every, stats
+        return penalty * self.every, stats
 
     def _latest_stats(self) -> DDFNStats:
         gap, ema_gap, batch_mean, active = self.latest

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .condition import LEAST, Condition
 from .descriptors import Descriptor, find_descriptor
-from .real_moments import RealMoments, count_processes, sum_over_processes
+from .real_moments import RealMoments, sum_over_processes
 
 Form = Literal["witness", "hinge"]
 
@@ -147,11 +147,7 @@ class MomentMatching(Condition):
     def _witness(self, features: Tensor, classes: Tensor) -> tuple[Tensor, MomentStats]:
         gap = self.ema_gap()
         banded = self._banded(gap)
-        pulls = (banded[classes] * features).mean(1).sum()
-        total, count = sum_over_processes(torch.stack([pulls.detach(), pulls.new_full((), len(features))]))
-        count = count.clamp(min=1)
-        # The mean over all processes, whose gradients DistributedDataParallel is going to average.
-        penalty = total / count + (pulls - pulls.detach()) * count_processes() / count
+        penalty = self._mean((banded[classes] * features).mean(1))
         return penalty, MomentStats(self._rms(banded), self._rms(gap), (banded != 0).any())
 
     def _hinge(self, features: Tensor, classes: Tensor) -> tuple[Tensor, MomentStats]:

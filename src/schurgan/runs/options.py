@@ -31,6 +31,9 @@ class ModelOptions(Options):
     """Channels of an image, all equal unless a colour map fills its 3."""
     colormap: Literal["viridis", "magma", "turbo", "jet"] | None = None
     """Invertible colour map that is applied to the images."""
+    embedding: Literal["shared", "linear", "separate"] | None = None
+    """Class embedding of the generator: one for all blocks (shared), that one in the linear layer beside z too
+    (linear), or one for each gain and bias of a norm (separate); the architecture's own by default."""
     skip_z: Literal["chunks", "full", "none"] | None = None
     """Part of z that each block of the generator receives; the architecture's own by default."""
     resample: Literal["nearest", "strided"] | None = None
@@ -93,6 +96,8 @@ class DDFNOptions(Options):
     """Gap between the mean Δ² of generated and real images that is not penalised, eq. (8) of the paper."""
     relative_epsilon: Share | None = None
     """The same as a share of the real mean, in place of epsilon."""
+    constraint: Literal["mean", "image"] = "mean"
+    """Hold the mean Δ² of generated images, or each image's, to the real mean."""
     penalty: Literal["hinge", "quadratic", "augmented"] = "hinge"
     """Function of the gap beyond epsilon that is penalised."""
     estimator: Literal["exact", "hybrid", "perron", "asymmetry", "moments", "paper_symmetric", "paper_determinant"] = (

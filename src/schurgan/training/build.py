@@ -114,6 +114,7 @@ def build_architecture(model: ModelOptions) -> Architecture:
     """The row that is named, with what the options change. Raises ValueError for what does not fit it."""
     return customise(
         find_architecture(model.architecture),
+        embedding=model.embedding,
         skip_z=model.skip_z,
         resample=model.resample,
         attention_g=model.attention_g,
