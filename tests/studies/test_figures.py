@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from schurgan.data.shards import Shards
 from schurgan.evaluation import evaluate as scoring
 from schurgan.evaluation.sweep import Sweep
 from schurgan.model import Model, load
+from schurgan.runs.folder import RunFolder
+from schurgan.runs.options import HealthOptions
 from schurgan.studies import figures
 from schurgan.studies.figures import borrow, choose_clips, phase_picture, save_figures
 from schurgan.studies.runner import run_trials
@@ -32,9 +35,11 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trials(shards: Path, out: Path) -> tuple[Trial, ...]:
     """Two trials on recordings, whose sounds nobody scores. Not to be changed."""
+    content = small_study()
+    content["scales"]["laptop"]["options"]["health"]["layer"] = "blocks.0.norm2"
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(scoring, "score_sounds", lambda *_: {})
-        found = read_study("small", small_study()).trials("laptop", 1, {"set": shards}, out)
+        found = read_study("small", content).trials("laptop", 1, {"set": shards}, out)
         run_trials(found)
     return found
 
@@ -62,11 +67,24 @@ def test_gaps_are_drawn_with_an_arrow_at_the_onset(trials, tmp_path):
     assert calm.with_suffix(".svg").read_text().count('id="patch_') > patches
 
 
+def test_the_gaps_of_a_layer_of_g_are_a_sheet_of_their_own(trials, tmp_path):
+    images, layer = save_figures(drawn("gap"), "laptop", trials, tmp_path)
+    assert (images.name, layer.name) == ("small-laptop.png", "small-laptop-layer.png")
+    sheets = [path.with_suffix(".svg").read_text() for path in (images, layer)]
+    assert ["blocks.0.norm2 of G" in sheet for sheet in sheets] == [False, True]
+    for trial in trials:
+        scores = [each.scores for each in RunFolder(trial.folder).read_records().health]
+        assert all(each["layer_gap"] != each["gap"] for each in scores)
+    plain = [replace(t, config=t.config.model_copy(update={"health": HealthOptions()})) for t in trials]
+    assert save_figures(drawn("gap"), "laptop", plain, tmp_path) == [images]
+
+
 def test_the_same_runs_give_the_same_figure(trials, tmp_path):
     for name in ("one", "two"):
         save_figures(drawn("gap"), "laptop", trials, tmp_path / name)
     first, second = (sorted((tmp_path / name).iterdir()) for name in ("one", "two"))
-    assert [path.name for path in first] == ["small-laptop.png", "small-laptop.svg"]
+    names = [f"small-laptop{sheet}.{kind}" for sheet in ("-layer", "") for kind in ("png", "svg")]
+    assert [path.name for path in first] == names
     assert [sha256(path) for path in first] == [sha256(path) for path in second]
 
 

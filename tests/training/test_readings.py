@@ -22,6 +22,7 @@ READINGS: dict[str, dict[str, Any]] = {
     "class beside the whole of z, each image": {
         "model": {"embedding": "linear", "skip_z": "full"},
         "ddfn": {"constraint": "image"},
+        "health": {"layer": "blocks.1.norm2", "every": 2},
     },
     "separate embeddings": {"model": {"embedding": "separate"}},
 }

@@ -7,7 +7,9 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
+import scipy.linalg
 import torch
 
 from schurgan.core.distributed import World
@@ -66,6 +68,40 @@ def test_a_line_of_an_evaluation_holds_its_scores_the_gap_in_its_band_and_the_ve
     assert row["singular_values"]["generator.output"] > 0
     assert row["verdict"] == verdict.state == "healthy"
     assert "frechet" not in row  # no classifier was asked for
+
+
+@pytest.mark.parametrize("layer", ["blocks.1.norm2", "blocks.0", "output"])
+def test_the_gap_of_a_layer_is_of_its_maps_and_of_real_images_as_small(made, shards, layer):
+    watch, trainer = made(layer=layer)
+    maps: list[torch.Tensor] = []
+    generator = copy.deepcopy(trainer.generator)
+    generator.get_submodule(layer).register_forward_hook(lambda module, inputs, output: maps.append(output))
+    z = trainer.latent.sample(16, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        generator(z, torch.arange(16) % 8)
+    real = Shards(shards).images(range(48))
+    real = torch.nn.functional.avg_pool2d(real, 16 // maps[0].shape[-1])
+    expected = schur_departures(maps[0]).mean() - schur_departures(real).mean()
+    row, _ = watch.evaluate(trainer)
+    assert row["layer_gap"] == pytest.approx(expected, rel=1e-4)
+    assert row["gap"] == made()[0].evaluate(trainer)[0]["gap"]  # nothing else changes
+
+
+def schur_departures(maps: torch.Tensor) -> np.ndarray:
+    """Norm² above the diagonal of the complex Schur form, of each map (B, C, n, n)."""
+    triangles = [scipy.linalg.schur(each.numpy(), output="complex")[0] for each in maps.double().flatten(0, 1)]
+    return np.array([np.square(np.abs(np.triu(triangle, 1))).sum() for triangle in triangles])
+
+
+@pytest.mark.parametrize(
+    ("layer", "needed"),
+    [("blocks.1.nrom2", "blocks.1.norm2"), ("linear", r"square maps .* \(2, 256\)"), ("blocks", "gives nothing")],
+)
+def test_a_layer_without_maps_is_refused_before_the_first_step(tiny, layer, needed):
+    config = tiny()
+    config = config.model_copy(update={"health": config.health.model_copy(update={"layer": layer})})
+    with pytest.raises(ValueError, match=f"layer: .*{needed}"):
+        build_trainer(config, 8)
 
 
 def test_two_evaluations_of_the_same_networks_are_equal(made, shards):

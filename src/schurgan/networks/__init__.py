@@ -11,7 +11,7 @@ from schurgan.networks.architectures import ARCHITECTURES, IMAGE, Architecture, 
 from schurgan.networks.costs import Costs, step_costs
 from schurgan.networks.discriminator import Discriminator
 from schurgan.networks.export import export_generator
-from schurgan.networks.generator import Generator, standing_statistics
+from schurgan.networks.generator import Generator, layer_maps, standing_statistics
 from schurgan.networks.latent import Latent
 from schurgan.networks.layers import SelfAttention, plain_attention
 from schurgan.networks.spectral import (
@@ -40,6 +40,7 @@ __all__ = [
     "customise",
     "export_generator",
     "find_architecture",
+    "layer_maps",
     "leading_singular_values",
     "plain_attention",
     "standing_statistics",

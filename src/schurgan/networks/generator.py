@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from schurgan.core.errors import did_you_mean
 from schurgan.networks.architectures import Architecture, check_sizes, find_architecture
 from schurgan.networks.latent import Latent
 from schurgan.networks.layers import BATCH_NORM_EPS, Condition, GBlock, Init, attribute_set, initialise
@@ -105,6 +106,24 @@ class Generator(nn.Module):
         if self.architecture.class_in_linear:
             first = torch.cat([first, embedded], 1)
         return first, [torch.cat([noise, embedded], 1) for noise in later]
+
+
+def layer_maps(network: nn.Module, layer: str, z: Tensor, labels: Tensor) -> Tensor:
+    """Maps (B, C, n, n) that a layer gives when `network` is called with z and labels.
+
+    Raises ValueError for a name that is none of `named_modules`, or of a layer that gives something else.
+    """
+    layers = dict(network.named_modules())
+    if layer not in layers:
+        raise ValueError(f'layer: "{layer}" given, the generator has no such layer{did_you_mean(layer, layers)}')
+    given: list[Any] = []
+    with layers[layer].register_forward_hook(lambda module, inputs, output: given.append(output)):
+        network(z, labels)
+    shape = tuple(given[-1].shape) if given and isinstance(given[-1], Tensor) else "nothing"
+    if len(shape) != 4 or shape[2] != shape[3]:
+        raise ValueError(f'layer: "{layer}" given, square maps (B, C, n, n) are needed and it gives {shape}')
+    maps: Tensor = given[-1]
+    return maps
 
 
 @torch.no_grad()

@@ -156,6 +156,9 @@ class HealthOptions(Options):
     """Images generated for each evaluation, always from the same latents."""
     classifier: bool = True
     """Measure Fréchet distances by a small classifier, trained once for all runs on the data."""
+    layer: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    """Layer of the generator whose maps' Δ² is logged too, less that of real images pooled to their size:
+    blocks.1.norm2, linear layers have none (Figure 1 of the paper)."""
     reaction: Literal["rollback", "stop", "warn"] = "rollback"
     """Reaction to a collapse: go on from the last healthy checkpoint with gentler options, stop, or only warn."""
     max_rollbacks: Annotated[int, Field(ge=0)] = 3

@@ -64,25 +64,38 @@ def save_figures(study: Study, scale: ScaleName, trials: Sequence[Trial], out: P
     if study.kind == "panels":
         return _draw_panels(study, scale, trials, out)
     if study.kind == "gap":
-        _draw_gaps(study, scale, trials, path)
-    elif study.kind == "sweep":
+        return _draw_gaps(study, scale, trials, path)
+    if study.kind == "sweep":
         _draw_sweep(study, scale, trials, path)
     else:
         _draw_waveforms(study, trials, path)
     return [path.with_suffix(".png")]
 
 
-def _draw_gaps(study: Study, scale: ScaleName, trials: Sequence[Trial], path: Path) -> None:
-    """Figure 1: a panel a row, the gap of the departure over steps, an arrow at each onset of collapse."""
+def _draw_gaps(study: Study, scale: ScaleName, trials: Sequence[Trial], path: Path) -> list[Path]:
+    """Figure 1: the gap of images over steps, a panel a row, an arrow at each onset of collapse; that of a layer."""
+    drawn = [("gap", "E Δ²(G(z)) − E Δ²(x)", path)]
+    layers = [name for trial in trials if (name := trial.config.health.layer)]
+    if layers:
+        label = f"E Δ²({layers[0]} of G) − E Δ²(x), x pooled to its size"
+        drawn.append(("layer_gap", label, path.with_name(f"{path.name}-layer")))
+    for score, label, to in drawn:
+        _draw_gap_panels(study, scale, trials, score, label, to)
+    return [to.with_suffix(".png") for _, _, to in drawn]
+
+
+def _draw_gap_panels(
+    study: Study, scale: ScaleName, trials: Sequence[Trial], score: str, label: str, path: Path
+) -> None:
     rows = study.rows_at(scale)
     with _sheet(path, 2.2 * -(-len(rows) // 2)) as page:
         axes = page.subplots(-(-len(rows) // 2), 2, squeeze=False).flat
         for letter, row, ax in zip(_LETTERS, rows, axes, strict=False):
             for style, variant in zip(_LINES, ("", *study.variants), strict=False):
-                label = study.variants[variant].about if variant else "logarithmic wavelet images"
+                name = study.variants[variant].about if variant else "logarithmic wavelet images"
                 for trial in (c for c in trials if (c.row, c.variant) == (row.name, variant)):
-                    _draw_gap(ax, trial, style, label)
-                    label = ""
+                    _draw_gap(ax, trial, score, style, name)
+                    name = ""
             ax.axhline(0, color="0.85", linewidth=0.6, zorder=0)
             ax.set_title(f"({letter}) {row.label}")
         for ax in list(page.axes)[len(rows) :]:
@@ -91,12 +104,12 @@ def _draw_gaps(study: Study, scale: ScaleName, trials: Sequence[Trial], path: Pa
         if len(labels) > 1:
             page.legend(curves, labels, loc="outside upper center", ncols=len(labels), frameon=False)
         page.supxlabel("step (arrow: onset of collapse)")
-        page.supylabel("E Δ²(G(z)) − E Δ²(x)")
+        page.supylabel(label)
 
 
-def _draw_gap(ax: Axes, trial: Trial, style: dict[str, Any], label: str) -> None:
+def _draw_gap(ax: Axes, trial: Trial, score: str, style: dict[str, Any], label: str) -> None:
     records = RunFolder(trial.folder).read_records().health
-    gaps = {each.step: gap for each in records if (gap := each.scores.get("gap")) is not None}
+    gaps = {each.step: gap for each in records if (gap := each.scores.get(score)) is not None}
     ax.plot([*gaps], [*gaps.values()], alpha=1.0 if trial.seed == 0 else 0.5, label=label or None, **style)
     outcome = read_outcome(trial.folder)
     if outcome is not None and outcome.onset in gaps:

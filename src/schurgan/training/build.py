@@ -23,6 +23,7 @@ from schurgan.networks import (
     apply_spectral_norm,
     customise,
     find_architecture,
+    layer_maps,
 )
 from schurgan.normality import DDFN, Condition, MomentMatching
 from schurgan.runs.config import Config
@@ -76,6 +77,8 @@ def build_trainer(
     train, model, own, world = config.train, config.model, own or Parts(), world or World()
     torch.manual_seed(train.seed)
     generator = fresh(own.generator) if own.generator else build_generator(model, classes)
+    if config.health.layer:
+        check_layer(generator, config.health.layer)
     discriminator = fresh(own.discriminator) if own.discriminator else build_discriminator(model, classes)
     loss = own.loss or LOSSES[train.loss]
     if loss.lipschitz and not own.loss and not config.regularize.gradient_penalty:
@@ -108,6 +111,15 @@ def build_trainer(
 def fresh(network: Network) -> nn.Module:
     """A network as it was given, also for the second trainer of a run that goes back."""
     return copy.deepcopy(network) if isinstance(network, nn.Module) else network()
+
+
+@torch.no_grad()
+def check_layer(generator: nn.Module, layer: str) -> None:
+    """Raise ValueError where a layer gives no maps; the generator and the global random numbers stay as they are."""
+    device = next(generator.parameters()).device
+    z, labels = torch.zeros(2, cast(int, generator.latent_dim)), torch.zeros(2, dtype=torch.int64)
+    with torch.random.fork_rng(devices=[]):
+        layer_maps(copy.deepcopy(generator).eval(), layer, z.to(device), labels.to(device))
 
 
 def build_architecture(model: ModelOptions) -> Architecture:

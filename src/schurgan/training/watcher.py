@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from schurgan.core.distributed import World
 from schurgan.data.codec import Codec
@@ -18,8 +19,9 @@ from schurgan.data.dataset import LabelledImages
 from schurgan.evaluation.features.extractor import Extracted, Extractor
 from schurgan.evaluation.features.registry import open_extractor
 from schurgan.health import Monitor, Verdict
+from schurgan.networks import layer_maps
 from schurgan.networks.batch_norm import local_statistics
-from schurgan.normality import DDFN
+from schurgan.normality import DDFN, departure_from_normality
 from schurgan.runs.config import Config
 from schurgan.training.health_scores import HealthScores
 from schurgan.training.logger import Means
@@ -27,6 +29,7 @@ from schurgan.training.trainer import Metrics, Trainer
 
 _MOST_REAL = 2000  # real images that generated ones are compared with
 _EXACT = 32  # images whose departure is computed exactly
+_MAPS = 1024  # maps of a layer whose departure is
 _MEANS = ("gradient_g", "loss_d", "loss_g")  # means since the evaluation before
 _STEPS_TIMED = 10
 _GRACE = 3000  # steps at most after which a generator that was never varied has failed
@@ -47,6 +50,7 @@ class Watcher:
         self._config, self._training, self._held_out, self._codec = config, training, held_out, codec
         self.reset()
         self._scores: HealthScores | None = None
+        self._real_departure: float | None = None  # of real images at the size of the maps of `layer`
         self.score: float | None = None  # the averaged generator's Fréchet distance at the newest evaluation
         self._timed: list[float] = []
 
@@ -84,6 +88,7 @@ class Watcher:
         measured["singular_values"] = trainer.singular_values()
         measured |= self._not_finite(trainer)
         measured = self.world.broadcast_object(measured)
+        shown = {name: measured.pop(name) for name in ("layer_gap",) if name in measured}  # and not judged
         verdict = self.monitor.update(trainer.global_step, **measured)
         if not self.stretch:
             self.stretch = self.world.broadcast_object(self._stretched(time.monotonic() - start))
@@ -91,7 +96,7 @@ class Watcher:
         if "gap" in measured:
             error = 2 * measured["gap_standard_error"]
             measured |= {"gap_low": measured["gap"] - error, "gap_high": measured["gap"] + error}
-        return measured | {"verdict": verdict.state, "reasons": list(verdict.reasons)}, verdict
+        return measured | shown | {"verdict": verdict.state, "reasons": list(verdict.reasons)}, verdict
 
     def fault(self, step: int, what: str) -> Verdict:
         """Judge a loss or a gradient that was not finite."""
@@ -156,9 +161,9 @@ class Watcher:
             )
         return self._scores
 
-    def _sample(self, shards: LabelledImages) -> tuple[Tensor, Tensor]:
-        """Images as D sees them, and labels; at most 2,000, drawn by the seed."""
-        order = np.random.default_rng(self._config.train.seed).permutation(len(shards))[:_MOST_REAL]
+    def _sample(self, shards: LabelledImages, most: int = _MOST_REAL) -> tuple[Tensor, Tensor]:
+        """Images as D sees them, and labels; at most so many, drawn by the seed."""
+        order = np.random.default_rng(self._config.train.seed).permutation(len(shards))[:most]
         return self._codec.apply_colormap(shards.images(order)), torch.from_numpy(shards.labels[order])
 
     @torch.no_grad()
@@ -171,8 +176,19 @@ class Watcher:
         generator = copy.deepcopy(trainer.generator)  # batch norm's running statistics move as it runs
         with local_statistics(generator):
             images = torch.cat([generator(a, b) for a, b in zip(z.split(64), labels.split(64), strict=True)])
+            layer = self._layer_gap(generator, z[:64], labels[:64]) if self.options.layer else {}
         gap = ddfn.gap(images.float(), labels, subset=min(_EXACT, count)).item()
-        return {"gap": gap, "gap_standard_error": ddfn.standard_error(count).item()}
+        return {"gap": gap, "gap_standard_error": ddfn.standard_error(count).item()} | layer
+
+    def _layer_gap(self, generator: nn.Module, z: Tensor, labels: Tensor) -> dict[str, float]:
+        """Mean Δ² of a layer's maps less that of real images pooled to their size, both as they are."""
+        maps = layer_maps(generator, str(self.options.layer), z, labels).float()
+        if self._real_departure is None:
+            real, _ = self._sample(self._training.select(augmented=False), most=_MAPS)
+            pooled = F.adaptive_avg_pool2d(real, maps.shape[-1])
+            self._real_departure = departure_from_normality(pooled, channels="mean").mean().item()
+        of_maps = departure_from_normality(maps[: max(1, _MAPS // maps.shape[1])], channels="mean")
+        return {"layer_gap": of_maps.mean().item() - self._real_departure}
 
     def _not_finite(self, trainer: Trainer) -> dict[str, str]:
         """A tensor that a step may not notice: training uses neither running statistics nor the averaged generator."""
