@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from schurgan.audio import Aux, Spectrogram, write_audio
 from schurgan.audio.pictures import picture, save_png
 from schurgan.core.errors import SchurganError, did_you_mean
-from schurgan.core.files import atomic_write, file_name
+from schurgan.core.files import atomic_write, file_name, lock
 from schurgan.data.codec import open_codec
 from schurgan.data.shards import Shards
 from schurgan.networks import Architecture, Generator, Latent
@@ -75,17 +75,16 @@ class Sounds:
 
         `schurgan.core.files.file_name` makes the name of the files from the label: another label, other files.
         """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder, paths = Path(folder), []
         name = file_name(self.label)
-        paths = []
-        for i, image in enumerate(self.images):
-            path = folder / f"{name}-{i:03d}.png"
-            save_png(picture(image, max(1, 256 // image.shape[-1]), photo=self.audio is None), path)
-            if self.audio is not None and self.sample_rate is not None:
-                path = path.with_suffix(".wav")
-                write_audio(path, self.audio[i], self.sample_rate)
-            paths.append(path)
+        with lock(folder):
+            for i, image in enumerate(self.images):
+                path = folder / f"{name}-{i:03d}.png"
+                save_png(picture(image, max(1, 256 // image.shape[-1]), photo=self.audio is None), path)
+                if self.audio is not None and self.sample_rate is not None:
+                    path = path.with_suffix(".wav")
+                    write_audio(path, self.audio[i], self.sample_rate)
+                paths.append(path)
         return paths
 
 

@@ -10,10 +10,11 @@ import re
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import weakref
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 import schurgan
 from schurgan.core.distributed import World, accumulating, join, replicate
 from schurgan.core.errors import SchurganError
+from schurgan.core.files import lock
 from schurgan.core.launch import Placement, find_placement, first_host
 from schurgan.networks import Discriminator, Generator, Latent, apply_spectral_norm
 from schurgan.networks.batch_norm import convert_batch_norm
@@ -94,6 +96,25 @@ def talk(world: World) -> dict[str, Any]:
         "vector": world.gather_rows(torch.full((2 - world.rank,), float(world.rank))),
         "sum": world.sum_over(torch.tensor([1, 2]) * (world.rank + 1)),
     }
+
+
+def take_locks(world: World) -> list[str]:
+    """What each process is told that asks for a lock while all have it, and all when one of them has it."""
+    folder, told = Path(tempfile.gettempdir()) / f"schurgan-{os.environ['MASTER_PORT']}", list[str]()
+    for by_all in (True, False):
+        with ExitStack() as held:
+            if by_all:
+                held.enter_context(world.lock(folder))
+            elif not world.is_main:
+                held.enter_context(lock(folder))
+            world.barrier()
+            try:
+                with lock(folder) if by_all else world.lock(folder):
+                    told.append("had")
+            except SchurganError as error:
+                told.append(str(error))
+            world.barrier()
+    return [*told, f"process {os.getpid()} "]
 
 
 def fail(world: World) -> str:
@@ -174,7 +195,7 @@ def gan(world: World) -> Tensor:
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two processes had of each job; written by this test."""
-    folder, jobs = tmp_path_factory.mktemp("shared"), (talk, leave_a_replica, gan, fail, fail_main, vanish)
+    folder, jobs = tmp_path_factory.mktemp("shared"), (talk, take_locks, leave_a_replica, gan, fail, fail_main, vanish)
     mp.spawn(process, (jobs, [free_port() for _ in jobs], str(folder)), nprocs=2)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
@@ -193,6 +214,14 @@ def test_two_processes_tell_and_gather_the_same_everywhere(shared: list[dict[str
         assert out["none"].shape == (0, 5)
         assert out["vector"].tolist() == [0, 0, 1]
         assert out["sum"].tolist() == [3, 6]
+
+
+def test_the_main_process_has_a_lock_for_all_and_all_are_told_when_another_has_it(shared: list[dict[str, Any]]):
+    (first, refused, main), (second, also_refused, other) = (each["take_locks"]["out"] for each in shared)
+    assert first == "had"
+    assert main in second
+    assert refused == also_refused
+    assert other in refused
 
 
 def test_replicas_are_gone_when_a_process_has_left_the_others(shared: list[dict[str, Any]]):

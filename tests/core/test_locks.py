@@ -119,7 +119,7 @@ def test_a_lock_that_is_a_link_is_refused_and_its_target_is_as_it_was(tmp_path):
     victim.write_text("mine")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".lock").symlink_to(victim)
-    with pytest.raises(SchurganError, match=r"run: cannot be written \(a symbolic link"), lock(tmp_path / "run"):
+    with pytest.raises(OSError, match="a symbolic link"), lock(tmp_path / "run"):
         pass
     assert victim.read_text() == "mine"
 

@@ -190,11 +190,24 @@ def test_two_at_once_do_not_disturb_each_other(server, good, tmp_path):
     work.start()
     while not server.asked:
         time.sleep(0.01)
-    with pytest.raises(SchurganError, match="another process is downloading it"):
+    with pytest.raises(SchurganError, match="in use by"):
         download("cifar10", tmp_path, patience=QUICK, remotes=remotes(server, good))
     work.join()
     assert len(first) == 1
     assert left(tmp_path) == {"cifar-10-batches-py"}
+
+
+def test_a_link_in_place_of_a_partial_file_or_of_the_folder_to_unpack_to_is_not_followed(server, good, tmp_path):
+    server.data, victim = good, tmp_path / "victim"
+    victim.mkdir()
+    (victim / "mine").write_bytes(b"mine")
+    for name, target in ((PARTIAL, victim / "mine"), (".cifar-10-batches-py.unpacking", victim)):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        (tmp_path / "data" / name).symlink_to(target)
+        with pytest.raises(SchurganError, match="cannot be written"):
+            download("cifar10", tmp_path / "data", patience=QUICK, remotes=remotes(server, good))
+        (tmp_path / "data" / name).unlink()
+    assert [(path.name, path.read_bytes()) for path in victim.iterdir()] == [("mine", b"mine")]
 
 
 # --- names, the command, Common Voice ---------------------------------------------------------------------------------

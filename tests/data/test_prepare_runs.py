@@ -211,10 +211,10 @@ def test_files_of_somebody_else_under_our_names_are_never_replaced(clips, tmp_pa
 
 
 def test_half_files_of_a_killed_run_are_removed_and_those_of_others_are_not(clips, tmp_path):
-    for name in (".images-00003.npy.4711.partial", ".unfinished.json.4711.partial", ".other.npy.4711.partial"):
+    for name in (".images-00003.npy.4711.partial", ".unfinished.json.4711.partial", ".other.npy.partial"):
         (tmp_path / name).write_bytes(b"half")
     prepare(open_folder(clips), tmp_path, SMALL, workers=1)
-    assert [path.name for path in tmp_path.glob(".*")] == [".other.npy.4711.partial"]
+    assert [path.name for path in tmp_path.glob(".*")] == [".other.npy.partial"]
 
 
 PEAK = """

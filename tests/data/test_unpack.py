@@ -41,8 +41,7 @@ def test_an_archive_that_means_harm_writes_nothing(server, tmp_path, extra, told
     data = tar(cifar10(tmp_path / "made", count=1), "cifar-10-batches-py", extra)
     out = tmp_path / "out"
     assert told in refusal(server, data, out)
-    assert left(out) == set()
-    assert left(tmp_path) == {"made", "out"}
+    assert left(tmp_path) == {"made"}
 
 
 @pytest.mark.parametrize("name", ["{}/outside", "..\\outside"])
@@ -81,16 +80,15 @@ def test_a_zip_is_unpacked_under_the_usual_name_and_its_checksums_count(server, 
     server.data = server.data[:wave] + b"\0\1\2\3" + server.data[wave + 4 :]
     with pytest.raises(SchurganError, match=r"damaged \(Bad CRC-32"):
         download("esc50", tmp_path / "other", patience=QUICK, remotes=remote)
-    assert left(tmp_path / "other") == set()
     harm = esc50_zip(tmp_path / "again") | {"ESC-50-33c8/x": b"/etc/passwd", "../y": b"", "/z": b""}
     server.data = zipped(harm, link="ESC-50-33c8/x")
     home, _ = download("esc50", tmp_path / "third", patience=QUICK, remotes=remote)
     assert not (home / "x").is_symlink()
     assert left(tmp_path / "third") == {"ESC-50-master"}
-    assert left(tmp_path) == {"made", "again", "out", "other", "third"}
+    assert left(tmp_path) == {"made", "again", "out", "third"}
 
 
 def test_an_archive_of_another_data_set_is_not_put_into_place(server, tmp_path):
     data = tar(urbansound8k(tmp_path / "made"), "UrbanSound8K")
     assert "the folder that CIFAR-10 unpacks to is needed" in refusal(server, data, tmp_path / "out")
-    assert left(tmp_path / "out") == set()
+    assert left(tmp_path) == {"made"}

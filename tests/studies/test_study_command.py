@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from small_study import small_study
 
 from schurgan.commands import study as study_commands
+from schurgan.core.files import lock
 from schurgan.studies import study as module
 from schurgan.studies.trial import is_main
 
@@ -22,6 +25,17 @@ def test_a_study_by_one_command_prints_its_table_and_where_it_is(call, images, t
     assert "| with |" in said.out
     assert said.out.endswith(f"table: {tmp_path / 'table1-laptop.md'}\n")
     assert (tmp_path / "trials" / "a-laptop-0" / "scores.json").exists()
+
+
+def test_two_studies_in_one_folder_are_one_too_many(call, images, tmp_path):
+    with ThreadPoolExecutor(1) as other:  # which is to this thread as another process is
+        held = lock(tmp_path)
+        other.submit(held.__enter__).result()
+        said = call("study", "table1", "--data", f"set={images}", "--out", tmp_path)
+        other.submit(held.__exit__, None, None, None).result()
+    assert said.status == 2
+    assert f"{tmp_path}: in use by process {os.getpid()} " in said.err
+    assert not (tmp_path / "trials").exists()
 
 
 def test_a_dry_run_trains_nothing_and_lists_each_trial_and_data_set(call, tmp_path):

@@ -20,6 +20,7 @@ def demo(*, out: Folder = Path("runs/demo")) -> None:
         out: folder of the run; a demo that was stopped continues there
     """
     from schurgan.audio import Spectrogram
+    from schurgan.core.distributed import World
     from schurgan.core.files import file_name
     from schurgan.data import Shards, prepare
     from schurgan.data.sources import open_source
@@ -30,22 +31,23 @@ def demo(*, out: Folder = Path("runs/demo")) -> None:
     folder, began = RunFolder(out), time.monotonic()
     source = open_source("soundscape", seconds=_SECONDS)
     spectrogram = Spectrogram(size=_SIZE, channels=1, sample_rate=_RATE, n_samples=round(_SECONDS * _RATE))
-    with Bar("prepare", len(source.items()), "clips") as bar:
+    with World().lock(out):
+        with Bar("prepare", len(source.items()), "clips") as bar:
 
-        def progress(done: int, _: int, heard: float) -> None:
-            bar.update(done, f"{heard:.0f} s of sound")
+            def progress(done: int, _: int, heard: float) -> None:
+                bar.update(done, f"{heard:.0f} s of sound")
 
-        prepare(source, folder.data, spectrogram, progress=progress)
-    if folder.config.exists():
-        resume(out)
-    else:
-        train(Config.from_preset("demo", data=folder.data), out)
-    model = load(out)
-    with Bar("sample", len(model.classes), "classes") as bar:
-        for i, name in enumerate(model.classes):
-            model.sample(name, 6, seed=0).save(folder.samples / file_name(name))
-            bar.update(i + 1)
-    page = write_report(out)
+            prepare(source, folder.data, spectrogram, progress=progress)
+        if folder.config.exists():
+            resume(out)
+        else:
+            train(Config.from_preset("demo", data=folder.data), out)
+        model = load(out)
+        with Bar("sample", len(model.classes), "classes") as bar:
+            for i, name in enumerate(model.classes):
+                model.sample(name, 6, seed=0).save(folder.samples / file_name(name))
+                bar.update(i + 1)
+        page = write_report(out)
     took = f"{time.monotonic() - began:.0f} s in all"
     print(f"{len(Shards(folder.data))} recordings learned, sounds in {folder.samples}, {took}")
     print(f"open {page.resolve().as_uri()}")

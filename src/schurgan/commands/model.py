@@ -19,6 +19,7 @@ from tyro.conf import Positional, arg
 from schurgan.commands.data import Frame, Scale, TransformName
 from schurgan.commands.parsing import Folder, check_counts
 from schurgan.core.errors import SchurganError, say, writing
+from schurgan.core.files import lock
 from schurgan.runs.folder import RunFolder
 from schurgan.runs.presets import preset_names, preset_summary
 
@@ -48,8 +49,7 @@ def export(
     from schurgan.networks import export_generator
 
     model = load(run)
-    with writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
+    with writing(out), lock(out, beside=True):
         export_generator(model.generator, out, "pt2" if out.suffix == ".pt2" else "onnx")
     shape = f"z (batch, {model.generator.latent_dim}) and labels (batch,) below {len(model.classes)}"
     print(f"{out}: takes {shape}")
@@ -85,9 +85,9 @@ def sample(
     model = load(run)
     folder = out or RunFolder(run if run.is_dir() else run.parent).sounds
     written = set[Path]()
-    for name in [label] if label is not None else model.classes:
-        sounds = model.sample(name, count, truncation, seed, phase=phase, refine=refine)
-        with writing(folder):
+    with writing(folder), lock(folder):
+        for name in [label] if label is not None else model.classes:
+            sounds = model.sample(name, count, truncation, seed, phase=phase, refine=refine)
             written.update(sounds.save(folder))
     print(f"{len(written)} {'pictures' if model.pictures else 'sounds'} in {folder}")
 
@@ -137,6 +137,7 @@ def reconstruct(
     import torch
 
     from schurgan.audio import AudioError, Spectrogram
+    from schurgan.core.distributed import World
 
     @functools.cache
     def spectrogram(n_samples: int) -> Spectrogram:
@@ -150,20 +151,21 @@ def reconstruct(
         raise SchurganError(str(error)) from None
     torch.set_num_threads(1)  # short FFTs: more threads would wait for each other
     rebuilt, names = 0, set[str]()
-    for file in files:
-        numbered = (f"{file.stem}-{number}" for number in itertools.count(2))
-        name = next(name for name in itertools.chain([file.stem], numbered) if name.casefold() not in names)
-        names.add(name.casefold())  # some file systems ignore case
-        try:
-            scores = _rebuild(file, out / name, spectrogram, longest, phase, refine)
-        except AudioError as error:
-            if len(files) == 1:
-                raise SchurganError(str(error)) from None
-            say(str(error))
-            continue
-        rebuilt += 1
-        texts = (f"{key} {scores[key]:.2f}" for key in _SCORES if scores[key] is not None)
-        print(json_format.dumps(scores) if json else "  ".join((str(file), *texts)), flush=True)
+    with World().lock(out):
+        for file in files:
+            numbered = (f"{file.stem}-{number}" for number in itertools.count(2))
+            name = next(name for name in itertools.chain([file.stem], numbered) if name.casefold() not in names)
+            names.add(name.casefold())  # some file systems ignore case
+            try:
+                scores = _rebuild(file, out / name, spectrogram, longest, phase, refine)
+            except AudioError as error:
+                if len(files) == 1:
+                    raise SchurganError(str(error)) from None
+                say(str(error))
+                continue
+            rebuilt += 1
+            texts = (f"{key} {scores[key]:.2f}" for key in _SCORES if scores[key] is not None)
+            print(json_format.dumps(scores) if json else "  ".join((str(file), *texts)), flush=True)
     if not rebuilt:
         raise SchurganError(f"none of {len(files)} recordings can be used")
     if not json:
@@ -197,7 +199,6 @@ def _rebuild(
     wav, original, png = (target.with_name(target.name + end) for end in (".wav", ".original.wav", ".png"))
     with warnings.catch_warnings(), writing(target.parent):
         warnings.simplefilter("ignore", audio.AudioWarning)  # a rebuilt peak may pass full scale by a hair
-        target.parent.mkdir(parents=True, exist_ok=True)
         audio.write_audio(wav, rebuilt, rate)
         audio.write_audio(original, clip, rate)
         save_png(picture(image[0], max(1, 256 // size)), png)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -50,20 +51,22 @@ def study(
     if missing:
         raise SchurganError(f"--data {missing[0]}=DIR: missing, {chosen.about_data(scale, missing[0])} makes it")
     _check_sizes(chosen, scale, folders)
+    from schurgan.core.distributed import World
     from schurgan.studies.figures import save_figures
     from schurgan.studies.runner import run_trials
     from schurgan.studies.table import save_table
     from schurgan.studies.trial import is_main
 
-    run_trials(trials, jobs)
-    if not is_main():
-        return
-    if chosen.columns:
-        print(save_table(chosen, scale, trials, out), end="")
-        print(f"table: {out / f'{chosen.name}-{scale}.md'}")
-    if chosen.kind != "table":
-        for path in save_figures(chosen, scale, trials, out):
-            print(f"figure: {path}")
+    with World().lock(out) if is_main() else nullcontext():
+        run_trials(trials, jobs)
+        if not is_main():
+            return
+        if chosen.columns:
+            print(save_table(chosen, scale, trials, out), end="")
+            print(f"table: {out / f'{chosen.name}-{scale}.md'}")
+        if chosen.kind != "table":
+            for path in save_figures(chosen, scale, trials, out):
+                print(f"figure: {path}")
 
 
 def _folders(study: Study, scale: ScaleName, arguments: Sequence[str]) -> dict[str, Path]:

@@ -20,10 +20,11 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from inspect import signature
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -31,7 +32,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from schurgan.core.errors import SchurganError
+from schurgan.core.errors import SchurganError, writing
+from schurgan.core.files import lock
 from schurgan.core.launch import Placement, choose_device, find_placement
 
 Result = TypeVar("Result")
@@ -114,6 +116,18 @@ class World:
                 message = str(error)
         if (message := self.broadcast_object(message)) is not None:
             raise SchurganError(message)
+
+    @contextmanager
+    def lock(self, folder: Path) -> Iterator[None]:
+        """Hold the lock of a folder, see `core.files.lock`: the main process has it for all of them."""
+        with ExitStack() as held:
+
+            def take() -> None:
+                with writing(folder):
+                    held.enter_context(lock(folder))
+
+            self.check(take)
+            yield
 
     def in_turn(self, task: Callable[[], Result]) -> Result:
         """Return `task()`, which the main process does first: what it leaves in a cache, the others find there."""

@@ -27,7 +27,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any, overload
 
-from schurgan.core.errors import SchurganError, harmless, say, writing
+from schurgan.core.errors import SchurganError, harmless, say
 
 _LEFTOVER = re.compile(r"\..+\.\d+\.partial")
 _NAME_BYTES = 80  # of a class in a file's name: with a number, a suffix and the name of a part it stays far below 255
@@ -129,7 +129,8 @@ def lock(path: str | Path, *, beside: bool = False, wait: bool = False) -> Itera
         wait: wait for the other process instead of raising.
 
     Raises:
-        SchurganError: another process or thread holds it, or the folder cannot be written.
+        SchurganError: another process or thread holds it.
+        OSError: the folder cannot be written.
     """
     path = Path(path)
     file = path.with_name(f".{path.name}.lock") if beside else path / ".lock"
@@ -138,9 +139,8 @@ def lock(path: str | Path, *, beside: bool = False, wait: bool = False) -> Itera
         yield
         return
     made = [folder for folder in file.parents if not folder.exists()]
-    with writing(path):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        locked = _take(file, path, wait)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    locked = _take(file, path, wait)
     token = _held.set(_held.get() | {key})
     try:
         clear_leftovers(file.parent)

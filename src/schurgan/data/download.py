@@ -5,8 +5,6 @@ The standard library does the fetching: pooch and its like do not go on with a p
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import gzip
 import hashlib
 import os
@@ -25,7 +23,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from schurgan.core.errors import SchurganError, did_you_mean, writing
-from schurgan.core.files import sync_folder
+from schurgan.core.files import lock, open_regular, sync_folder
 from schurgan.core.progress import Bar
 from schurgan.data.sources import Source, open_source
 from schurgan.version import __version__
@@ -121,9 +119,7 @@ def download(
     if Path(remote.folder).name != remote.folder:
         raise SchurganError(f"common_voice: {release} given, an id without slashes is needed")
     final = out / remote.folder
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-    with writing(final, "; what came so far is kept, and the same command goes on with it"), _lock(final):
+    with writing(final, "; what came so far is kept, and the same command goes on with it"), lock(final, beside=True):
         if not final.exists():
             archive = _fetch(remote, out, patience or Patience()) if not release else _client(release, out)
             _unpack(archive, final, remote.inside, partial(open_source, name))
@@ -144,20 +140,6 @@ def _client(release: str, out: Path) -> Path:
         raise SchurganError(f"common_voice: {reason}; {_HOW}") from None
 
 
-@contextlib.contextmanager
-def _lock(final: Path) -> Iterator[None]:
-    """Only one process at a time works on `final`; the system frees the lock of one that was killed."""
-    with open(path := final.with_name(f".{final.name}.lock"), "ab") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SchurganError(f"{final}: another process is downloading it") from None
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-
-
 def _fetch(remote: Remote, out: Path, patience: Patience) -> Path:
     """The whole archive, its checksum right. What is there under its final name was checked before."""
     archive = out / (remote.folder + (".zip" if remote.url.endswith(".zip") else ".tar.gz"))
@@ -167,7 +149,7 @@ def _fetch(remote: Remote, out: Path, patience: Patience) -> Path:
     free, needed = shutil.disk_usage(out).free // MB, 2 * remote.size // MB
     if free < needed:
         raise SchurganError(f"{out}: {free} MB are free; {needed} MB, twice the archive, are needed")
-    with open(unfinished, "ab") as file:
+    with open_regular(unfinished, "ab") as file:
         if remote.md5 is None:
             _empty(file)  # nothing would tell whether two halves belong together
         resumed = file.tell() > 0
@@ -290,6 +272,7 @@ def _unpack(archive: Path, final: Path, inside: str | None, check: Callable[[Pat
     """
     scratch = final.with_name(f".{final.name}.unpacking")
     shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()  # which it must not be already: through a link files would go elsewhere
     damaged = tarfile.TarError, gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError
     try:
         with Bar("unpack", archive.stat().st_size // MB, "MB") as bar:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from schurgan.core.errors import SchurganError, writing
-from schurgan.core.files import atomic_write, sync_folder, write_json
+from schurgan.core.files import atomic_write, lock, sync_folder, write_json
 from schurgan.data.shards import Rows, Shards
 
 INDEX = "dataset.json"
@@ -35,7 +35,7 @@ def export_webdataset(
         raise ValueError(f"clips_per_tar {clips_per_tar}: 1 or more are needed")
     folder = Path(folder)
     partial = folder.with_name(f".{folder.name}.partial")
-    with writing(folder):
+    with writing(folder), lock(folder, beside=True):
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise SchurganError(f"{folder}: is there already; choose another folder, or an empty one")
         shutil.rmtree(partial, ignore_errors=True)  # of a start that was killed

@@ -29,6 +29,7 @@ from torch import Tensor
 from schurgan.audio import AudioError, AudioWarning, Spectrogram, fit_clip
 from schurgan.audio.pitch import pitch_shift
 from schurgan.core.errors import SchurganError, writing
+from schurgan.core.files import lock
 from schurgan.data.codec import Codec, ImageCodec, codec_for, open_codec
 from schurgan.data.manifest import FORMAT_VERSION, Clip, DType, Manifest, Skipped, printable
 from schurgan.data.shards import quantise
@@ -140,7 +141,11 @@ def prepare(
         raise SchurganError(_reason(unlisted) or f"{source.name}: no recording was found")
     described = cast(dict[str, JsonValue], source.describe())
     folder = OutputFolder(Path(out), job.plan(described, items, shard_clips))
-    with _threads_kept(), writing(folder.path, "; make room or choose another folder, what is finished is kept"):
+    with (
+        _threads_kept(),
+        writing(folder.path, "; make room or choose another folder, what is finished is kept"),
+        lock(folder.path),
+    ):
         if manifest := folder.claim(overwrite):
             return manifest
         ranges = _cut(items, shard_clips)

@@ -37,7 +37,6 @@ from schurgan.data.manifest import (
 from schurgan.version import __version__
 
 OURS = re.compile(r"(images|audio)-\d{5,}\.npy|part-\d{5,}\.json|unfinished\.json|manifest\.json")
-PARTIAL = re.compile(rf"\.({OURS.pattern})\.\d+\.partial")
 FEW = 10  # clips a class below which a warning is due
 FAINT = 1e-3  # peak of a recording, full scale 1, under which its noise floor is what gets learnt
 Rows = NDArray[Any]
@@ -91,8 +90,8 @@ class OutputFolder:
         # The marker comes before the manifest goes: at no moment are the files nobody's, or does half a set look whole.
         write_json(self.path / MARKER, {"format": FORMAT, "version": FORMAT_VERSION, "plan": self.plan})
         (self.path / MANIFEST).unlink(missing_ok=True)
-        for path in list(self._ours(partial=True)):
-            if path.name != MARKER and (overwrite or path.name.startswith(".")):
+        for path in list(self._ours()) if overwrite else ():
+            if path.name != MARKER:
                 path.unlink(missing_ok=True)
         return None
 
@@ -195,16 +194,14 @@ class OutputFolder:
     def tidy(self, manifest: Manifest | None = None) -> None:
         """Remove every file of ours that `manifest` does not account for, the marker of ownership last."""
         kept = {MANIFEST, *(file.file for file in manifest.files())} if manifest else set()
-        for path in list(self._ours(partial=True)):
+        for path in list(self._ours()):
             if path.name not in (MARKER, *kept):
                 path.unlink(missing_ok=True)
         (self.path / MARKER).unlink(missing_ok=True)
 
-    def _ours(self, partial: bool = False) -> Iterator[Path]:
-        """Files here whose names this program gives, with those that a killed start left half-written if asked."""
-        for path in sorted(self.path.iterdir()):
-            if OURS.fullmatch(path.name) or (partial and PARTIAL.fullmatch(path.name)):
-                yield path
+    def _ours(self) -> Iterator[Path]:
+        """Files here whose names this program gives."""
+        return (path for path in sorted(self.path.iterdir()) if OURS.fullmatch(path.name))
 
 
 def _header(count: int, like: Rows) -> bytes:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from schurgan.core.distributed import World
 from schurgan.core.errors import SchurganError, writing
+from schurgan.core.files import clear_leftovers
 from schurgan.core.progress import Meter
 from schurgan.evaluation.comparison import Comparison, RunScores
 from schurgan.evaluation.features.cache import state_digest
@@ -87,34 +88,36 @@ def evaluate(
             f"usefulness: {subject.run} held out no clips to test classifiers on;"
             " train with --train.val-folds or --train.val-fraction"
         )
-    judge = open_judge(subject, extractor, quick, world)
-    real = extract_real(subject, subject.training, judge, world, seed, "training images")
-    held_out = None
-    if subject.held_out is not None:
-        held_out = extract_real(subject, subject.held_out, judge, world, seed, "held-out images")
-    generate = partial(extract_generated, subject, judge, world, sampling)
-    fake = generate(0)
-    sets = compare_sets(subject, judge, real, fake, held_out, (generate(number) for number in range(1, runs)), seed)
-    scores = take_scores(IMAGE_METRICS, sets)
-    notes = _notes(subject, fake.not_finite, images)
-    if subject.recordings and not quick:
-        try:
-            scores |= score_sounds(subject, truncation, seed, world)
-        except ValueError as error:
-            notes.append(f"sounds were not scored: {error}")
-    if usefulness:
-        scores |= _score_usefulness(subject, truncation, seed, world)
-    protocol = describe(subject, judge, world, sampling, len(real), len(held_out or ()))
-    evaluation = Evaluation(protocol, scores, tuple(notes))
+    with world.lock(RunFolder(subject.run).evaluation):
+        judge = open_judge(subject, extractor, quick, world)
+        real = extract_real(subject, subject.training, judge, world, seed, "training images")
+        held_out = None
+        if subject.held_out is not None:
+            held_out = extract_real(subject, subject.held_out, judge, world, seed, "held-out images")
+        generate = partial(extract_generated, subject, judge, world, sampling)
+        fake = generate(0)
+        sets = compare_sets(subject, judge, real, fake, held_out, (generate(number) for number in range(1, runs)), seed)
+        scores = take_scores(IMAGE_METRICS, sets)
+        notes = _notes(subject, fake.not_finite, images)
+        if subject.recordings and not quick:
+            try:
+                scores |= score_sounds(subject, truncation, seed, world)
+            except ValueError as error:
+                notes.append(f"sounds were not scored: {error}")
+        if usefulness:
+            scores |= _score_usefulness(subject, truncation, seed, world)
+        protocol = describe(subject, judge, world, sampling, len(real), len(held_out or ()))
+        evaluation = Evaluation(protocol, scores, tuple(notes))
 
-    def write() -> None:
-        folder = RunFolder(subject.run)
-        with writing(folder.scores):
-            evaluation.save(folder.scores)
-        with writing(folder.evaluation):
-            save_nearest(folder.nearest, subject, fake, real, held_out)
+        def write() -> None:
+            folder = RunFolder(subject.run)
+            clear_leftovers(subject.run)
+            with writing(folder.scores):
+                evaluation.save(folder.scores)
+            with writing(folder.evaluation):
+                save_nearest(folder.nearest, subject, fake, real, held_out)
 
-    world.check(write)
+        world.check(write)
     return evaluation
 
 

@@ -80,16 +80,17 @@ def sweep(
     subject = open_subject(run, data, world.device)
     for truncation in truncations:
         subject.check_truncation(truncation)
-    judge = open_judge(subject, extractor, quick, world)
-    real = extract_real(subject, subject.training, judge, world, seed, "training images")
-    points = []
-    for number, sampling in enumerate(samplings):
-        what = f"α = {sampling.truncation:g}, {number + 1} of {len(truncations)}"
-        fake = extract_generated(subject, judge, world, sampling, what=what)
-        points.append(take_scores(SWEPT, compare_sets(subject, judge, real, fake, None, (), seed)))
-    protocol = describe(subject, judge, world, samplings[0], len(real), 0)
-    result = Sweep(protocol, tuple(truncations), tuple(points))
-    world.check(lambda: _write(subject, result, figures))
+    with world.lock(RunFolder(subject.run).evaluation):
+        judge = open_judge(subject, extractor, quick, world)
+        real = extract_real(subject, subject.training, judge, world, seed, "training images")
+        points = []
+        for number, sampling in enumerate(samplings):
+            what = f"α = {sampling.truncation:g}, {number + 1} of {len(truncations)}"
+            fake = extract_generated(subject, judge, world, sampling, what=what)
+            points.append(take_scores(SWEPT, compare_sets(subject, judge, real, fake, None, (), seed)))
+        protocol = describe(subject, judge, world, samplings[0], len(real), 0)
+        result = Sweep(protocol, tuple(truncations), tuple(points))
+        world.check(lambda: _write(subject, result, figures))
     return result
 
 

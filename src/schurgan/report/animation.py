@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from schurgan.core.errors import SchurganError, writing
-from schurgan.core.files import atomic_write
+from schurgan.core.files import atomic_write, lock
 from schurgan.runs.folder import RunFolder
 
 MOST_FRAMES = 150
@@ -41,9 +41,8 @@ def animate(run: str | Path, out: str | Path | None = None, fps: float = 6.0) ->
         raise SchurganError(f"out: {out} given, a name that ends in .gif or .mp4 is needed")
     if not folder.path.is_dir():
         raise SchurganError(f"{run}: no such run folder")
-    frames = _frames(folder)
-    with writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
+    with writing(out), lock(out, beside=True):
+        frames = _frames(folder)
         if out.suffix == ".gif":
             _save_gif(frames, out, fps)
         else:

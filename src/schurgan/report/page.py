@@ -17,7 +17,7 @@ from torch import Tensor
 
 from schurgan.audio.pictures import picture, png
 from schurgan.core.errors import SchurganError, writing
-from schurgan.core.files import atomic_write, write_json
+from schurgan.core.files import atomic_write, lock, write_json
 from schurgan.data.codec import open_codec
 from schurgan.data.shards import Shards, split
 from schurgan.evaluation.features.classifier import cached_classifier, judge
@@ -69,24 +69,24 @@ def write_report(run: str | Path) -> Path:
     folder = RunFolder(run)
     if not folder.path.is_dir():
         raise SchurganError(f"{run}: no such run folder")
-    verdict = None
-    subtitle, sounds = "The run has not saved a generator yet: there is nothing to hear.", ""
-    if folder.generator.exists() or not (folder.config.exists() or folder.metrics.exists()):
-        verdict, subtitle, sounds = _compare_sounds(folder)
-    records = folder.read_records()
-    template = Template((resources.files("schurgan.report") / "templates" / "page.html").read_text("utf-8"))
-    page = template.substitute(
-        title=f"Schurgan: {escape(folder.path.resolve().name)}",
-        subtitle=subtitle,
-        state=_state(folder.path),
-        health=_health(records),
-        sounds=sounds,
-        scores=score_table(folder.path),
-        charts=charts(records),
-        events=_events(records),
-        options=escape(folder.config.read_text("utf-8", "replace")) if folder.config.exists() else "",
-    )
-    with writing(folder.report):
+    with writing(folder.report), lock(folder.report, beside=True):
+        verdict = None
+        subtitle, sounds = "The run has not saved a generator yet: there is nothing to hear.", ""
+        if folder.generator.exists() or not (folder.config.exists() or folder.metrics.exists()):
+            verdict, subtitle, sounds = _compare_sounds(folder)
+        records = folder.read_records()
+        template = Template((resources.files("schurgan.report") / "templates" / "page.html").read_text("utf-8"))
+        page = template.substitute(
+            title=f"Schurgan: {escape(folder.path.resolve().name)}",
+            subtitle=subtitle,
+            state=_state(folder.path),
+            health=_health(records),
+            sounds=sounds,
+            scores=score_table(folder.path),
+            charts=charts(records),
+            events=_events(records),
+            options=escape(folder.config.read_text("utf-8", "replace")) if folder.config.exists() else "",
+        )
         if verdict is not None:
             write_json(folder.classifier, asdict(verdict))
         with atomic_write(folder.report, "w") as file:

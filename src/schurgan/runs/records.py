@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from schurgan.core.errors import SchurganError
+from schurgan.core.files import open_regular
 
 _MOST = 2**53  # beyond it a step could not be told from the next as a float, which charts need
 
@@ -159,7 +160,7 @@ class MetricsFile:
     def size(self) -> int:
         """Bytes of the file, 0 where there is none yet; they have reached the disk when this returns."""
         try:
-            with open(self.path, "rb") as file:
+            with open_regular(self.path) as file:
                 os.fsync(file.fileno())
                 return os.fstat(file.fileno()).st_size
         except FileNotFoundError:
@@ -173,7 +174,7 @@ class MetricsFile:
             OSError: the disk refuses; the file is then as it was before.
         """
         text = (json.dumps(_finite(record.as_line()), allow_nan=False) + "\n").encode()
-        with open(self.path, "ab", buffering=0) as file:
+        with open_regular(self.path, "ab", buffering=0) as file:
             before = os.fstat(file.fileno()).st_size
             try:
                 if file.write(text) != len(text):  # what fits is written before a full disk refuses
@@ -186,12 +187,12 @@ class MetricsFile:
         """Cut the file back to its first `size` bytes, as `size` was when a checkpoint was saved.
 
         Where that is not the end of a line, because another hand has changed the file or a disk lost its end, the lines
-        before it are kept and a warning says so.
+        before it are kept and a warning says so. Raises OSError as the file system does, and for a link.
         """
-        if size == 0 and not self.path.exists():
+        if size == 0 and not os.path.lexists(self.path):
             return
-        self.path.touch()
-        with open(self.path, "r+b") as file:
+        with open_regular(self.path, "a+b") as file:
+            file.seek(0)
             kept = file.read(size)
             end = kept.rfind(b"\n") + 1
             file.truncate(end)

@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 
-from schurgan.core.errors import Interrupted, SchurganError, say
+from schurgan.core.errors import Interrupted, SchurganError, say, writing
+from schurgan.core.files import open_regular
 from schurgan.core.launch import find_placement
 from schurgan.runs.folder import RunFolder
 from schurgan.studies.study import Trial
@@ -111,21 +113,27 @@ def _work(trial: Trial) -> None:
 
     # When the study is killed nobody waits for the trial any more: it ends, with its state saved.
     threading.Thread(target=follow, daemon=True).start()
-    trial.folder.mkdir(parents=True, exist_ok=True)
-    log = os.open(RunFolder(trial.folder).log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-        os.dup2(log, stream.fileno())
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group: the study passes it on
+    for number in (signal.SIGINT, signal.SIGHUP):  # they go to the whole group: the study passes them on
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
     train = trial.config.train.model_copy(update={"threads": trial.config.train.threads or 1})
     try:
+        _log_to(RunFolder(trial.folder).log)
         run_trial(replace(trial, config=trial.config.model_copy(update={"train": train})))
     except Interrupted:
         sys.exit(_STOPPED)
     except SchurganError as error:
         say(str(error))
         sys.exit(2)
+
+
+def _log_to(path: Path) -> None:
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open_regular(path, "ab") as log:
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+                os.dup2(log.fileno(), stream.fileno())
 
 
 def _done(trial: Trial) -> bool:

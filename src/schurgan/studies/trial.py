@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from schurgan.core.distributed import World, join
-from schurgan.core.errors import Interrupted, SchurganError
+from schurgan.core.errors import Interrupted, SchurganError, writing
 from schurgan.core.files import lock, write_json
 from schurgan.core.launch import find_placement
 from schurgan.data.shards import Shards, split
@@ -46,7 +46,8 @@ def run_trial(trial: Trial) -> Outcome:
     device = trial.config.train.device
     with ExitStack() as held:
         if is_main():  # a killed study may have left a process that is still saving its state
-            held.enter_context(lock(trial.folder, wait=True))
+            with writing(trial.folder):
+                held.enter_context(lock(trial.folder, wait=True))
         with join(device) as world:
             finished = finished_outcome(trial)
             known = world.broadcast_object(finished and vars(finished))

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from schurgan.core.errors import SchurganError
+from schurgan.core.errors import SchurganError, writing
 from schurgan.normality import DDFN, departure_counters, reset_departure_counters
 from schurgan.runs.folder import RunFolder
 from schurgan.runs.messages import event_sentence
@@ -163,7 +163,8 @@ class Logger:
             if self._with_tensorboard:
                 self._tensorboard = logs.enter_context(TensorBoard(self.run, start, attempt))
             if not self.quiet:
-                self.file.truncate(self._kept_size)
+                with writing(self.file.path):
+                    self.file.truncate(self._kept_size)
             reset_departure_counters()  # of what fitting the real images took
             self._row_time = time.monotonic()
             yield
@@ -181,7 +182,6 @@ class Logger:
             row["ddfn_real"] = ddfn.real_average().item()
             row["ddfn_epsilon"] = ddfn.band().mean().item()
             row["ddfn_standard_error"] = ddfn.standard_error(trainer.batch_size).item()
-            row |= {f"ddfn_interpolation_{name}": value for name, value in ddfn.interpolation.items()}
         row |= {f"departures_{name}": number for name, number in self._count_departures().items()}
         self._departures = {}
         row["singular_values"] = trainer.singular_values()

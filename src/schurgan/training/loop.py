@@ -12,6 +12,7 @@ import torch
 
 from schurgan.core.distributed import World
 from schurgan.core.errors import Interrupted, SchurganError, writing
+from schurgan.core.files import clear_leftovers
 from schurgan.data.dataset import LabelledImages
 from schurgan.data.loader import Batches, Prefetch
 from schurgan.data.shards import split
@@ -104,8 +105,7 @@ class Run:
             SchurganError: an option that is not in `allow` differs from the checkpoint's, or the state does not fit.
         """
         if self.world.is_main:
-            for partial_file in self.run.rglob(".*.partial"):  # of a process that was killed while it wrote
-                partial_file.unlink(missing_ok=True)
+            clear_leftovers(self.run, deep=True)
         self.world.barrier()
         checkpoint = self.checkpoints.load()
         if checkpoint is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,6 +25,8 @@ from schurgan.training.build import Network, Parts, build_architecture, fresh
 from schurgan.training.loop import Callback, Run
 from schurgan.training.losses import Loss
 from schurgan.training.regularizers import Regularizer
+
+_SAME_REQUEST = 1.0  # seconds
 
 Data = str | os.PathLike[str] | LabelledImages | Pairs | Source
 
@@ -131,7 +134,7 @@ def train(
             where = f"continue it by `schurgan resume {folder.path}`, or choose another `out`"
             raise SchurganError(f"{folder.path}: holds a run already; {where}")
 
-    with join(config.train.device) as world:
+    with join(config.train.device) as world, world.lock(folder.path):
         again = folder.config.exists() and (go_on or restarted())
         if again and not go_on:
             config = folder.read_config()
@@ -163,28 +166,42 @@ def resume(
     config = folder.read_config()
     if data is not None:
         config, images = _with_data(config, data, folder.path)
-    with join(config.train.device) as world:
+    with join(config.train.device) as world, world.lock(folder.path):
         return _fit(config, folder, _shards(config, images), world, own, callbacks, again=True, allow=allow)
 
 
 @contextmanager
 def stop_requests() -> Iterator[list[int]]:
-    """Give a list that becomes true when SIGINT or SIGTERM asks the run to stop; a second one stops it at once."""
+    """Give a list that becomes true when SIGINT, SIGTERM or SIGHUP asks the run to stop; another stops it at once.
+
+    What comes within a second of the first is the same request, for a launcher passes on what its group gets too. A
+    signal that is ignored, as SIGHUP is under nohup, stays so.
+    """
     requests: list[int] = []
     before: dict[int, Any] = {}
+    first = 0.0
+
+    def restore() -> None:
+        for caught, handler in before.items():
+            signal.signal(caught, handler)
 
     def note(number: int, frame: FrameType | None) -> None:
+        nonlocal first
+        if not requests:
+            first = time.monotonic()
+        elif time.monotonic() > first + _SAME_REQUEST:
+            restore()
+            signal.raise_signal(number)
         requests.append(number)
-        signal.signal(number, before[number])
 
     with suppress(ValueError):  # not the main thread: signals go elsewhere
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, note)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):  # None: of a program around this one
+                before[number] = signal.signal(number, note)
     try:
         yield requests
     finally:
-        for caught, handler in before.items():
-            signal.signal(caught, handler)
+        restore()
 
 
 def _with_data(config: Config, data: Data, run: Path) -> tuple[Config, LabelledImages | None]:

@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from schurgan.core.files import atomic_write
+from schurgan.core.files import atomic_write, clear_leftovers
 
 
 def cache_folder() -> Path | None:
@@ -71,6 +71,7 @@ def save(key: dict[str, Any], network: nn.Module, about: dict[str, Any]) -> None
     content = safetensors.torch.save(state, {"card": json.dumps(card)})
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
+        clear_leftovers(path.parent)
         with atomic_write(path) as file:
             file.write(content)
 

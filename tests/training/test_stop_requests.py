@@ -1,0 +1,92 @@
+"""Signals: the first asks a run to save and stop, one that comes later stops it at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from itertools import count
+
+import pytest
+
+from schurgan.core.errors import Interrupted
+from schurgan.training import resume, train
+from schurgan.training import run as module
+from schurgan.training.checkpoint import Checkpoints
+from schurgan.training.loop import Callback
+from schurgan.training.run import stop_requests
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@pytest.fixture
+def caught() -> Iterator[list[int]]:
+    """Signals that came through to the handlers of the program around the run."""
+    through: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: through.append(number)) for number in SIGNALS}
+    yield through
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """`clock[0] += 2`: two seconds later."""
+    now = [100.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_a_run_whose_terminal_is_closed_saves_its_state_and_goes_on_from_there(tiny, tmp_path, caught):
+    class Ask(Callback):
+        def on_step(self, step, metrics, trainer):
+            if step == 4:
+                os.kill(os.getpid(), signal.SIGHUP)
+
+    with pytest.raises(Interrupted, match="step 4"):
+        train(tiny(checkpoint_every=100), tmp_path / "run", callbacks=[Ask()])
+    assert [path.stem for path in Checkpoints(tmp_path / "run").paths()] == ["step-00000004"]
+    assert not caught
+    resume(tmp_path / "run")
+    assert Checkpoints(tmp_path / "run").load().record.step == 6
+
+
+@pytest.mark.parametrize("first", SIGNALS)
+@pytest.mark.parametrize("second", SIGNALS)
+def test_a_second_signal_of_either_kind_stops_at_once(first, second, caught, clock):
+    with stop_requests() as requests:
+        signal.raise_signal(first)
+        assert requests == [first]
+        assert not caught
+        clock[0] += 1.5
+        signal.raise_signal(second)
+        assert caught == [second]  # as if the run caught none
+
+
+def test_what_a_launcher_passes_on_right_after_its_group_got_it_is_the_same_request(caught, clock):
+    with stop_requests() as requests:
+        for number, later in zip((signal.SIGINT, signal.SIGINT, signal.SIGTERM), count(), strict=False):
+            clock[0] += 0.3 * later
+            signal.raise_signal(number)
+        assert requests
+        assert not caught
+
+
+def test_ctrl_c_twice_ends_a_run_by_a_keyboard_interrupt(clock):
+    with stop_requests():
+        signal.raise_signal(signal.SIGINT)
+        clock[0] += 2
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_signal_that_the_process_ignores_stays_ignored_as_under_nohup():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_requests() as requests:
+            signal.raise_signal(signal.SIGHUP)
+            assert not requests
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
