@@ -22,6 +22,7 @@ from schurgan.audio import Aux, Spectrogram, write_audio
 from schurgan.audio.pictures import picture, save_png
 from schurgan.core.errors import SchurganError, did_you_mean
 from schurgan.core.files import atomic_write, file_name, lock
+from schurgan.core.isolation import isolated, seeded
 from schurgan.data.codec import open_codec
 from schurgan.data.shards import Shards
 from schurgan.networks import Architecture, Generator, Latent
@@ -70,6 +71,7 @@ class Sounds:
     def __len__(self) -> int:
         return len(self.images)
 
+    @isolated
     def save(self, folder: str | Path) -> list[Path]:
         """Write one WAV and one PNG a sound, FOLDER/label-000.wav; return the WAVs, or the PNGs of pictures.
 
@@ -120,6 +122,7 @@ class Model:
             raise SchurganError("this model was trained on pictures: it makes no sounds")
         return cast(Spectrogram, self.codec)
 
+    @isolated
     def sample(
         self,
         label: str,
@@ -160,6 +163,7 @@ class Model:
         audio = self.decode(images, labels, phase, refine, seed)
         return Sounds(label, audio, images, self.spectrogram.sample_rate)
 
+    @isolated
     @torch.no_grad()
     def images(self, labels: Tensor, truncation: float | None = None, seed: int = 0) -> Tensor:
         """Generate images (N, C, R, R) in [−1, 1] of classes (N,), float32 on the CPU.
@@ -171,9 +175,11 @@ class Model:
         z = self.latent.sample(len(labels), generator, truncation)
         device = next(self.generator.parameters()).device
         parts = zip(z.split(_BATCH), labels.split(_BATCH), strict=True)
-        images = [self.generator(a.to(device), b.to(device)) for a, b in parts]
+        with seeded(seed, device):  # for networks that draw noise of their own
+            images = [self.generator(a.to(device), b.to(device)) for a, b in parts]
         return torch.cat([each.float().cpu().contiguous() for each in images])
 
+    @isolated
     @torch.no_grad()
     def decode(
         self, images: Tensor, labels: Tensor, phase: Phase = "noise", refine: int | None = None, seed: int = 0
@@ -182,18 +188,16 @@ class Model:
         reference = torch.tensor(self.card.references)[labels]
         carriers = self._carriers(labels, seed) if phase == "carrier" else None
         options: dict[str, Any] = {"phase": phase, "refine": 32 if refine is None else refine, "hold_phase": False}
-        sounds, threads = [], torch.get_num_threads()
+        sounds = []
         torch.set_num_threads(1)  # more gain little on short FFTs, and on a busy machine cost ten times as much
-        try:
-            for i in range(0, len(images), _BATCH):
-                part = slice(i, i + _BATCH)
-                here = Aux(reference[part], None if carriers is None else carriers[part])
-                sounds.append(self.spectrogram.decode(images[part], here, seed=seed + i, **options))
-        finally:
-            torch.set_num_threads(threads)
+        for i in range(0, len(images), _BATCH):
+            part = slice(i, i + _BATCH)
+            here = Aux(reference[part], None if carriers is None else carriers[part])
+            sounds.append(self.spectrogram.decode(images[part], here, seed=seed + i, **options))
         audio = torch.cat(sounds)
         return audio / audio.abs().amax(1, keepdim=True).clamp_min(1)
 
+    @isolated
     def save(self, path: str | Path) -> None:
         """Write weights and card into one safetensors file, atomically."""
         weights = {name: value.detach().cpu().contiguous() for name, value in self.generator.state_dict().items()}
@@ -236,6 +240,7 @@ def build(card: Card) -> Generator:
         return Generator(Architecture.from_dict(card.architecture), len(card.classes), card.width, card.channels)
 
 
+@isolated
 def load(path: str | os.PathLike[str], device: str = "cpu", generator: nn.Module | None = None) -> Model:
     """Load a trained model.
 

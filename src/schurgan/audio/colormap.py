@@ -7,6 +7,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from schurgan.core.isolation import own_settings
+
 # Each map at 33 even steps, hexadecimal RGB, interpolated linearly. viridis and magma: Smith and van der Walt, CC0;
 # turbo: Mikhailov, 2019. jet is piecewise linear by definition.
 _KNOTS = {
@@ -28,6 +30,7 @@ _LEVELS = 1024
 
 
 @cache
+@own_settings()
 def _table(name: str) -> Tensor:
     """(1024, 3) float32 in [−1, 1]."""
     if name not in COLORMAPS:
@@ -42,12 +45,14 @@ def _table(name: str) -> Tensor:
     return torch.lerp(knots[low], knots[low + 1], (position - low)[:, None])
 
 
+@own_settings(keep_grad=True)
 def apply_colormap(level: Tensor, name: str) -> Tensor:
     """(B, 1, H, W) in [−1, 1] -> (B, 3, H, W) in [−1, 1] by the nearest of 1,024 colours."""
     index = ((level[:, 0].clamp(-1, 1) + 1) * ((_LEVELS - 1) / 2)).round().long()
     return _table(name).to(level)[index].movedim(-1, 1)
 
 
+@own_settings(keep_grad=True)
 def invert_colormap(image: Tensor, name: str) -> Tensor:
     """(B, 3, H, W) -> (B, 1, H, W) in [−1, 1]: the level of the colour nearest to each pixel, on the map or off it."""
     table = _table(name).to(image)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from schurgan.core.files import atomic_write
+from schurgan.core.isolation import own_settings
 
 SILENCE = 1e-4  # peak, full scale 1, under which a clip is taken as silent: 3 steps of 16 bits
 CANCELLED = 0.05  # share of the channels' energy under which their mean is a residue, not the sound
@@ -121,6 +122,7 @@ def write_audio(path: str | Path, samples: Tensor | NDArray[Any], sample_rate: i
         raise AudioError(f"{path}: cannot write {what} ({_reason(error)})") from None
 
 
+@own_settings(keep_grad=True)
 def fit_clip(x: Tensor, n_samples: int, sample_rate: int = 16_000) -> tuple[Tensor, float, list[str]]:
     """Fit samples (L,) to a clip of peak 1.
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from schurgan.core.isolation import own_settings
+
 
 def area_weights(n_in: int, n_out: int) -> Tensor:
     """Matrix (n_in, n_out), float64, that averages a piecewise constant signal over n_out equal intervals."""
@@ -46,6 +48,7 @@ class Cubic:
     gathering four taps a position is ten times slower.
     """
 
+    @own_settings()
     def __init__(self, positions: Tensor, n: int, device: torch.device, dtype: torch.dtype) -> None:
         count = len(positions)
         block = min(d for d in range(1, count + 1) if count % d == 0 and d >= min(64, count))

@@ -7,10 +7,13 @@ import soxr
 import torch
 from torch import Tensor
 
+from schurgan.core.isolation import own_settings
+
 WINDOW = 0.064  # s, to the nearest power of two samples: harmonics from 63 Hz apart are told from one another
 OVERLAP = 4  # windows over each sample
 
 
+@own_settings(keep_grad=True)
 def pitch_shift(x: Tensor, ratio: float, sample_rate: int = 16_000) -> Tensor:
     """Multiply every frequency of sounds by a ratio, and keep their length.
 
@@ -29,6 +32,7 @@ def pitch_shift(x: Tensor, ratio: float, sample_rate: int = 16_000) -> Tensor:
     return torch.nn.functional.pad(shorter, (0, length - shorter.shape[-1])).contiguous()
 
 
+@own_settings(keep_grad=True)
 def stretch(x: Tensor, ratio: float, sample_rate: int = 16_000) -> Tensor:
     """Make sounds (B, L) `ratio` times as long at their pitch: -> (B, ⌈ratio·L⌉). A ratio of 1 gives them back.
 

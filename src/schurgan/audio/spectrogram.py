@@ -16,6 +16,7 @@ from schurgan.audio.phase import PHASES, Columns, from_noise, griffin_lim, with_
 from schurgan.audio.stft import STFT
 from schurgan.audio.transform import Coefficients, Transform
 from schurgan.audio.wavelet import MorletCWT
+from schurgan.core.isolation import isolated, own_settings
 
 TRANSFORMS = ("wavelet", "stft")
 SCALES = ("linear", "log", "log_real")
@@ -59,6 +60,7 @@ class Spectrogram:
 
     kind: Literal["audio"] = "audio"
 
+    @isolated
     def __init__(
         self,
         transform: str = "wavelet",
@@ -113,6 +115,7 @@ class Spectrogram:
             self.transform = STFT(n_samples, n_fft, hop, n_frames=size)
         self._columns = Columns(self.transform, self._pool, self._spread, 0.5**0.5 if scale == "log_real" else 1.0)
 
+    @own_settings(keep_grad=True)
     def encode(self, x: Tensor) -> tuple[Tensor, Aux]:
         """Clips (B, n_samples) -> image (B, channels, size, size) in [−1, 1] and its Aux.
 
@@ -128,6 +131,7 @@ class Spectrogram:
             level = (20 * torch.log10(relative.clamp_min(floor)) / self.floor_db) * 2 + 1
         return self.apply_colormap(level[:, None]), Aux(reference, x)
 
+    @own_settings(keep_grad=True)
     def decode(
         self,
         image: Tensor,
@@ -205,6 +209,7 @@ class Spectrogram:
 
 
 @cache
+@own_settings()
 def _matrix(
     weights: Callable[[int, int], Tensor], n_in: int, n_out: int, device: torch.device, dtype: torch.dtype
 ) -> Tensor:

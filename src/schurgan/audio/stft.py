@@ -7,6 +7,7 @@ from torch import Tensor
 
 from schurgan.audio.interpolation import Cubic, reflect
 from schurgan.audio.transform import Coefficients, check_clips
+from schurgan.core.isolation import isolated, own_settings
 
 
 class STFT:
@@ -21,6 +22,7 @@ class STFT:
         n_frames: frames that `frames` gives, of the 1 + ⌈L / hop⌉ there are; all by default.
     """
 
+    @isolated
     def __init__(self, n_samples: int, n_fft: int = 2048, hop: int = 1024, n_frames: int | None = None) -> None:
         if n_fft < 2 or n_fft % 2 or not 1 <= hop <= 3 * n_fft // 4:
             raise ValueError(f"n_fft {n_fft}, hop {hop}: an even n_fft and a hop from 1 to ¾ of it are needed")
@@ -32,6 +34,7 @@ class STFT:
         self.n_frames = self._all_frames if n_frames is None else n_frames
         self._interpolations: dict[tuple[int, torch.device, torch.dtype], Cubic] = {}
 
+    @own_settings(keep_grad=True)
     def analyze(self, x: Tensor) -> Coefficients:
         """Clips (B, L) -> one group (B, n_rows, 1 + ⌈L / hop⌉)."""
         check_clips(x, self.n_samples)
@@ -41,17 +44,20 @@ class STFT:
         c = torch.stft(padded, self.n_fft, self.hop, window=self._window(x), center=False, return_complex=True)
         return Coefficients((c,))
 
+    @own_settings(keep_grad=True)
     def synthesize(self, c: Coefficients) -> Tensor:
         """Coefficients -> (B, L): the least-squares inverse."""
         (values,) = c
         return torch.istft(values, self.n_fft, self.hop, window=self._window(values.real), length=self.n_samples)
 
+    @own_settings(keep_grad=True)
     def frames(self, c: Coefficients) -> Tensor:
         """Return |c|² (c² of real input): a window of the STFT is a frame."""
         (values,) = c
         kept = values[..., : self.n_frames]
         return kept.real.square() + kept.imag.square() if kept.is_complex() else kept.square()
 
+    @own_settings(keep_grad=True)
     def spread(self, magnitude: Tensor) -> Coefficients:
         """Columns (B, n_rows, R) -> one a window: Catmull-Rom in time, never negative."""
         columns = magnitude.shape[-1]

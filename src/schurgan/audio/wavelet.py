@@ -17,6 +17,7 @@ from torch import Tensor
 
 from schurgan.audio.interpolation import Cubic, reflect
 from schurgan.audio.transform import Coefficients, check_clips
+from schurgan.core.isolation import isolated, own_settings
 
 _PAD_FRAMES = 8  # hops of reflected sound before the clip, and at least as many after it
 
@@ -60,6 +61,7 @@ class MorletCWT:
 
     tolerance = 1e-4  # share of a filter's peak below which it is cut
 
+    @isolated
     def __init__(
         self,
         n_samples: int,
@@ -87,6 +89,7 @@ class MorletCWT:
         self._filters, self._groups = self._plan()
         self._tables: dict[tuple[torch.device, torch.dtype], _Tables] = {}
 
+    @own_settings(keep_grad=True)
     def analyze(self, x: Tensor) -> Coefficients:
         """Clips (B, L) -> (B, K_g, M_g): exact samples of `full_rate`, every n_padded / M_g of the padded clip."""
         spectrum = self._spectrum(x)
@@ -97,6 +100,7 @@ class MorletCWT:
             groups.append(torch.fft.ifft(_scale_(bands, filters), norm="forward"))
         return Coefficients(tuple(groups))
 
+    @own_settings(keep_grad=True)
     def synthesize(self, c: Coefficients) -> Tensor:
         """Coefficients -> (B, L): the canonical dual frame, Σ_k ψ̂_k ĉ_k / Σ_k |ψ̂_k|², inverse of `analyze`."""
         first = c.groups[0]
@@ -111,6 +115,7 @@ class MorletCWT:
         padded: Tensor = torch.fft.irfft(spectrum[:, : self.n_padded // 2 + 1], n=self.n_padded)
         return padded[:, self.start : self.start + self.n_samples]
 
+    @own_settings(keep_grad=True)
     def full_rate(self, x: Tensor) -> Tensor:
         """Clips (B, L) -> (B, K, L) complex: all scales at the sound's rate, for plots and tests (88 MB a 5 s clip)."""
         spectrum = self._spectrum(x)
@@ -121,6 +126,7 @@ class MorletCWT:
             rows.append(torch.fft.ifft(full))
         return torch.stack(rows, 1)[..., self.start : self.start + self.n_samples]
 
+    @own_settings(keep_grad=True)
     def frames(self, c: Coefficients) -> Tensor:
         """Average |c|² (c² of real input) under Hann windows of two hops round (m + ½) hop: -> (B, K, n_frames)."""
         tables = self._tables_for(c.groups[0].real)
@@ -137,6 +143,7 @@ class MorletCWT:
             rows.append(first[..., :-1] + second[..., 1:])
         return torch.cat(rows, 1)
 
+    @own_settings(keep_grad=True)
     def spread(self, magnitude: Tensor) -> Coefficients:
         """Columns (B, K, R) that divide the frames evenly -> real (B, K_g, M_g), Catmull-Rom, never negative."""
         interpolations = self._tables_for(magnitude).interpolations(magnitude.shape[-1])
@@ -193,6 +200,7 @@ class MorletCWT:
 class _Tables:
     """What the transform multiplies by, in one dtype on one device; computed in float64."""
 
+    @own_settings()
     def __init__(self, cwt: MorletCWT, device: torch.device, dtype: torch.dtype) -> None:
         n, r0 = cwt.n_padded, cwt.padded_frames
         self._cwt, self._device, self._dtype = cwt, device, dtype
@@ -217,6 +225,7 @@ class _Tables:
             self.windows.append(_hann_halves(group.length // r0).to(device, dtype))
         self._interpolations: dict[int, list[Cubic]] = {}
 
+    @own_settings()
     def interpolations(self, columns: int) -> list[Cubic]:
         """For each group, from `columns` columns of the clip to where its samples lie among them."""
         if columns not in self._interpolations:

@@ -8,7 +8,6 @@ takes its place.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -30,6 +29,7 @@ from schurgan.audio import AudioError, AudioWarning, Spectrogram, fit_clip
 from schurgan.audio.pitch import pitch_shift
 from schurgan.core.errors import SchurganError, writing
 from schurgan.core.files import lock
+from schurgan.core.isolation import isolated
 from schurgan.data.codec import Codec, ImageCodec, codec_for, open_codec
 from schurgan.data.manifest import FORMAT_VERSION, Clip, DType, Manifest, Skipped, printable
 from schurgan.data.shards import quantise
@@ -46,6 +46,7 @@ SHORT = 2.0  # seconds up to which a recording is short, and gets copies of othe
 Progress = Callable[[int, int, float], None]
 
 
+@isolated
 def prepare_data(
     data: str | os.PathLike[str] | Source,
     root: str | os.PathLike[str] | None = None,
@@ -85,6 +86,7 @@ def prepare_data(
     return Path(out)
 
 
+@isolated
 def prepare(
     source: Source,
     out: str | os.PathLike[str],
@@ -142,7 +144,6 @@ def prepare(
     described = cast(dict[str, JsonValue], source.describe())
     folder = OutputFolder(Path(out), job.plan(described, items, shard_clips))
     with (
-        _threads_kept(),
         writing(folder.path, "; make room or choose another folder, what is finished is kept"),
         lock(folder.path),
     ):
@@ -313,13 +314,3 @@ class _Watch:
     def report(self) -> None:
         if self.progress:
             self.progress(self.done, self.total, self.seconds)
-
-
-@contextlib.contextmanager
-def _threads_kept() -> Iterator[None]:
-    """Work in this process sets torch's threads; this sets them back."""
-    threads = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

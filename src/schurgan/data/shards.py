@@ -90,7 +90,7 @@ class Shards(LabelledImages):
         self.shape, self.planes = self.manifest.shape, self.manifest.planes
         clips = self.manifest.clips
         self._folds, self._origins, self._parents = clips.fold, clips.origin, clips.parent
-        self._files = _Files(self.folder)
+        self._files = _Files(self.folder.absolute())
         self._starts = np.cumsum([0, *(shard.count for shard in self.manifest.shards)])
         self._clips = np.arange(len(self.manifest))
         self.labels = np.asarray(clips.label, dtype=np.int64)

@@ -22,6 +22,7 @@ from torch import Tensor
 from schurgan.core.distributed import World
 from schurgan.core.errors import SchurganError, writing
 from schurgan.core.files import clear_leftovers
+from schurgan.core.isolation import isolated
 from schurgan.core.progress import Meter
 from schurgan.evaluation.comparison import Comparison, RunScores
 from schurgan.evaluation.features.cache import state_digest
@@ -47,6 +48,7 @@ from schurgan.runs.folder import RunFolder
 from schurgan.version import __version__
 
 
+@isolated
 def evaluate(
     run: str | Path,
     *,
@@ -133,6 +135,7 @@ class Pixels:
         return checked(self.name, len(images), small.flatten(1).cpu(), None)
 
 
+@isolated
 def score(
     real: Tensor,
     fake: Tensor,

@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from schurgan.core.distributed import World
 from schurgan.core.errors import SchurganError
+from schurgan.core.isolation import seeded
 from schurgan.core.progress import Meter
 from schurgan.data.codec import Codec, same_levels
 from schurgan.data.shards import Shards, split
@@ -127,7 +128,9 @@ class Subject:
 
         @torch.no_grad()
         def make(rows: slice) -> Tensor:
-            return self.prepared(network(z[rows].to(device), labels[rows].to(device)).float().cpu().contiguous())
+            with seeded(seed + rows.start, device):  # for networks that draw noise of their own
+                images = network(z[rows].to(device), labels[rows].to(device))
+            return self.prepared(images.float().cpu().contiguous())
 
         return labels, make
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from math import prod
+from numbers import Integral
 from operator import mul
 from typing import Any, Literal, Self, get_args
 
@@ -23,7 +24,7 @@ IMAGE = 0
 def check_sizes(least: int = 1, /, **numbers: int | None) -> None:
     """Raise ValueError naming the first that is no whole number of `least` or more (None stands for a default)."""
     for name, number in numbers.items():
-        if number is not None and (not isinstance(number, int) or number < least):
+        if number is not None and (not isinstance(number, Integral) or number < least):
             raise ValueError(f"{name}: {number} given, a whole number of {least} or more is needed")
 
 

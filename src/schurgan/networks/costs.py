@@ -13,6 +13,7 @@ from torch.autograd.function import FunctionCtx
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from schurgan.core.isolation import isolated
 from schurgan.networks.architectures import ARCHITECTURES, Architecture, check_sizes
 from schurgan.networks.discriminator import Discriminator
 from schurgan.networks.generator import Generator
@@ -40,6 +41,7 @@ class Costs:
         return self.state + self.activations
 
 
+@isolated
 def step_costs(
     architecture: Architecture,
     *,

@@ -13,6 +13,7 @@ from torch import nn
 
 from schurgan.core.errors import SchurganError, did_you_mean
 from schurgan.core.files import atomic_write
+from schurgan.core.isolation import isolated
 from schurgan.networks.generator import Generator
 from schurgan.networks.layers import TransposedConv2d, UpConv2d
 from schurgan.networks.spectral import unconstrained_state
@@ -23,6 +24,7 @@ _NEEDED = ("onnx", "onnxscript")
 _OPSET = 18
 
 
+@isolated
 def export_generator(generator: Generator, path: str | Path, format: Format = "pt2") -> Path:
     """Write what `generator` computes in eval mode, weights included, and return the path.
 
@@ -103,14 +105,15 @@ def frozen(generator: Generator) -> Generator:
 def _transposed(layer: UpConv2d | TransposedConv2d) -> nn.ConvTranspose2d:
     """The plain transposed convolution that a layer is, its kernel made once instead of at every call."""
     kernel = layer.kernel()
-    made = nn.ConvTranspose2d(
-        layer.in_channels,
-        layer.out_channels,
-        (kernel.shape[2], kernel.shape[3]),
-        layer.scale,
-        padding=1,
-        output_padding=layer.scale + 2 - kernel.shape[2],
-    )
+    with torch.random.fork_rng(devices=[]):  # it draws weights, which are not kept
+        made = nn.ConvTranspose2d(
+            layer.in_channels,
+            layer.out_channels,
+            (kernel.shape[2], kernel.shape[3]),
+            layer.scale,
+            padding=1,
+            output_padding=layer.scale + 2 - kernel.shape[2],
+        )
     made.weight = nn.Parameter(kernel.contiguous(), requires_grad=False)
     made.bias = layer.bias
     return made

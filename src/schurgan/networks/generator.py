@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from schurgan.core.errors import did_you_mean
+from schurgan.core.isolation import isolated
 from schurgan.networks.architectures import Architecture, check_sizes, find_architecture
 from schurgan.networks.latent import Latent
 from schurgan.networks.layers import BATCH_NORM_EPS, Condition, GBlock, Init, attribute_set, initialise
@@ -126,6 +127,7 @@ def layer_maps(network: nn.Module, layer: str, z: Tensor, labels: Tensor) -> Ten
     return maps
 
 
+@isolated
 @torch.no_grad()
 def standing_statistics(
     network: Generator,

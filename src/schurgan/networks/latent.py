@@ -65,13 +65,13 @@ class Latent:
         source = generator.device if generator is not None else device
         shape = (n, self.dim)
         if self.kind == "uniform":
-            z = 2 * torch.rand(shape, generator=generator, device=source) - 1
+            z = 2 * torch.rand(shape, generator=generator, device=source, dtype=torch.float32) - 1
         else:
             alpha = 1.0 if truncation is None else truncation
             spread = {"scale": math.sqrt(alpha), "std": alpha, "resample": 1.0, "official": alpha}[mode]
             bound = None if truncation is None else {"resample": alpha, "official": 2.0}.get(mode)
             if bound is None:
-                z = torch.randn(shape, generator=generator, device=source)
+                z = torch.randn(shape, generator=generator, device=source, dtype=torch.float32)
             else:
                 z = truncated_normal(shape, bound, generator, source)
             z = math.sqrt(self.variance) * spread * z

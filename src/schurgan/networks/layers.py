@@ -292,6 +292,7 @@ def initialise(network: nn.Module, init: Init) -> None:
         raise ValueError(f'init: "{init}" given, "orthogonal", "glorot" or "normal" is needed')
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear | nn.Embedding):
-            INITIALISERS[init](module.weight)
+            drawn = module.weight.detach().to(torch.promote_types(module.weight.dtype, torch.float32))
+            module.weight.data.copy_(INITIALISERS[init](drawn))  # half types have no QR decomposition
             if not isinstance(module, nn.Embedding) and module.bias is not None:
                 nn.init.zeros_(module.bias)

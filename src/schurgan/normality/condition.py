@@ -51,6 +51,7 @@ class Condition(nn.Module):
         self.image_shape: tuple[int, ...] = ()
         self.fingerprint = ""
 
+    @torch.inference_mode(False)  # whose tensors no gradient could go through later
     @torch.no_grad()
     def fit_real(self, loader: Loader, *, sharded: bool = False) -> None:
         """Measure the real images, in one pass, and start the moving average afresh.
@@ -110,6 +111,7 @@ class Condition(nn.Module):
         for name, value in state.items():
             setattr(self, name, tuple(value) if name == "image_shape" else value)
 
+    @torch.inference_mode(False)
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Refuse, before anything is overwritten, what was fitted in another way, or on other data than this was."""
         own = [name for name, _ in self.named_buffers(recurse=False)]

@@ -227,7 +227,7 @@ class DDFN(Condition):
         """Δ² of each image, and on every eighth of a class the estimator's error: columns Δ², error, 1 or 0 (B, 3)."""
         departures = self._departures(images, self.estimator).double().cpu()
         rows = (ranks % EVERY_EXACT == 0).nonzero()[:, 0]
-        error = torch.zeros(len(images), 2, dtype=torch.float64)
+        error = departures.new_zeros(len(images), 2)
         exact = self._departures(images[rows.to(images.device)], "exact").cpu()
         error[rows, 0] = (exact - departures[rows].to(exact.dtype)).double()
         error[rows, 1] = 1
@@ -250,9 +250,9 @@ class DDFN(Condition):
             "real_mean": real_mean,
             "real_var": torch.where(real.counts > 1, within / (real.counts - 1).clamp(min=1), spread),
             "exact_offset": mean(errors, measured),
-            "multipliers": torch.zeros(2, len(sums)),
-            "latest": torch.zeros(4),
-            "ema_sum": torch.zeros(len(sums), 1),
+            "multipliers": sums.new_zeros(2, len(sums)),
+            "latest": sums.new_zeros(4),
+            "ema_sum": sums.new_zeros(len(sums), 1),
         }
 
     def _target(self) -> Tensor:

@@ -114,8 +114,8 @@ def _eigen(x: Tensor, with_vectors: bool) -> tuple[Tensor, Tensor]:
         return torch.linalg.eigvals(x), x.new_empty(*x.shape[:-2], 0, dtype=torch.complex128)
 
     def fallback(x: Tensor) -> tuple[Tensor, ...]:
-        vectors = torch.eye(len(x)) if with_vectors else torch.empty(0)
-        return torch.zeros(len(x), dtype=torch.complex128), vectors.to(torch.complex128)
+        values = x.new_zeros(len(x), dtype=torch.complex128)
+        return values, torch.eye(len(x), dtype=values.dtype, device=x.device) if with_vectors else values[:0]
 
     values, vectors = decompose(factorise, x, fallback)
     return values, vectors

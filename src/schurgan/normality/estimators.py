@@ -115,7 +115,8 @@ def _schatten(x: Tensor, power: float, with_gradient: bool) -> tuple[Tensor, Ten
     """Σ σᵢᵖ and its gradient U diag(p σᵢᵖ⁻¹) Vᵀ, in which vanishing singular values have no part."""
 
     def fallback(x: Tensor) -> tuple[Tensor, ...]:
-        return torch.eye(len(x)).to(x), x.new_zeros(len(x)), torch.eye(len(x)).to(x)
+        one = torch.eye(len(x), dtype=x.dtype, device=x.device)
+        return one, x.new_zeros(len(x)), one
 
     # On the CPU, because a GPU takes longer for batches of small decompositions.
     u, s, vh = decompose(torch.linalg.svd, x.cpu(), fallback)

@@ -173,7 +173,7 @@ def in_parallel(evaluate: Evaluate, x: Tensor, with_gradient: bool) -> tuple[Ten
         try:
             if workers == 1:
                 return _in_double(evaluate, x, with_gradient)
-            value = torch.empty(len(x), dtype=torch.float64)
+            value = x.new_empty(len(x), dtype=torch.float64)
             gradient = torch.empty_like(x) if with_gradient else x
 
             @torch.no_grad()  # which another thread does not inherit
@@ -205,9 +205,9 @@ def decompose(factorise: Callable[[Tensor], Factors], x: Tensor, fallback: Calla
                 factors = factorise(matrix * (1 + jitter * noise))
             except LinAlgError:
                 continue
-            count("jittered", torch.tensor(jitter > JITTERS[0]))
+            count("jittered", torch.tensor(jitter > JITTERS[0], device=x.device))
             return factors
-        count("fallback", torch.tensor(True))
+        count("fallback", torch.tensor(True, device=x.device))
         return fallback(matrix)
 
     try:
@@ -219,5 +219,5 @@ def decompose(factorise: Callable[[Tensor], Factors], x: Tensor, fallback: Calla
 @lru_cache(maxsize=16)
 def _noise(n: int) -> Tensor:
     """The same symmetric noise in [−1, 1] for every n×n matrix, so that x and xᵀ stay transposes of each other."""
-    noise = torch.rand(n, n, generator=torch.Generator().manual_seed(n), dtype=torch.float64)
+    noise = torch.rand(n, n, generator=torch.Generator("cpu").manual_seed(n), dtype=torch.float64, device="cpu")
     return noise + noise.mT - 1

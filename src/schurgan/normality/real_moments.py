@@ -56,7 +56,7 @@ class RealMoments:
         self.shape: tuple[int, ...] = ()
         values: list[Tensor] = []
         labels: list[Tensor] = []
-        digest = torch.tensor(0)
+        digest = torch.tensor(0, device="cpu")
         ranks: defaultdict[int, Iterator[int]] = defaultdict(itertools.count)
         for batch in loader:
             images = with_channels(batch if isinstance(batch, Tensor) else batch[0])
@@ -67,7 +67,7 @@ class RealMoments:
                 low, high = images.amin(), images.amax()
                 raise ValueError(f"real images reach from {low:g} to {high:g}: values in [−1, 1] are needed")
             label = _labels(batch, len(images), classes)
-            described = describe(images, torch.tensor([next(ranks[each]) for each in label.tolist()]))
+            described = describe(images, torch.tensor([next(ranks[each]) for each in label.tolist()], device="cpu"))
             if described.ndim != 2 or len(described) != len(images):
                 shape = f"{tuple(described.shape)} of {len(images)} images"
                 raise ValueError(f"the descriptor returned {shape}: (B, m) is needed, a row an image")
@@ -154,7 +154,7 @@ def with_channels(images: Tensor) -> Tensor:
 def _labels(batch: Tensor | Sequence[Tensor], count: int, classes: int | None) -> Tensor:
     """Class of each image (B,)."""
     if classes == 1:
-        return torch.zeros(count, dtype=torch.long)
+        return torch.zeros(count, dtype=torch.long, device="cpu")
     if isinstance(batch, Tensor) or len(batch) < 2:
         raise ValueError("per_class needs labels: batches (images, labels) are needed, images alone were given")
     labels = batch[1].detach().cpu().long()
@@ -167,8 +167,8 @@ def _labels(batch: Tensor | Sequence[Tensor], count: int, classes: int | None) -
 def _digest(images: Tensor) -> Tensor:
     """64 bits over the images' float32 values, the same in any order of the images and any cut into batches."""
     bits = images.detach().cpu().float().contiguous().view(torch.int32).flatten(1).long()
-    generator = torch.Generator().manual_seed(bits.shape[1])
-    odd = torch.randint(-(2**62), 2**62, bits.shape[1:], generator=generator) * 2 + 1
+    generator = torch.Generator("cpu").manual_seed(bits.shape[1])
+    odd = torch.randint(-(2**62), 2**62, bits.shape[1:], generator=generator, device="cpu") * 2 + 1
     rows = (bits * odd).sum(1)  # wraps around, as it should
     return ((rows ^ (rows >> 31)) * 0x9E3779B97F4A7C1).sum()
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from schurgan.core.distributed import World
 from schurgan.core.errors import SchurganError
+from schurgan.core.isolation import seed_alone
 from schurgan.data.codec import Codec
 from schurgan.data.dataset import LabelledImages
 from schurgan.networks import (
@@ -75,7 +76,7 @@ def build_trainer(
         ValueError: options do not fit each other.
     """
     train, model, own, world = config.train, config.model, own or Parts(), world or World()
-    torch.manual_seed(train.seed)
+    seed_alone(train.seed, world.device)
     generator = fresh(own.generator) if own.generator else build_generator(model, classes)
     if config.health.layer:
         check_layer(generator, config.health.layer)

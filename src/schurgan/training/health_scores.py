@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from schurgan.core.distributed import current_world
+from schurgan.core.isolation import seeded
 from schurgan.evaluation.features.extractor import Extractor
 from schurgan.evaluation.metrics.frechet import Gaussian, frechet_distance
 from schurgan.evaluation.metrics.variety import variety, vendi_score
@@ -118,15 +119,15 @@ class HealthScores:
 
         def generate(number: int) -> tuple[Tensor, Tensor]:
             chunk = self._chunks[number]
-            _seed(self.seed + number, z.device)  # for networks that draw noise of their own
-            images = network(z[chunk], self.labels[chunk].to(z.device)).float().cpu()
+            with seeded(self.seed + number, z.device):  # for networks that draw noise of their own
+                images = network(z[chunk], self.labels[chunk].to(z.device)).float().cpu()
             if self.extractor is None:
                 return images, torch.empty(len(images), 0)
             if not images.isfinite().all():
                 return images, torch.full((len(images), len(self._real_features.mean)), math.nan)
             return images, self.extractor(images).features
 
-        with torch.random.fork_rng(devices=[z.device] if z.is_cuda else []), local_statistics(network):
+        with local_statistics(network):
             images, features = current_world().share(len(self._chunks), generate)
         return images, features
 
@@ -196,11 +197,3 @@ def _chunks(count: int) -> list[slice]:
     """Split 0 … count − 1 into the fewest chunks of at most 64, of almost equal length, so that none is too small."""
     edges = torch.linspace(0, count, -(-count // _CHUNK) + 1, dtype=torch.float64).round().int().tolist()
     return [slice(a, b) for a, b in itertools.pairwise(edges)]
-
-
-def _seed(seed: int, device: torch.device) -> None:
-    """Seed the CPU's and the device's random numbers alone: `torch.manual_seed` would touch every GPU."""
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        with torch.cuda.device(device):
-            torch.cuda.manual_seed(seed)

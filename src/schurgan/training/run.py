@@ -11,8 +11,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, cast
 
+import torch
+
 from schurgan.core.distributed import World, join
 from schurgan.core.errors import SchurganError, writing
+from schurgan.core.isolation import isolated, seeded
 from schurgan.core.launch import restarted
 from schurgan.data.dataset import DatasetImages, LabelledImages, Pairs
 from schurgan.data.prepare import prepare_data
@@ -31,6 +34,7 @@ _SAME_REQUEST = 1.0  # seconds
 Data = str | os.PathLike[str] | LabelledImages | Pairs | Source
 
 
+@isolated
 def train_model(
     data: Data,
     *,
@@ -74,9 +78,10 @@ def train_model(
         model = config.model.model_copy(update={"channels": images.codec.channels})
         config = config.model_copy(update={"model": model})
     train(config, out, images, own=own, callbacks=callbacks, go_on=True)
-    return load(out, generator=own.generator and fresh(own.generator))
+    return _trained(out, own)
 
 
+@isolated
 def resume_model(
     run: str | os.PathLike[str],
     data: Data | None = None,
@@ -101,9 +106,10 @@ def resume_model(
     """
     own = Parts(generator, discriminator, loss, tuple(regularizers))
     resume(run, data, own=own, callbacks=callbacks)
-    return load(run, generator=own.generator and fresh(own.generator))
+    return _trained(run, own)
 
 
+@isolated
 def train(
     config: Config,
     run: str | os.PathLike[str],
@@ -143,6 +149,7 @@ def train(
         return _fit(config, folder, _shards(config, images), world, own, callbacks, again)
 
 
+@isolated
 def resume(
     run: str | os.PathLike[str],
     data: Data | None = None,
@@ -233,15 +240,21 @@ def _fit(
     allow: Collection[str] = (),
 ) -> Path:
     """Train. The run lives in here alone: its replicas must be gone before their processes leave each other."""
-    job = Run(config, folder.path, images, world, own or Parts(), callbacks)
-    if again:
-        job.restore(allow)
-    else:
-        job.initialise()
-    world.check(lambda: _save(config, folder))
-    with stop_requests() as requests:
-        job.fit(requests)
+    with seeded(config.train.seed, world.device):
+        job = Run(config, folder.path, images, world, own or Parts(), callbacks)
+        if again:
+            job.restore(allow)
+        else:
+            job.initialise()
+        world.check(lambda: _save(config, folder))
+        with stop_requests() as requests:
+            job.fit(requests)
     return folder.path
+
+
+def _trained(run: str | os.PathLike[str], own: Parts) -> Model:
+    with torch.random.fork_rng(devices=[]):  # a builder of networks draws their first weights
+        return load(run, generator=own.generator and fresh(own.generator))
 
 
 def _save(config: Config, folder: RunFolder) -> None:

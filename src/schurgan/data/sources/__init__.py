@@ -5,10 +5,12 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from schurgan.core.errors import SchurganError, did_you_mean
+from schurgan.core.isolation import isolated
 from schurgan.data.sources.base import Item, Skipped, Source
 from schurgan.data.sources.cifar10 import open_cifar10
 from schurgan.data.sources.common_voice import open_common_voice
@@ -36,6 +38,7 @@ SOURCES: dict[str, Entry] = {
 }
 
 
+@isolated
 def open_source(name: str, root: str | os.PathLike[str] | None = None, **options: object) -> Source:
     """The source `name` at `root`, listed and ready to load.
 
@@ -52,7 +55,8 @@ def open_source(name: str, root: str | os.PathLike[str] | None = None, **options
         if root is not None:
             raise SchurganError(f'source "{name}": makes its own sounds and reads no folder, yet "{root}" was given')
         return entry.open(**options)
-    return entry.open(_folder(name, root, entry.root), **options)
+    source = entry.open(_folder(name, root, entry.root), **options)
+    return replace(source, root=source.root.absolute())  # to be found from another current folder too
 
 
 def _folder(name: str, root: str | os.PathLike[str] | None, needed: str) -> Path:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from schurgan.core.errors import SchurganError
+from schurgan.core.isolation import seeded
 from schurgan.data.dataset import LabelledImages
 from schurgan.evaluation.features import cache
 from schurgan.evaluation.metrics.inception_score import accuracy
@@ -137,8 +138,7 @@ def fit_classifier(
     `images` returns the images (n, channels, size, size) of some of `clips`, those to train on; `labels` (N,) are of
     all clips. Pictures are altered in other ways (`photo`). `progress` is called with the steps done and their number.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed, torch.device("cpu")):
         network = Classifier(classes, size, channels)
     network.to(device).train()
     generator = torch.Generator().manual_seed(seed)
