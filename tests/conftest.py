@@ -172,3 +172,28 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[..., contextlib.Abstr
             yield
 
     return fill
+
+
+@pytest.fixture
+def renamed_and_synced(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], bool]:
+    """`renamed_and_synced(path)`: whether its folder was fsynced after it got its name, as a power cut needs."""
+    calls: list[tuple[str, object]] = []
+    rename, fsync = os.replace, os.fsync
+
+    def note_rename(source: Any, target: Any) -> None:
+        rename(source, target)
+        calls.append(("rename", os.path.abspath(target)))
+
+    def note_fsync(descriptor: int) -> None:
+        calls.append(("fsync", os.fstat(descriptor).st_ino))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "replace", note_rename)
+    monkeypatch.setattr(os, "rename", note_rename)
+    monkeypatch.setattr(os, "fsync", note_fsync)
+
+    def durable(path: Path) -> bool:
+        last = len(calls) - calls[::-1].index(("rename", os.path.abspath(path)))
+        return ("fsync", path.parent.stat().st_ino) in calls[last:]
+
+    return durable

@@ -50,6 +50,11 @@ def test_a_disk_that_is_full_at_the_last_moment_leaves_nothing_behind(tmp_path, 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_power_cut_cannot_undo_a_rename(tmp_path, renamed_and_synced):
+    write_json(tmp_path / "file", 1)
+    assert renamed_and_synced(tmp_path / "file")
+
+
 def test_a_killed_writer_leaves_the_old_file(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"old")

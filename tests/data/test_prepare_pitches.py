@@ -15,6 +15,7 @@ from layouts import N_SAMPLES, RATE, SMALL, Faulty, checksums, interrupt_after, 
 from schurgan.core.errors import SchurganError
 from schurgan.data import Shards, prepare, summary
 from schurgan.data.prepare import PITCHES
+from schurgan.data.shards import split
 from schurgan.data.sources.base import Item
 from schurgan.data.sources.folder import open_folder
 
@@ -56,6 +57,27 @@ def test_evaluation_leaves_copies_out_and_training_takes_them(augmented, short_a
     assert sorted([*plain.origins, *shards.select(augmented=True).origins]) == sorted(shards.origins)
     with pytest.raises(SchurganError, match="no clip is left"):
         alone.select(augmented=True)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.6])
+def test_copies_are_on_the_side_of_their_recording_and_none_is_held_out(augmented, share):
+    shards = Shards(augmented)
+    training, held_out = split(shards, val_fraction=share)
+    assert not held_out.augmented.any()
+    _, alone = split(shards.select(augmented=False), val_fraction=share)
+    assert held_out.origins == alone.origins
+    sources = {parent or origin for parent, origin in zip(training.parents, training.origins, strict=True)}
+    assert sources == set(shards.select(augmented=False).origins) - set(held_out.origins)
+    assert len(training) == 5 * len(sources) - ("drum/long.wav" in sources) * 4
+
+
+def test_copies_of_a_fold_are_held_out_of_training_and_of_the_judgement(augmented):
+    shards = Shards(augmented)
+    shards._folds = [number // 5 % 3 for number in range(len(shards))]  # a recording and its copies in one
+    training, held_out = split(shards, val_folds=[1])
+    assert not held_out.augmented.any()
+    assert set(training.folds) == {0, 2}
+    assert training.augmented.sum() == 4 * (len(training) - training.augmented.sum() - 1)
 
 
 def test_a_copy_is_the_recording_at_another_pitch_and_its_image_is_its_own(augmented):

@@ -69,12 +69,13 @@ def esc50_zip(folder: Path) -> dict[str, bytes]:
     return {f"ESC-50-33c8/{path.relative_to(made)}": path.read_bytes() for path in made.rglob("*") if path.is_file()}
 
 
-def test_a_zip_is_unpacked_under_the_usual_name_and_its_checksums_count(server, tmp_path):
+def test_a_zip_is_unpacked_under_the_usual_name_and_its_checksums_count(server, tmp_path, renamed_and_synced):
     server.data = zipped(esc50_zip(tmp_path / "made"))
     official = REMOTES["esc50"]
     remote = {"esc50": Remote(server.url[: -len("tar.gz")] + "zip", 9, None, official.folder, official.inside)}
     home, source = download("esc50", tmp_path / "out", patience=QUICK, remotes=remote)
     assert home == tmp_path / "out" / "ESC-50-master"
+    assert renamed_and_synced(home)
     assert len(source.items()) == 4
     wave = server.data.index(b"RIFF") + 100
     server.data = server.data[:wave] + b"\0\1\2\3" + server.data[wave + 4 :]

@@ -51,6 +51,11 @@ def test_every_clip_is_an_image_a_class_and_a_record_in_tar_files_of_the_size_as
         assert record.get("parent") == shards.parents[clip]
 
 
+def test_a_power_cut_cannot_undo_an_export(made, tmp_path, renamed_and_synced):
+    export_webdataset(Shards(made), tmp_path / "tars")
+    assert renamed_and_synced(tmp_path / "tars")
+
+
 def test_the_index_says_what_is_in_the_tar_files(made, tmp_path):
     shards = Shards(made).select(classes=["rain", "bark"], augmented=False)
     export_webdataset(shards, tmp_path / "tars")

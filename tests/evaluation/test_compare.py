@@ -7,6 +7,7 @@ from PIL import Image
 from test_scores import PROTOCOL
 
 from schurgan.core.errors import SchurganError
+from schurgan.evaluation.metric_table import METRICS
 from schurgan.evaluation.scores import Evaluation, Score
 from schurgan.evaluation.table import compare
 
@@ -46,6 +47,25 @@ def test_the_best_of_each_column_is_bold_and_real_images_have_the_last_row(runs)
 
 def test_a_score_that_one_run_lacks_is_no_column(runs):
     assert "accuracy" not in compare(runs).markdown()
+
+
+LOWER = {"fid", "kid", "frechet_audio_distance"}
+HIGHER = {"inception_score", "precision", "recall", "density", "coverage", "accuracy", "augmentation_utility"}
+NEITHER = {"variety", "departure_gap", "memorisation"}
+
+
+@pytest.mark.parametrize("name", sorted(LOWER | HIGHER | NEITHER))
+def test_the_smaller_value_is_bold_where_lower_is_better_and_the_larger_where_higher_is(runs, name):
+    for value, run in enumerate(runs, 1):
+        known = Evaluation.load(run / "scores.json")
+        replace(known, scores={name: Score(float(value))}).save(run / "scores.json")
+    compared = compare(runs)
+    assert compared.head[2].endswith("↓" if name in LOWER else "↑" if name in HIGHER else compared.head[2][-1])
+    assert compared.bold == ({(0, 2)} if name in LOWER else {(1, 2)} if name in HIGHER else set())
+
+
+def test_every_compared_score_is_known_here():
+    assert {metric.name for metric in METRICS if metric.compared} == LOWER | HIGHER | NEITHER
 
 
 def test_equal_scores_have_no_best(runs):

@@ -24,7 +24,9 @@ from schurgan.studies.runner import run_trials
 from schurgan.studies.study import Study, Trial, read_study
 from schurgan.studies.table import save_table
 from schurgan.studies.trial import Outcome, read_outcome
+from schurgan.training.checkpoint import Checkpoints
 from schurgan.training.trainer import Trainer
+from schurgan.training.watcher import Watcher
 
 HERE = Path(__file__).parent
 
@@ -79,6 +81,14 @@ def test_the_best_checkpoint_before_the_onset_is_scored(images, tmp_path, monkey
     assert outcome is not None
     assert outcome.scored_step == 4
     assert load(trials[0].folder).card.step == 4
+
+
+def test_of_checkpoints_with_equal_scores_the_newest_is_scored(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(Watcher, "score", property(lambda self: 1.0, lambda self, _: None), raising=False)
+    _, trials = build(images, tmp_path)
+    run_trials(trials[:1])
+    assert [r.score for r in Checkpoints(trials[0].folder).records().values()] == [1.0, 1.0]
+    assert load(trials[0].folder).card.step == 8
 
 
 def test_a_collapse_before_the_first_checkpoint_has_no_scores(images, tmp_path, monkeypatch):

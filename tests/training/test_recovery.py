@@ -46,6 +46,10 @@ def test_stop_ends_with_the_step_nearest_to_the_best_that_is_before_the_onset():
     assert decide(verdict(best=None), 0, 3, STEPS, "stop").to_step == 800
 
 
+def test_of_two_steps_equally_near_to_the_best_the_newer_one_is_taken():
+    assert decide(verdict(best=750), 0, 3, STEPS, "stop").to_step == 800
+
+
 @pytest.mark.parametrize("reaction", ["stop", "rollback"])
 def test_without_a_checkpoint_before_the_onset_a_run_stops_and_says_so(reaction):
     action = decide(verdict(), 0, 3, (1000, 1100), reaction)
