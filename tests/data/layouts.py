@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import os
 import pickle
 import signal
 import time
 import wave
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ import soundfile
 from torch import Tensor
 
 from schurgan.audio import Spectrogram, read_audio
+from schurgan.data import workers
 from schurgan.data.sources.base import Item
 from schurgan.data.sources.folder import open_folder
 
@@ -154,7 +154,7 @@ def checksums(folder: Path) -> dict[str, str]:
 
 def wait_for_workers(done: int, total: int, seconds: float) -> None:
     """A progress callback that holds the parent until a worker runs: it would do so small a set all by itself."""
-    while done == 16 and not multiprocessing.active_children():
+    while done == 16 and not workers.answered:
         time.sleep(0.01)
     time.sleep(0.05)
 
@@ -167,6 +167,7 @@ class Faulty:
     raising: tuple[tuple[str, type[BaseException]], ...] = ()
     deadly: str = ""
     pids: Path | None = None
+    parent: int = field(default_factory=os.getpid)
     name: str = "faulty"
     kind: str = "audio"
     skipped: tuple[tuple[str, str], ...] = ()
@@ -180,7 +181,7 @@ class Faulty:
     def load(self, item: Item, sample_rate: int) -> Tensor:
         if self.pids:
             (self.pids / str(os.getpid())).touch()
-        if item.origin == self.deadly and multiprocessing.parent_process():
+        if item.origin == self.deadly and os.getpid() != self.parent:
             os.kill(os.getpid(), signal.SIGKILL)
         for origin, error in self.raising:
             if item.origin == origin:

@@ -1,15 +1,12 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from layouts import checksums
 from torch import Tensor
 
 from schurgan.audio import Spectrogram
@@ -175,17 +172,6 @@ def test_the_same_picture_under_two_names_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(Pictures, "load_image", lambda self, item: picture(int(item.origin) % 44))
     (warning,) = prepare(Pictures(), tmp_path, ImageCodec(16), workers=1).warnings
     assert warning == "the same image 2 times in different classes in different folds: 00, 44"
-
-
-def test_two_workers_write_the_same_bytes(made, tmp_path):
-
-    def wait_for_workers(done: int, total: int, seconds: float) -> None:
-        """The parent would make so small a set all by itself before there are any."""
-        while done == 16 and not multiprocessing.active_children():
-            time.sleep(0.01)
-
-    prepare(Pictures(), tmp_path, ImageCodec(16), shard_clips=20, workers=2, progress=wait_for_workers)
-    assert checksums(tmp_path) == checksums(made)
 
 
 def test_both_codecs_colour_levels_and_undo_it_without_being_asked_what_they_are():

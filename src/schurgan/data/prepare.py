@@ -34,7 +34,7 @@ from schurgan.data.codec import Codec, ImageCodec, codec_for, open_codec
 from schurgan.data.manifest import FORMAT_VERSION, Clip, DType, Manifest, Skipped, printable
 from schurgan.data.shards import quantise
 from schurgan.data.sources import SOURCES, Item, Source, open_source
-from schurgan.data.workers import worker_pool
+from schurgan.data.workers import refuse_in_worker, worker_pool
 from schurgan.data.writer import Chunk, OutputFolder
 
 CHUNK = 16  # items a worker takes at once: enough to be worth sending, few enough that all cores end together
@@ -126,6 +126,7 @@ def prepare(
         SchurganError: `out` holds other data or cannot be written, the source has nothing to use, or a worker dies.
         ValueError: arguments that do not fit each other.
     """
+    refuse_in_worker()
     for name, count in (("shard_clips", shard_clips), ("workers", workers)):
         if count is not None and count < 1:
             raise ValueError(f"{name}: {count} given, a whole number of 1 or more is needed")

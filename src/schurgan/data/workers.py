@@ -6,16 +6,19 @@ The machines of a cluster see the recordings under the same paths; their results
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
+import multiprocessing.spawn
 import os
-import signal
-import threading
+import pickle
+import pickletools
+import sys
+import sysconfig
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from multiprocessing.connection import wait
-from typing import Any, TypeVar
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ThreadPoolExecutor
+from queue import SimpleQueue
+from subprocess import PIPE, Popen
+from typing import IO, Any, TypeVar, cast
 
 from schurgan.core.errors import SchurganError
 
@@ -56,8 +59,8 @@ def worker_pool(
         try:
             yield lambda tasks: _in_order(submit, tasks, ahead)
         except BrokenExecutor as error:
-            reason = "a worker process could not be started or was killed, perhaps for want of memory"
-            raise SchurganError(f"{reason}; start again with fewer workers, what is finished is kept") from error
+            advice = "start again with fewer workers, what is finished is kept"
+            raise SchurganError(f"{_first_line(error)}; {advice}") from error
 
 
 def _in_order(submit: Callable[[Task], Future[Result]], tasks: Iterable[Task], ahead: int) -> Iterator[Result]:
@@ -82,42 +85,177 @@ def _done(result: Result) -> Future[Result]:
 
 @contextlib.contextmanager
 def _processes(work: Callable[[Task], Result], count: int) -> Iterator[Callable[[Task], Future[Result]]]:
-    # Never "fork": this process may hold threads of torch and locks. A fork server imports torch once for all workers.
-    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    context = multiprocessing.get_context(method)
-    context.set_forkserver_preload([__name__])
-    with ThreadPoolExecutor(1) as starter:
-        pool = ProcessPoolExecutor(count, context, _start_worker, (work,))
-        started = starter.submit(pool.submit, os.getpid)  # anything: the first call starts the processes
+    start = _start_message(work)
+    workers = [_Worker(start) for _ in range(count)]
+    free: SimpleQueue[_Worker] = SimpleQueue()
+    executor = ThreadPoolExecutor(count)  # a thread for each process, which waits for it
 
-        def submit(task: Task) -> Future[Result]:
-            if not started.done():  # a second or two, in which this process can do tasks itself
-                return _done(work(task))
-            if error := started.exception():
-                raise BrokenExecutor(f"worker processes cannot be started: {error}") from error
-            return pool.submit(_work_in_process, task)
-
+    def greet(worker: _Worker) -> None:
         try:
-            yield submit
+            worker.greet()
         finally:
-            started.exception()  # a pool that is still starting cannot be shut down
-            pool.shutdown(cancel_futures=True)
+            free.put(worker)
+
+    def call(task: Task) -> Result:
+        worker = free.get()
+        try:
+            return cast(Result, worker.call(task))
+        finally:
+            free.put(worker)
+
+    greeted = [executor.submit(greet, worker) for worker in workers]
+
+    def submit(task: Task) -> Future[Result]:
+        for each in greeted:
+            if each.done():
+                each.result()
+        if not any(worker.process.pid in answered for worker in workers):
+            return _done(work(task))  # for a second or two this process can do tasks itself
+        return executor.submit(call, task)
+
+    try:
+        yield submit
+    finally:
+        for worker in workers:
+            worker.process.kill()  # nothing is lost: it reads, and what it made was sent
+        executor.shutdown(cancel_futures=True)
+        for worker in workers:
+            worker.close()
 
 
-_work: Callable[[Any], Any]
+answered: set[int] = set()
+"""Process ids of the workers that can work, or have said why not."""
+
+# Python starts without the current folder in its path (-P), and finds its own library first: a random.py among the
+# recordings must not be run. Everything else is imported as in the caller's process.
+_PROGRAM = """
+import pickle, sys
+sys.path[:] = pickle.load(sys.stdin.buffer)
+from schurgan.data.workers import serve
+serve()
+"""
 
 
-def _start_worker(work: Callable[[Any], Any]) -> None:
-    """In a new worker: keep the work, leave Ctrl-C to the parent, and end when the parent ends, however it did."""
-    global _work
-    _work = work
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if parent := multiprocessing.parent_process():
-        threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
+class _Worker:
+    """A Python process that `serve`s this one by its standard input and output.
+
+    Processes of `multiprocessing` would run the caller's script again, which not every script is made for.
+    """
+
+    def __init__(self, start: object) -> None:
+        command = [sys.executable, "-P", f"-Xutf8={sys.flags.utf8_mode}", "-c", _PROGRAM]
+        # Ctrl-C is for this process alone, which ends the others.
+        self.process = Popen(command, stdin=PIPE, stdout=PIPE, process_group=0)
+        self._start = start
+
+    def greet(self) -> None:
+        """Wait until the process can work. Raises SchurganError where it cannot."""
+        homes = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}
+        self._send(sorted(sys.path, key=lambda entry: entry not in homes and not entry.endswith("lib-dynload")))
+        try:
+            self.call(self._start)
+        finally:
+            answered.add(self.process.pid)
+
+    def call(self, task: object) -> Any:
+        """Return the result of a task, or raise its error. Raises BrokenExecutor where the process has ended."""
+        try:
+            self._send(task)
+            good, result = pickle.load(self._pipes[1])
+        except (EOFError, OSError, pickle.UnpicklingError) as error:
+            status = self.process.wait()
+            how = f"was killed by signal {-status}, perhaps for want of memory" if status < 0 else f"ended ({status})"
+            raise BrokenExecutor(f"worker process {self.process.pid} {how}") from error
+        if not good:
+            raise result
+        return result
+
+    def close(self) -> None:
+        """Forget the process, which has ended."""
+        answered.discard(self.process.pid)
+        self.process.wait()
+        for pipe in self._pipes:
+            with contextlib.suppress(OSError):  # what was not sent
+                pipe.close()
+
+    @property
+    def _pipes(self) -> tuple[IO[bytes], IO[bytes]]:
+        return cast(IO[bytes], self.process.stdin), cast(IO[bytes], self.process.stdout)
+
+    def _send(self, value: object) -> None:
+        self._pipes[0].write(pickle.dumps(value))
+        self._pipes[0].flush()
 
 
-def _work_in_process(task: Any) -> Any:
-    return _work(task)
+def _start_message(work: Callable[[Any], Any]) -> tuple[dict[str, object], bytes]:
+    """How to find the caller's script, if something of the work is defined in it, and the work.
+
+    Raises SchurganError for work that cannot travel to another process.
+    """
+    advice = "define it in a module of its own, or set `workers` to 1"
+    try:
+        content = pickle.dumps(work)
+    except Exception as error:
+        raise SchurganError(f"source: cannot be sent to worker processes ({_first_line(error)}); {advice}") from error
+    if b"__main__" not in content or all(argument != "__main__" for _, argument, _ in pickletools.genops(content)):
+        return {}, content
+    main = sys.modules["__main__"]
+    if module := getattr(main.__spec__, "name", None):
+        return {"init_main_from_name": module, "sys_argv": sys.argv}, content
+    path = getattr(main, "__file__", None)
+    if not path or not os.path.isfile(path):
+        where = "standard input, a notebook or a command line, where worker processes cannot read it"
+        raise SchurganError(f"source: its class is defined on {where}; {advice}")
+    return {"init_main_from_path": path, "sys_argv": sys.argv}, content
+
+
+_loading = False  # whether this process is a worker that runs the caller's script, to find a class in it
+
+
+def refuse_in_worker() -> None:
+    """Raise SchurganError where a worker that runs the caller's script would do all that the script does."""
+    if _loading:
+        guard = 'the script has no `if __name__ == "__main__":` around what it does'
+        why = "so that worker processes, which read the class of its source there, would do it too"
+        raise SchurganError(f"{guard}, {why}; add it, or set `workers` to 1")
+
+
+def serve() -> None:
+    """Be a worker: do the tasks that come on standard input, until it ends."""
+    tasks, results = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    sys.stdout = sys.stderr  # what a source prints is no result
+    with contextlib.suppress(OSError):  # no standard error
+        os.dup2(2, 1)
+
+    def send(good: bool, result: object) -> None:
+        results.write(pickle.dumps((good, result)))
+        results.flush()
+
+    with contextlib.suppress(EOFError, BrokenPipeError):  # nobody asks any more
+        try:
+            work = _load(*pickle.load(tasks))
+        except BaseException as error:
+            said = "" if isinstance(error, SchurganError) else "worker processes cannot load the source: "
+            return send(False, SchurganError(f"workers: {said}{_first_line(error)}"))
+        send(True, None)
+        while True:
+            task = pickle.load(tasks)
+            try:
+                answer = True, work(task)
+            except Exception as error:
+                answer = False, error
+            send(*answer)
+    os._exit(0)  # without another try to write
+
+
+def _load(script: dict[str, object], content: bytes) -> Callable[[Any], Any]:
+    global _loading
+    _loading = True
+    try:
+        multiprocessing.spawn.prepare(script)
+    finally:
+        _loading = False
+    return cast(Callable[[Any], Any], pickle.loads(content))
 
 
 @contextlib.contextmanager
