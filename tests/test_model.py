@@ -119,7 +119,7 @@ def test_the_bare_file_elsewhere_gives_the_sounds_of_the_run(finished_run, model
 
 def test_a_carrier_without_its_data_is_one_sentence_and_other_phases_go_on(model):
     alone = Model(model.generator, replace(model.card, data=None))
-    with pytest.raises(SchurganError, match='recordings in None are gone; choose "noise" or "griffin-lim"'):
+    with pytest.raises(SchurganError, match=r'None is gone.* or choose "noise" or "griffin-lim"'):
         alone.sample("bark", 1, phase="carrier")
     assert alone.sample("bark", 1, refine=0).audio.isfinite().all()
 

@@ -23,7 +23,7 @@ from schurgan.audio.pictures import picture, save_png
 from schurgan.core.errors import SchurganError, did_you_mean
 from schurgan.core.files import atomic_write, file_name, lock
 from schurgan.core.isolation import isolated, seeded
-from schurgan.data.codec import open_codec
+from schurgan.data.codec import open_codec, same_levels
 from schurgan.data.shards import Shards
 from schurgan.networks import Architecture, Generator, Latent
 from schurgan.runs.folder import RunFolder
@@ -54,6 +54,7 @@ class Card:
     data: str | None
     """Folder of shards that phases may be borrowed from."""
     step: int  # of training, behind the weights
+    fingerprint: str | None = None  # of that data; None in files of the version before
 
 
 @dataclass(frozen=True)
@@ -207,15 +208,31 @@ class Model:
         with atomic_write(path) as file:
             file.write(content)
 
+    def open_data(self, folder: str | Path | None = None) -> Shards:
+        """Open the shards that the model was trained on, in `folder` where they were moved.
+
+        Raises:
+            SchurganError: they are gone, or the folder holds other data, as after another `prepare` into it.
+        """
+        folder = self.card.data if folder is None else folder
+        if folder is None or not Path(folder).is_dir():
+            raise SchurganError(
+                f"data: {folder} is gone, which the model was trained on; put it back or give its new place"
+            )
+        shards = Shards(folder)
+        same = shards.classes == self.classes and same_levels(shards.codec, self.codec)
+        if not same or self.card.fingerprint not in (None, shards.fingerprint):
+            raise SchurganError(
+                f"{folder}: holds other data than the model was trained on; prepare it as it was, or train again"
+            )
+        return shards
+
     def _carriers(self, labels: Tensor, seed: int) -> Tensor:
         """Return a recording of each label's class, chosen by the seed: (N, L)."""
-        if self.card.data is None or not Path(self.card.data).is_dir():
-            raise SchurganError(
-                f'phase "carrier": the recordings in {self.card.data} are gone; choose "noise" or "griffin-lim"'
-            )
-        shards = Shards(self.card.data)
-        if shards.classes != self.classes or shards.manifest.n_samples != self.spectrogram.n_samples:
-            raise SchurganError(f'phase "carrier": {self.card.data} holds other data than the model was trained on')
+        try:
+            shards = self.open_data()
+        except SchurganError as error:
+            raise SchurganError(f'phase "carrier": {error}; or choose "noise" or "griffin-lim"') from None
         generator = torch.Generator().manual_seed(seed)
         recordings = []
         for label in labels.tolist():

@@ -122,20 +122,20 @@ def sums(images: Tensor) -> Tensor:
 def test_a_run_whose_data_is_gone_is_one_sentence_and_takes_it_from_elsewhere(folded, model, tmp_path, monkeypatch):
     monkeypatch.setattr(score_run, "score_sounds", lambda *_: {})
     run = make_run(tmp_path / "moved", tmp_path / "gone", model)
-    with pytest.raises(SchurganError, match=f"its data folder {tmp_path / 'gone'} is gone"):
+    with pytest.raises(SchurganError, match=f"data: {tmp_path / 'gone'} is gone"):
         schurgan.evaluate(run, extractor=OWN)
     found = schurgan.evaluate(run, extractor=OWN, images=60, runs=1, data=folded.folder)
     assert found.protocol.n_real == 12
 
 
 def test_data_of_other_classes_is_refused(shards, run):
-    with pytest.raises(SchurganError, match="holds other classes or images than"):
+    with pytest.raises(SchurganError, match="holds other data than"):
         open_subject(run, shards)
 
 
 def test_a_model_of_other_classes_than_its_data_is_refused(folded, model, tmp_path):
     other = Model(model.generator, replace(model.card, classes=tuple(reversed(CLASSES))))
-    with pytest.raises(SchurganError, match="holds other classes or images than"):
+    with pytest.raises(SchurganError, match="holds other data than"):
         open_subject(make_run(tmp_path / "other", folded.folder, other))
 
 

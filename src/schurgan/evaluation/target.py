@@ -142,13 +142,7 @@ def open_subject(run: str | Path, data: str | Path | None = None, device: str | 
     """
     run = Path(run)
     config, model = RunFolder(run).read_config(), load(run, str(device))
-    folder = Path(data) if data is not None else config.data
-    if folder is None or not folder.is_dir():
-        raise SchurganError(
-            f"{run}: its data folder {folder} is gone, which scores compare with; --data says where it is"
-        )
-    shards = Shards(folder)
-    check_fits(model, shards)
+    shards = model.open_data(config.data if data is None else data)
     training, held_out = split(shards, config.train.val_folds, config.train.val_fraction)
     return Subject(run, config, model, shards, training.select(augmented=False), held_out, shards.codec)
 

@@ -96,14 +96,8 @@ def write_report(run: str | Path) -> Path:
 
 def _compare_sounds(folder: RunFolder) -> tuple[Verdict, str, str]:
     """(the classifier's verdict, subtitle, HTML of real and generated sounds side by side)."""
-    run, model = folder.path, load(folder.path)
-    if model.card.data is None or not Path(model.card.data).is_dir():
-        raise SchurganError(f"{run}: its data folder {model.card.data} is gone, which the report compares with")
-    everything = Shards(model.card.data)
-    if everything.classes != model.classes:
-        raise SchurganError(
-            f"{model.card.data}: holds other classes than {run} was trained on; the report compares them"
-        )
+    model = load(folder.path)
+    everything = model.open_data()
     config = folder.read_config() if folder.config.exists() else Config()
     folds = config.train.val_folds
     shards, _ = split(everything, folds, config.train.val_fraction)

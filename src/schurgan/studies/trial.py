@@ -15,7 +15,7 @@ from schurgan.core.distributed import World, join
 from schurgan.core.errors import Interrupted, SchurganError, writing
 from schurgan.core.files import lock, write_json
 from schurgan.core.launch import find_placement
-from schurgan.data.shards import Shards, split
+from schurgan.data.shards import Shards
 from schurgan.evaluation.evaluate import evaluate
 from schurgan.evaluation.metric_table import title
 from schurgan.evaluation.scores import Evaluation
@@ -141,11 +141,10 @@ def _take_best(run: Path, outcome: Outcome) -> int | None:
     path, _ = min(saved, key=lambda each: (math.inf if each[1].score is None else each[1].score, -each[1].step))
     config = RunFolder(run).read_config()
     assert config.data is not None
-    everything = Shards(config.data)
-    shards, _ = split(everything, config.train.val_folds, config.train.val_fraction)
+    shards = Shards(config.data)
     trainer = build_trainer(config, len(shards.classes))
     trainer.load_state_dict(read(path).state["trainer"])
-    Artifacts(run, config, shards, choose_codec(config, everything)).save(trainer)
+    Artifacts(run, config, shards, choose_codec(config, shards)).save(trainer)
     return trainer.global_step
 
 

@@ -24,8 +24,8 @@ _COLUMNS = 6
 class Artifacts:
     """Writes RUN/generator.safetensors, samples/step-*.png and samples/step-*/CLASS-000.wav from a trainer."""
 
-    def __init__(self, run: Path, config: Config, shards: LabelledImages, codec: Codec) -> None:
-        self.folder, self.config, self.shards, self.codec = RunFolder(run), config, shards, codec
+    def __init__(self, run: Path, config: Config, images: LabelledImages, codec: Codec) -> None:
+        self.folder, self.config, self.images, self.codec = RunFolder(run), config, images, codec
 
     def model(self, trainer: Trainer) -> Model:
         """Copy the averaged generator: its constraints folded into the weights, with batch statistics of its own."""
@@ -37,11 +37,12 @@ class Artifacts:
             channels=self.codec.channels,
             latent=trainer.latent.kind,
             latent_variance=trainer.latent.variance,
-            classes=self.shards.classes,
+            classes=self.images.classes,
             transform=self.codec.config,
-            references=self.shards.references,
+            references=self.images.references,
             data=str(self.config.data) if self.config.data else None,
             step=trainer.global_step,
+            fingerprint=self.images.fingerprint,
         )
         # A module of the user's own has the attributes of a Generator that matter here.
         generator = build(card) if shape is not None else cast(Generator, copy.deepcopy(average))

@@ -66,7 +66,7 @@ class Run:
         self.attempt = 0
         self._build(config)
         self.watcher = Watcher(config, self.training, self.held_out, self.codec, world)
-        self.artifacts = Artifacts(run, config, self.training, self.codec)
+        self.artifacts = Artifacts(run, config, images, self.codec)
         self.checkpoints = Checkpoints(run, config.train.keep_checkpoints)
         self.identity = Identity(options=config.model_dump(mode="json") | own.names(), data=images.fingerprint)
         self.logger = Logger(run, quiet=not world.is_main, tensorboard=config.train.tensorboard)
