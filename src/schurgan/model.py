@@ -5,56 +5,70 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Annotated, Any, Literal, Self, cast
 
-import safetensors
-import safetensors.torch
 import torch
+from pydantic import AfterValidator, AliasChoices, ConfigDict, Field
 from torch import Tensor, nn
 
 from schurgan.audio import Aux, Spectrogram, write_audio
 from schurgan.audio.pictures import picture, save_png
 from schurgan.core.errors import SchurganError, did_you_mean
-from schurgan.core.files import atomic_write, file_name, lock
+from schurgan.core.files import file_name, lock
 from schurgan.core.isolation import isolated, seeded
+from schurgan.core.tensors import load_tensors, save_tensors
 from schurgan.data.codec import open_codec, same_levels
+from schurgan.data.manifest import Classes, Transform
 from schurgan.data.shards import Shards
 from schurgan.networks import Architecture, Generator, Latent
 from schurgan.runs.folder import RunFolder
 
-_FORMAT = "schurgan-generator/2"
 _BATCH = 32
 _MOST, _SEEDS = 10_000, 2**31
 
 Phase = Literal["noise", "carrier", "griffin-lim"]
 
 
+def _check_size(architecture: Architecture) -> Architecture:
+    if len(architecture.generator) + len(architecture.discriminator) > 64 or max(architecture.size) > 1024:
+        raise ValueError("64 stages and 1024 pixels at most are needed")
+    return architecture
+
+
 @dataclass(frozen=True)
 class Card:
     """What a generator's file says about itself: all that sampling and decoding need beside the weights."""
 
-    architecture: dict[str, Any] | None
-    """`Architecture.from_dict(architecture)` shapes the generator; None for a module of the user's own."""
-    width: int | None
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    architecture: Annotated[
+        Annotated[Architecture, AfterValidator(_check_size)] | None,
+        Field(validation_alias=AliasChoices("architecture", "ladder")),  # its name in the version before
+    ]
+    """None for a module of the user's own."""
+    width: Annotated[int, Field(ge=1, le=4096)] | None
     """Channels of a multiple of 1; None for a module of the user's own."""
-    channels: int  # of an image
+    channels: Annotated[int, Field(ge=1, le=4)]  # of an image
     latent: Literal["normal", "uniform"]
-    latent_variance: float
-    classes: tuple[str, ...]
-    transform: dict[str, Any]
+    latent_variance: Annotated[float, Field(gt=0)]
+    classes: Classes
+    transform: Transform
     """`open_codec(transform)` is what made the images, and decodes those of sounds."""
     references: tuple[float, ...]
     """Level of the top of the scale for each class, the median of its recordings."""
     data: str | None
     """Folder of shards that phases may be borrowed from."""
-    step: int  # of training, behind the weights
+    step: Annotated[int, Field(ge=0, lt=2**53)]  # of training, behind the weights
     fingerprint: str | None = None  # of that data; None in files of the version before
+    format: Literal["schurgan-generator/3", "schurgan-generator/2"] = "schurgan-generator/3"
+
+    def __post_init__(self) -> None:
+        if len(self.references) != len(self.classes):
+            raise ValueError(f"{len(self.references)} references for {len(self.classes)} classes")
 
 
 @dataclass(frozen=True)
@@ -201,12 +215,7 @@ class Model:
     @isolated
     def save(self, path: str | Path) -> None:
         """Write weights and card into one safetensors file, atomically."""
-        weights = {name: value.detach().cpu().contiguous() for name, value in self.generator.state_dict().items()}
-        card = {"format": _FORMAT, "sha256": _digest(weights)} | self.card.__dict__
-        # One entry: several are written in any order, and the same model must give the same bytes.
-        content = safetensors.torch.save(weights, {"card": json.dumps(card)})
-        with atomic_write(path) as file:
-            file.write(content)
+        save_tensors(Path(path), self.generator.state_dict(), asdict(self.card))
 
     def open_data(self, folder: str | Path | None = None) -> Shards:
         """Open the shards that the model was trained on, in `folder` where they were moved.
@@ -241,20 +250,11 @@ class Model:
         return torch.stack(recordings)
 
 
-def _digest(weights: Mapping[str, Tensor]) -> str:
-    """Hex SHA-256 of the weights' bytes, by name; safetensors files carry no checksum of their own."""
-    digest = hashlib.sha256()
-    for name, value in sorted(weights.items()):
-        digest.update(name.encode())
-        digest.update(value.contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
 def build(card: Card) -> Generator:
     """Build an untrained generator of the card's shape; the global random state is left as it was."""
     assert card.architecture is not None
     with torch.random.fork_rng(devices=[]):
-        return Generator(Architecture.from_dict(card.architecture), len(card.classes), card.width, card.channels)
+        return Generator(card.architecture, len(card.classes), card.width, card.channels)
 
 
 @isolated
@@ -274,33 +274,24 @@ def load(path: str | os.PathLike[str], device: str = "cpu", generator: nn.Module
     if not file.exists():
         what = "the run has not saved a generator yet" if path.is_dir() else "no such file or folder"
         raise SchurganError(f"{file}: {what}; `schurgan train` makes one")
-    try:
-        with safetensors.safe_open(file, "pt") as opened:
-            known = json.loads((opened.metadata() or {}).get("card", "{}"))
-            weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
-        if known.pop("format", None) != _FORMAT:
-            raise SchurganError(f"{file}: not a generator of this program's format {_FORMAT}")
-        if known.pop("sha256") != _digest(weights):
-            raise SchurganError(f"{file}: damaged (its weights are not what was saved); make it again")
-        if "ladder" in known:  # its name in the version before
-            known["architecture"] = known.pop("ladder")
-        card = Card(**known)
-        card = replace(card, classes=tuple(card.classes), references=tuple(card.references))
-        if generator is None and card.architecture is None:
+
+    def like(card: Card) -> Mapping[str, Tensor]:
+        if generator is not None:
+            return generator.state_dict()
+        if card.architecture is None:
             raise SchurganError(f"{file}: of a network that this package does not have; give it as generator")
+        with torch.device("meta"):
+            return build(card).state_dict()
+
+    try:
+        card, weights = load_tensors(file, Card, like)
         network = build(card) if generator is None else cast(Generator, generator)
         network.load_state_dict(weights)
         return Model(network.to(device), card)
     except SchurganError:
         raise
-    except (
-        OSError,
-        safetensors.SafetensorError,
-        LookupError,
-        TypeError,
-        ValueError,
-        RuntimeError,
-        AttributeError,
-    ) as e:
-        reason = (str(e).splitlines() or [type(e).__name__])[0]
-        raise SchurganError(f"{file}: damaged, or not a generator ({reason[:120]})") from None
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
+        raise SchurganError(
+            f"{file}: damaged, or not a generator of this program's format ({reason[:120]}); `schurgan train` makes one"
+        ) from None

@@ -1,67 +1,32 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
-import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from tones import SMALL, Tones, edit_manifest, tones
 
 from schurgan.audio import Spectrogram
 from schurgan.core.errors import SchurganError
-from schurgan.data import Manifest, Shards, prepare
+from schurgan.data import Shards, prepare
 from schurgan.data.shards import split
-from schurgan.data.sources.base import Item
 from schurgan.data.verify import verify
-
-SMALL = Spectrogram(size=32, n_samples=8000, channels=1)
-
-
-@dataclass(frozen=True)
-class Tones:
-    """45 decaying tones in three classes and five folds, each of its own frequency."""
-
-    name: str = "tones"
-    kind: str = "audio"
-    shift: float = 0.0
-    skipped: tuple[tuple[str, str], ...] = ()
-
-    def classes(self) -> tuple[str, ...]:
-        return ("low", "middle", "high")
-
-    def items(self) -> list[Item]:
-        return [Item(f"{n:02}", self.classes()[n % 3], fold=n % 5 + 1) for n in range(45)]
-
-    def load(self, item: Item, sample_rate: int) -> Tensor:
-        time_ = torch.arange(8000) / sample_rate
-        return torch.sin(2 * torch.pi * (300 + self.shift + 150 * int(item.origin)) * time_) * torch.exp(-4 * time_)
-
-    def describe(self) -> dict[str, object]:
-        return {"source": self.name, "shift": self.shift}
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("made")
-    prepare(Tones(), out, SMALL, shard_clips=10, workers=1)
-    return out
+    return tones(tmp_path_factory.mktemp("made"))
 
 
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
     """A set that a test may damage."""
-    prepare(Tones(), tmp_path / "own", SMALL, shard_clips=10, workers=1)
-    return tmp_path / "own"
-
-
-def edit_manifest(folder: Path, **fields: object) -> None:
-    path = folder / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    return tones(tmp_path / "own")
 
 
 def test_images_come_in_the_order_asked_for_across_shards_and_as_often(made):
@@ -180,11 +145,65 @@ def test_a_shard_of_another_shape_in_the_place_of_a_file_is_named(own):
     size = path.stat().st_size
     np.save(path, np.zeros((size - 128) // 8))
     assert path.stat().st_size == size
-    with pytest.raises(SchurganError, match=r"images-00001.npy: holds float64"):
+    with pytest.raises(SchurganError, match=r"images-00001.npy: .*holds float64"):
         Shards(own).images([10])
     path.write_bytes(bytes(size))
     with pytest.raises(SchurganError, match=r"images-00001.npy: cannot be read as a shard"):
         Shards(own).images([10])
+
+
+def flip(path: Path, position: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_flipped_bit_of_a_small_set_is_found_when_it_is_used_and_changes_nothing_later(own):
+    flip(own / "images-00001.npy", -1)
+    shards = Shards(own)
+    before = shards.images([0])
+    with pytest.raises(SchurganError, match=r"images-00001.npy: .*changed since it was written"):
+        shards.images([10])
+    flip(own / "images-00000.npy", -1)
+    os.truncate(own / "images-00000.npy", 0)
+    assert torch.equal(shards.images([0]), before)
+
+
+@pytest.mark.parametrize("change", ["shrunk", "zeros", "flipped", "gone"])
+def test_a_file_of_a_large_set_that_changes_under_its_map_is_one_sentence(own, monkeypatch, change):
+    monkeypatch.setattr("schurgan.data.shards._SMALL", 0)
+    shards, path = Shards(own), own / "images-00000.npy"
+    shards.images([0])
+    if change == "gone":
+        path.unlink()
+    elif change == "flipped":
+        os.utime(path, ns=(1, 1))
+        shards.images([0])  # another time with the same content is none
+        flip(path, -1)
+    else:
+        size = path.stat().st_size
+        os.truncate(path, 200)
+        os.truncate(path, size if change == "zeros" else 200)
+    with pytest.raises(SchurganError, match=r"images-00000.npy: "):
+        shards.images([0])
+
+
+def test_columns_first_are_not_read_as_rows_first(own):
+    path = own / "images-00001.npy"
+    np.save(path, np.asfortranarray(np.load(path)))
+    shards = json.loads((own / "manifest.json").read_text())["shards"]
+    shards[1]["images"] |= {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    edit_manifest(own, shards=shards)
+    with pytest.raises(SchurganError, match=r"images-00001.npy: .*columns first"):
+        Shards(own).images([10])
+
+
+def test_a_fifo_in_the_place_of_a_manifest_or_a_shard_is_refused_at_once(own):
+    for name, read in (("images-00000.npy", lambda: Shards(own).images([0])), ("manifest.json", lambda: Shards(own))):
+        (own / name).unlink()
+        os.mkfifo(own / name)
+        with pytest.raises(SchurganError, match=name):
+            read()
 
 
 def test_the_fingerprint_tells_data_transform_and_selection_and_nothing_else(made, own, tmp_path):
@@ -212,93 +231,6 @@ def test_a_set_without_recordings_says_so_when_one_is_asked_for(tmp_path):
     assert verify(tmp_path) == []
     with pytest.raises(SchurganError, match="prepared without recordings"):
         Shards(tmp_path).recording(0)
-
-
-def test_a_folder_without_a_manifest_says_how_to_make_one(tmp_path):
-    with pytest.raises(SchurganError, match=r"no manifest.json here; make one with `schurgan prepare`"):
-        Shards(tmp_path)
-
-
-def test_a_manifest_is_read_back_as_it_was_written(own):
-    manifest = Manifest.load(own)
-    before = (own / "manifest.json").read_bytes()
-    manifest.save(own)
-    assert (own / "manifest.json").read_bytes() == before
-    assert Manifest.load(own) == manifest
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"format": "something else"}, "not a manifest of prepared clips"),
-        ({"version": 2}, "format version 2 is newer than this program's 1; update schurgan"),
-        ({"surprise": 1}, "damaged at surprise"),
-        ({"dtype": "int8"}, "damaged at dtype"),
-        ({"histogram": [14, 16, 15]}, "the histogram does not count the clips"),
-        ({"shards": []}, "damaged at shards"),
-        ({"references": [1.0]}, "1 references for 3 classes"),
-        ({"planes": 2}, "2 planes for 1 channels"),
-        ({"transform": {}}, "does not say n_samples"),
-    ],
-)
-def test_a_manifest_that_is_foreign_newer_or_damaged_is_one_sentence(own, fields, message):
-    edit_manifest(own, **fields)
-    with pytest.raises(SchurganError, match=message) as raised:
-        Shards(own)
-    assert "\n" not in str(raised.value)
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b"3", b"null"])
-def test_what_is_no_json_or_no_object_is_one_sentence(own, content):
-    (own / "manifest.json").write_bytes(content)
-    with pytest.raises(SchurganError, match=r"manifest.json: (damaged|not a manifest)"):
-        Shards(own)
-
-
-@pytest.mark.parametrize(
-    ("column", "value", "message"),
-    [
-        ("label", [0] * 44, "columns of clips differ in length"),
-        ("label", [0, 7] + [1] * 43, "labels reach from 0 to 7, there are 3 classes"),
-        ("gain", ["loud"] * 45, "damaged at clips.gain"),
-    ],
-)
-def test_columns_of_clips_that_do_not_fit_are_found(own, column, value, message):
-    clips = json.loads((own / "manifest.json").read_text())["clips"]
-    edit_manifest(own, clips=clips | {column: value})
-    with pytest.raises(SchurganError, match=message):
-        Shards(own)
-
-
-def test_a_manifest_cannot_name_files_outside_its_folder(own):
-    shards = json.loads((own / "manifest.json").read_text())["shards"]
-    shards[0]["images"]["file"] = "../images-00000.npy"
-    edit_manifest(own, shards=shards)
-    with pytest.raises(SchurganError, match=r"damaged at shards.0.images.file"):
-        Shards(own)
-
-
-def test_a_column_is_read_at_least_twice_as_fast_as_rows_of_objects(own):
-    """The reason for the layout, measured against itself: both are validated by pydantic, in the same process."""
-    from pydantic import TypeAdapter
-
-    from schurgan.data.manifest import Clip, Clips
-
-    row = next(Manifest.load(own).clips.rows())
-    columns = Clips.of([row] * 20_000).model_dump_json().encode()
-    rows = json.dumps([row._asdict()] * 20_000).encode()
-    adapter = TypeAdapter(list[Clip])
-
-    def best(parse, content: bytes) -> float:
-        times = []
-        for _ in range(5):
-            start = time.process_time()
-            assert parse(content)
-            times.append(time.process_time() - start)
-        return min(times)
-
-    assert len(columns) < 0.6 * len(rows)
-    assert 2 * best(Clips.model_validate_json, columns) < best(adapter.validate_json, rows)
 
 
 def test_a_share_of_every_class_is_held_out_and_nothing_is_on_both_sides(shards):

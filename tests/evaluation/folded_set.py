@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -47,7 +47,7 @@ def untrained() -> Model:
     """Of the same classes and sounds, in three channels: a run chooses its own."""
     architecture = find_architecture("small-16")
     transform = spectrogram(channels=3).config
-    card = Card(asdict(architecture), 4, 3, "normal", 1.0, CLASSES, transform, (0.2,) * 3, None, 0)
+    card = Card(architecture, 4, 3, "normal", 1.0, CLASSES, transform, (0.2,) * 3, None, 0)
     return Model(build(card), card)
 
 

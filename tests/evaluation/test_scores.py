@@ -90,8 +90,11 @@ def test_runs_that_differ_in_what_does_not_change_scores_compare():
     ("content", "said"),
     [
         ("", "damaged, or not scores"),
-        ("[]", "not scores of this program's format"),
-        ('{"format": "other/9"}', "not scores of this program's format"),
+        ("[]", "damaged, or not scores"),
+        (
+            '{"protocol": {}, "scores": {}, "format": "other/9"}',
+            "format: 'other/9' given",
+        ),
         ('{"format": "schurgan-scores/1"}', "damaged, or not scores"),
         ('{"format": "schurgan-scores/1", "protocol": {"val_folds": []}, "scores": {}}', "damaged, or not scores"),
         ("[" * 100_000, "damaged, or not scores"),

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 import yaml
+from pydantic import ValidationError
 
 from schurgan.core.errors import SchurganError
 from schurgan.networks import ARCHITECTURES, Discriminator, Generator, Latent
@@ -135,6 +138,9 @@ def test_options_cannot_be_changed_after_they_are_made():
         Config().train.steps = 3
 
 
+LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 30))  # 2^30 of them
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
@@ -153,6 +159,13 @@ def test_options_cannot_be_changed_after_they_are_made():
         ("1: 2", "names of options are text, 1 is not"),
         ("preset: no-such", 'preset "no-such": no such preset'),
         ("[" * 3000, "nested too deeply"),
+        (LAUGHS, "line 2: not YAML (an alias"),
+        ("a: &a {<<: *a}", "line 1: not YAML (an alias"),
+        (f"train: {{steps: 0x{'f' * 5000}}}", "line 1: not YAML (more than 3500 letters)"),
+        (f"train: {{steps: 0x{'f' * 3000}}}", "train.steps: "),
+        (f"train: {{steps: {'9' * 3400}}}", "train.steps: "),
+        ("train: {steps: 2026-13-45}", "not options (month must be in 1..12)"),
+        ("#" * 70_000, "70000 bytes, more than 65536"),
     ],
 )
 def test_wrong_options_in_a_file_are_one_sentence_with_the_key(tmp_path, text, sentence):
@@ -168,6 +181,73 @@ def test_a_file_that_is_missing_a_folder_or_no_text_is_one_sentence(tmp_path):
     for path, reason in (("none", "No such file"), (".", "Is a directory"), ("binary", "not UTF-8")):
         with pytest.raises(SchurganError, match=reason):
             read_yaml(tmp_path / path)
+
+
+def numbers(schema: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+    """Every number that a JSON schema asks for: its path, 0 for an element of a list, and what is said of it."""
+    for name, field in schema.get("properties", {}).items():
+        yield from numbers(field, (*path, name))
+    for inner in (*schema.get("anyOf", ()), *schema.get("allOf", ()), *schema.get("prefixItems", ())[:1]):
+        yield from numbers(inner, (*path, "0") if inner in schema.get("prefixItems", ()) else path)
+    if "$ref" in schema:
+        yield from numbers(SCHEMA["$defs"][schema["$ref"].rpartition("/")[2]], path)
+    if isinstance(schema.get("items"), dict):
+        yield from numbers(schema["items"], (*path, "0"))
+    if schema.get("type") in ("integer", "number"):
+        yield path, schema
+
+
+SCHEMA = Config.model_json_schema()
+NUMBERS = list(numbers(SCHEMA))
+
+
+def options_of(path: tuple[str, ...], value: float) -> dict[str, Any]:
+    first, *rest = path
+    if first == "0":
+        return [value]  # type: ignore[return-value]
+    return {first: options_of(tuple(rest), value) if rest else value}
+
+
+@pytest.mark.parametrize(("path", "said"), NUMBERS, ids=[".".join(path) for path, _ in NUMBERS])
+def test_a_number_is_taken_at_its_bounds_and_refused_beyond(path, said):
+    bounds = [
+        (said.get("minimum", said.get("exclusiveMinimum")), -1),
+        (said.get("maximum", said.get("exclusiveMaximum")), 1),
+    ]
+    step = 1 if said["type"] == "integer" else 1e-9
+    for (bound, sign), open_ in zip(bounds, ("minimum" not in said, "maximum" not in said), strict=True):
+        assert bound is not None, "a number without a bound takes memory or time without end"
+        inside, outside = (
+            (bound - sign * step, bound) if open_ else (bound, bound + sign * max(step, abs(bound) * step))
+        )
+        pair = len(path) == 3 and path[1] == "betas"
+        for value, fits in ((inside, True), (outside, False), (sign * 10**30, False)):
+            options = options_of(path, value)
+            if pair:
+                options["train"]["betas"] *= 2
+            if fits:
+                Config.model_validate(options)
+            else:
+                with pytest.raises(ValidationError, match=r"\.".join(path)):
+                    Config.model_validate(options)
+
+
+def test_a_number_without_a_bound_would_be_seen():
+    assert len(NUMBERS) >= 50
+    known = {path for path, _ in NUMBERS}
+    assert {("train", "threads"), ("train", "betas", "0"), ("model", "attention_g", "0")} <= known
+
+
+def test_a_long_list_of_folds_or_heights_is_refused():
+    for options in ({"train": {"val_folds": range(2000)}}, {"model": {"attention_g": [8] * 20}}):
+        with pytest.raises(ValidationError, match="at most"):
+            Config.model_validate(options)
+
+
+def test_a_fifo_in_the_place_of_a_file_of_options_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "mine.yaml")
+    with pytest.raises(SchurganError, match="not a regular file"):
+        read_yaml(tmp_path / "mine.yaml")
 
 
 def test_a_tag_that_would_run_python_runs_nothing(tmp_path):

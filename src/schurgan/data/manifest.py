@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self, cast
+from typing import Annotated, Any, Literal, NamedTuple, Self, cast
 
 import numpy as np
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -24,11 +26,12 @@ from pydantic import (
     model_validator,
 )
 
+from schurgan.core.documents import Unreadable, first_problem, parse, read_bytes, seal
 from schurgan.core.errors import SchurganError
-from schurgan.core.files import atomic_write
+from schurgan.core.files import atomic_write, open_regular
 
 FORMAT: Literal["schurgan-shards"] = "schurgan-shards"
-FORMAT_VERSION = 1
+FORMAT_VERSION: Literal[2] = 2  # version 1 had no checksum
 MANIFEST = "manifest.json"
 MARKER = "unfinished.json"
 IMAGE = "image"
@@ -36,8 +39,52 @@ IMAGE = "image"
 DType = Literal["uint8", "float16", "float32"]
 
 
+_Channels = Annotated[int, Field(ge=1, le=4)]
+_Side = Annotated[int, Field(ge=8, le=1024)]
+
+
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class _Transform(_Record):
+    """The `config` of a codec, its numbers bounded where a larger one would take memory or time without end."""
+
+    transform: Literal["wavelet", "stft", "image"]
+    size: _Side
+    channels: _Channels
+    scale: str = ""
+    frame: str = ""
+    colormap: str | None = None
+    sample_rate: int = Field(16000, ge=1000, le=384_000)
+    n_samples: int = Field(80_000, ge=8, le=600 * 384_000)
+    floor_db: float = 80.0
+    f_min: float = Field(40.0, gt=0)
+    f_max: float | None = None
+    w0: Annotated[float, Field(ge=1, le=1000)] | None = None
+    reference: float = 1.0
+
+
+def _check_transform(config: dict[str, Any]) -> dict[str, Any]:
+    try:
+        _Transform.model_validate(config)
+    except ValidationError as error:
+        raise ValueError(first_problem(error)) from None
+    return config
+
+
+Transform = Annotated[dict[str, Any], AfterValidator(_check_transform)]
+"""What `open_codec` takes, checked where a file has it."""
+
+
+def _check_classes(names: tuple[str, ...]) -> tuple[str, ...]:
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f'"{twice[0]}" is the name of several')
+    return names
+
+
+Classes = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_check_classes)]
+"""Names of classes, each once."""
 
 
 class Skipped(_Record):
@@ -96,8 +143,8 @@ class Clips(_Record):
     """The columns of `Clip`, all of one length; `parent` is empty in a set without copies, and not written then."""
 
     origin: tuple[str, ...] = ()
-    label: tuple[int, ...] = ()
-    fold: tuple[int | None, ...] = ()
+    label: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = ()
+    fold: tuple[Annotated[int, Field(ge=-(2**31), lt=2**31)] | None, ...] = ()
     seconds: tuple[float, ...] = ()
     gain: tuple[float, ...] = ()
     reference: tuple[float, ...] = ()
@@ -147,18 +194,18 @@ class Manifest(_Record):
     """Everything about a prepared set but its samples."""
 
     format: Literal["schurgan-shards"] = FORMAT
-    version: Literal[1] = 1
+    version: Literal[2, 1] = FORMAT_VERSION
     schurgan: str
     plan: str  # hash of all that determines the files
-    shape: tuple[int, int, int]  # (C, R, R) of one image
+    shape: tuple[_Channels, _Side, _Side]  # (C, R, R) of one image
     planes: int = Field(gt=0)  # how many of its C channels are stored: 1 when all are equal
     dtype: DType  # how pixels are stored; `shards.dequantise` undoes it
-    classes: tuple[str, ...] = Field(min_length=1)
+    classes: Classes
     histogram: tuple[int, ...]  # clips of each class
     references: tuple[float, ...]  # median level of each class's images, at which a generated one becomes sound
     warnings: tuple[str, ...]  # what is odd about the set as a whole
     skipped: tuple[Skipped, ...]
-    transform: dict[str, JsonValue]  # `open_codec(transform)` made the images
+    transform: Transform  # `open_codec(transform)` made the images
     source: dict[str, JsonValue]  # what determines the data
     shards: tuple[Shard, ...] = Field(min_length=1)
     clips: Clips
@@ -193,9 +240,8 @@ class Manifest(_Record):
         labels = np.asarray(self.clips.label, dtype=np.int64)
         if sum(shard.count for shard in self.shards) != len(labels):
             raise ValueError(f"shards hold {sum(s.count for s in self.shards)} clips, {len(labels)} are described")
-        low, high = labels.min(), labels.max()
-        if low < 0 or high >= len(self.classes):
-            raise ValueError(f"labels reach from {low} to {high}, there are {len(self.classes)} classes")
+        if (high := labels.max()) >= len(self.classes):
+            raise ValueError(f"labels reach to {high}, there are {len(self.classes)} classes")
         if np.bincount(labels, minlength=len(self.classes)).tolist() != list(self.histogram):
             raise ValueError("the histogram does not count the clips")
         if self.planes not in (1, self.shape[0]):
@@ -214,14 +260,15 @@ class Manifest(_Record):
         text = {name: _json(value) for name, value in fields.items() if name not in ("clips", "shards")}
         text |= {"shards": f"[\n  {shards}\n ]", "clips": f"{{\n{columns}\n }}"}
         with atomic_write(Path(folder) / MANIFEST, "w") as file:
-            file.write("{\n " + ",\n ".join(f"{_json(name)}: {value}" for name, value in text.items()) + "\n}\n")
+            lines = (f"{_json(name)}: {value}" for name, value in text.items())
+            file.write(seal("{\n " + ",\n ".join(lines) + "\n}\n"))
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
         """The manifest in `folder`. SchurganError if there is none, or it is damaged, foreign or of a newer format."""
         path = Path(folder) / MANIFEST
         try:
-            content = path.read_bytes()
+            return parse(cls, read_bytes(path))
         except FileNotFoundError:
             if (Path(folder) / MARKER).exists():
                 raise SchurganError(
@@ -229,11 +276,11 @@ class Manifest(_Record):
                 ) from None
             raise SchurganError(f"{folder}: no {MANIFEST} here; make one with `schurgan prepare`") from None
         except OSError as error:
-            raise SchurganError(f"{path}: cannot be read ({error.strerror})") from error
-        try:
-            return cls.model_validate_json(content)
-        except ValidationError as error:
-            raise SchurganError(f"{path}: {_what_is_wrong(content, error)}") from None
+            raise SchurganError(f"{path}: cannot be read ({error.strerror or error})") from error
+        except Unreadable as error:
+            raise SchurganError(
+                f"{path}: damaged, or not a manifest of this version ({error}); prepare the data again with overwrite"
+            ) from None
 
 
 def summary(manifest: Manifest, width: int = 40, most: int = 10) -> list[str]:
@@ -280,7 +327,7 @@ def wrong_size(folder: Path, file: ShardFile) -> str:
 def is_manifest(path: Path) -> bool:
     """Whether this program wrote `path`, in whatever version and however damaged since, so that it may be replaced."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return f'"format": "{FORMAT}"'.encode() in file.read(256)
     except OSError:
         return False
@@ -288,18 +335,3 @@ def is_manifest(path: Path) -> bool:
 
 def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
-
-
-def _what_is_wrong(content: bytes, error: ValidationError) -> str:
-    try:
-        value = json.loads(content)
-    except ValueError:
-        return "damaged, this is not JSON; prepare the data again with overwrite"
-    if not isinstance(value, dict) or value.get("format") != FORMAT:
-        return "not a manifest of prepared clips; choose a folder made by `schurgan prepare`"
-    version = value.get("version")
-    if isinstance(version, int) and version > FORMAT_VERSION:
-        return f"format version {version} is newer than this program's {FORMAT_VERSION}; update schurgan"
-    first = error.errors(include_url=False)[0]
-    where = ".".join(map(str, first["loc"])) or "content"
-    return f"damaged at {where} ({first['msg']}); prepare the data again with overwrite"

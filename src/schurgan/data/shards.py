@@ -4,7 +4,8 @@
     images = shards.images([3, 1, 4])       # (3, C, R, R) float32 in [-1, 1]
     training = shards.select(exclude_folds=[5])
 
-A memory map of plain `.npy` needs no cache of its own: the operating system keeps what is used in memory.
+A small set is held in memory, its checksums compared as it is read. A memory map of a large one needs no cache of its
+own; a file that is not as it was when it was mapped is compared before any of it is used.
 """
 
 from __future__ import annotations
@@ -22,12 +23,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from schurgan.core.errors import SchurganError
+from schurgan.core.files import open_regular, sha256
 from schurgan.data.codec import Codec, open_codec
 from schurgan.data.dataset import Indices, LabelledImages
 from schurgan.data.manifest import Clip, DType, Manifest, Shard, ShardFile, wrong_size
 
 Rows = NDArray[Any]
 Images = TypeVar("Images", bound="LabelledImages")
+_SMALL = 2**28  # bytes of a set that is held in memory
 
 
 def quantise(image: Tensor, dtype: DType) -> Rows:
@@ -47,34 +50,56 @@ def dequantise(stored: Rows) -> Tensor:
 
 
 class _Files:
-    """The `.npy` files of one folder, memory-mapped when first asked for.
+    """The `.npy` files of one folder, read or memory-mapped when first asked for.
 
     They are mapped by torch, which closes a file once it is mapped. NumPy's maps keep one descriptor each, of which a
-    process may have as few as 256, and opening files again costs ten times what reading an image does.
+    process may have as few as 256, and opening files again costs ten times what reading an image does. A map of a file
+    that another process cuts ends this one, so the file is looked at before each use.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._maps: dict[str, Rows] = {}
+    def __init__(self, folder: Path, in_memory: bool) -> None:
+        self.folder, self.in_memory = folder, in_memory
+        self._known: dict[str, tuple[Rows, tuple[int, ...]]] = {}
 
     def __call__(self, file: ShardFile, shape: tuple[int, ...], dtype: str) -> Rows:
-        rows = self._maps.get(file.file)
-        if rows is None:
-            path = self.folder / file.file
-            try:
-                mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-                content = torch.from_file(str(path), shared=False, size=file.bytes, dtype=torch.uint8).numpy()
-            except (OSError, ValueError, RuntimeError) as error:
-                raise SchurganError(f"{path}: cannot be read as a shard ({error}); prepare the data again") from error
-            if mapped.shape != shape or mapped.dtype != dtype:
-                held = f"{mapped.dtype} {mapped.shape}"
-                raise SchurganError(f"{path}: holds {held}, the manifest says {dtype} {shape}; prepare the data again")
-            rows = self._maps[file.file] = content[mapped.offset :].view(dtype).reshape(shape)
-            rows.flags.writeable = False
+        path = self.folder / file.file
+        try:
+            rows, before = self._known.get(file.file, (None, ()))
+            if rows is not None and (self.in_memory or before == _stamp(path)):
+                return rows
+            with open_regular(path) as opened:
+                stamp = _stamp(path)
+                if np.lib.format.read_magic(opened) != (1, 0):
+                    raise ValueError("its header is of another version")
+                held = np.lib.format.read_array_header_1_0(opened)
+                if held != (shape, False, np.dtype(dtype)):
+                    raise ValueError(f"it holds {held[2]} {held[0]}{', columns first' * held[1]}, not {dtype} {shape}")
+                offset = opened.tell()
+                if self.in_memory:
+                    opened.seek(0)
+                    content = np.frombuffer(opened.read(file.bytes), np.uint8)
+                    digest = hashlib.sha256(content.data).hexdigest()
+                else:
+                    digest = sha256(path) if before else file.sha256  # of one that has changed under its map
+                    mapped = torch.from_file(str(path), shared=False, size=file.bytes, dtype=torch.uint8)
+                    content = mapped.numpy()
+                if digest != file.sha256:
+                    raise ValueError("it was changed since it was written")
+            rows = content[offset:].view(dtype).reshape(shape)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise SchurganError(f"{path}: cannot be read as a shard ({error}); prepare the data again") from error
+        rows.flags.writeable = False
+        self._known[file.file] = rows, stamp
         return rows
 
-    def __reduce__(self) -> tuple[type[_Files], tuple[Path]]:
-        return _Files, (self.folder,)  # maps do not travel to other processes: they are opened again there
+    def __reduce__(self) -> tuple[type[_Files], tuple[Path, bool]]:
+        return _Files, (self.folder, self.in_memory)  # maps do not travel to other processes
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """What changes with a file."""
+    info = path.stat()
+    return info.st_size, info.st_mtime_ns, info.st_ino
 
 
 class Shards(LabelledImages):
@@ -90,11 +115,12 @@ class Shards(LabelledImages):
         self.shape, self.planes = self.manifest.shape, self.manifest.planes
         clips = self.manifest.clips
         self._folds, self._origins, self._parents = clips.fold, clips.origin, clips.parent
-        self._files = _Files(self.folder.absolute())
+        files = list(self.manifest.files())
+        self._files = _Files(self.folder.absolute(), in_memory=sum(file.bytes for file in files) <= _SMALL)
         self._starts = np.cumsum([0, *(shard.count for shard in self.manifest.shards)])
         self._clips = np.arange(len(self.manifest))
         self.labels = np.asarray(clips.label, dtype=np.int64)
-        for file in self.manifest.files():
+        for file in files:
             if problem := wrong_size(self.folder, file):
                 raise SchurganError(f"{problem}; copy the folder again or prepare the data again with overwrite")
 
@@ -125,8 +151,11 @@ class Shards(LabelledImages):
         """Images of the clips `indices` (B,) as they lie in the shards: (B, planes, R, R) of `manifest.dtype`."""
         shape = (self.planes, *self.shape[1:])
         stored = np.empty((len(indices), *shape), self.manifest.dtype)
-        for place, (shard, row) in enumerate(self._places(indices)):
-            stored[place] = self._files(shard.images, (shard.count, *shape), self.manifest.dtype)[row]
+        places, files = list(self._places(indices)), dict[str, Rows]()
+        for shard in {shard.images.file: shard for shard, _ in places}.values():
+            files[shard.images.file] = self._files(shard.images, (shard.count, *shape), self.manifest.dtype)
+        for place, (shard, row) in enumerate(places):
+            stored[place] = files[shard.images.file][row]
         return stored
 
     def recording(self, index: int) -> Tensor:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from schurgan.core.files import open_regular
 from schurgan.data.manifest import Manifest, ShardFile
 from schurgan.data.shards import wrong_size
 
@@ -60,7 +61,7 @@ def verify(folder: str | Path, progress: Callable[[int, int], None] | None = Non
 
 def _changed(path: Path, file: ShardFile, report: Callable[[int], None]) -> bool:
     digest, read, buffer = hashlib.sha256(), 0, memoryview(bytearray(CHUNK))
-    with open(path, "rb") as stream:
+    with open_regular(path) as stream:
         while count := stream.readinto(buffer):
             digest.update(buffer[:count])
             read += count
@@ -71,7 +72,7 @@ def _changed(path: Path, file: ShardFile, report: Callable[[int], None]) -> bool
 def _what_changed(path: Path, size: int, origins: Sequence[str], digests: Sequence[str]) -> str:
     """Which clips of a file have changed. Each has `size` bytes; they lie at its end, after a header of any length."""
     changed = []
-    with open(path, "rb") as stream:
+    with open_regular(path) as stream:
         stream.seek(-size * len(origins), os.SEEK_END)
         for origin, digest in zip(origins, digests, strict=True):
             if hashlib.sha256(stream.read(size)).hexdigest()[: len(digest)] != digest:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,8 +12,9 @@ from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import JsonValue, ValidationError
+from pydantic import JsonValue
 
+from schurgan.core.documents import Unreadable, parse, read_bytes, seal
 from schurgan.core.errors import SchurganError
 from schurgan.core.files import atomic_write, sha256, write_json
 from schurgan.data.manifest import (
@@ -82,8 +82,8 @@ class OutputFolder:
                 self.tidy(manifest)
                 return manifest
             plan = None
-            with contextlib.suppress(OSError, ValueError):
-                plan = json.loads((self.path / MARKER).read_bytes()).get("plan")
+            with contextlib.suppress(OSError, Unreadable):
+                plan = parse(dict, read_bytes(self.path / MARKER)).get("plan")
             if (finished or begun) and plan != self.plan:
                 held = f"{self.path}: holds clips of another source or other options"
                 raise SchurganError(f"{held}; choose another folder or overwrite it")
@@ -98,8 +98,8 @@ class OutputFolder:
     def part(self, number: int) -> Part | None:
         """The records of a finished shard of this plan whose files are there, whole by their sizes."""
         try:
-            part = Part.model_validate_json((self.path / f"part-{number:05}.json").read_bytes())
-        except (OSError, ValidationError):
+            part = parse(Part, read_bytes(self.path / f"part-{number:05}.json"))
+        except (OSError, Unreadable):
             return None
         whole = part.shard is None or not any(wrong_size(self.path, file) for file in part.shard.files)
         return part if whole and part.plan == self.plan else None
@@ -125,8 +125,8 @@ class OutputFolder:
         }
         shard = Shard(count=len(clips), images=written["images"], audio=written.get("audio")) if clips else None
         part = Part(plan=self.plan, shard=shard, clips=Clips.of(clips), skipped=tuple(skipped))
-        with atomic_write(self.path / f"part-{number:05}.json") as file:
-            file.write(part.model_dump_json().encode())
+        with atomic_write(self.path / f"part-{number:05}.json", "w") as file:
+            file.write(seal(part.model_dump_json()))
         return part
 
     @contextlib.contextmanager

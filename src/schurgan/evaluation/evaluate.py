@@ -24,8 +24,8 @@ from schurgan.core.errors import SchurganError, writing
 from schurgan.core.files import clear_leftovers
 from schurgan.core.isolation import isolated
 from schurgan.core.progress import Meter
+from schurgan.core.tensors import state_digest
 from schurgan.evaluation.comparison import Comparison, RunScores
-from schurgan.evaluation.features.cache import state_digest
 from schurgan.evaluation.features.extractor import ClassifierExtractor, Extracted, Extractor, checked
 from schurgan.evaluation.features.registry import open_extractor
 from schurgan.evaluation.figures import save_nearest
@@ -277,7 +277,7 @@ def _score_usefulness(subject: Subject, truncation: float | None, seed: int, wor
 
     world.check(train)
     known = world.broadcast_object({name: score.as_json() for name, score in scores.items()})
-    return {name: Score.from_json(score) for name, score in known.items()}
+    return {name: Score(**score | {"flags": tuple(score["flags"])}) for name, score in known.items()}
 
 
 def _known_accuracy(judge: Extractor) -> tuple[float, tuple[float, ...]] | None:

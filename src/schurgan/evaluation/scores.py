@@ -7,17 +7,18 @@ extractor, images and settings of its scores.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
+from pydantic import AliasChoices, ConfigDict, Field
+
+from schurgan.core.documents import Unreadable, parse, read_bytes, write_sealed
 from schurgan.core.errors import SchurganError
-from schurgan.core.files import write_json
 
-FORMAT = "schurgan-scores/1"
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 _RENAMED = {"kinds_per_batch": "vendi_score", "usefulness_gain": "augmentation_utility"}
 """Scores by their names in files of the version before."""
 
@@ -34,6 +35,7 @@ class Counts(TypedDict, total=False):
 class Score:
     """A number with its references. None stands for what is not known; `flags` say why, or what is to be doubted."""
 
+    __pydantic_config__ = _STRICT
     value: float | None
     sd: float | None = None  # over runs of generated images, or over what `details` name
     floor: float | None = None
@@ -54,26 +56,18 @@ class Score:
         plain: dict[str, Any] = _plain(asdict(self))
         return plain
 
-    @classmethod
-    def from_json(cls, known: Mapping[str, Any]) -> Score:
-        """Read what `as_json` writes. Raises ValueError for anything else."""
-        numbers = ("value", "sd", "floor", "held_out", "matched", "n_real", "n_fake")
-        values = {each.name: known[each.name] for each in fields(cls) if each.name in known}
-        if "value" not in values or any(isinstance(values.get(name), str | list | dict) for name in numbers):
-            raise ValueError("a score needs a value, a number or null")
-        return cls(**values | {"flags": tuple(values.get("flags", ()))})
-
 
 @dataclass(frozen=True)
 class Protocol:
     """What made the scores. Two files are comparable where all of `COMPARED` is equal."""
 
+    __pydantic_config__ = _STRICT
     run: str
     step: int
     data: str  # fingerprint of the training clips that are the real side
     held_out_data: str | None
     """Fingerprint of the clips that the run left out; None where it left none out."""
-    val_folds: tuple[int, ...]
+    val_folds: Annotated[tuple[int, ...], Field(validation_alias=AliasChoices("val_folds", "excluded_folds"))]
     classes: int
     extractor: str
     extractor_digest: str
@@ -114,42 +108,32 @@ COMPARED = {
 class Evaluation:
     """Scores by name, how they were taken, and what there is to say about them."""
 
+    __pydantic_config__ = _STRICT
     protocol: Protocol
     scores: dict[str, Score]
     notes: tuple[str, ...] = ()
+    format: Literal["schurgan-scores/1"] = "schurgan-scores/1"
 
     def as_json(self) -> dict[str, Any]:
         """What `save` writes."""
-        return {"format": FORMAT, **_plain(asdict(self))}
+        plain: dict[str, Any] = _plain(asdict(self))
+        return plain
 
     def save(self, path: str | Path) -> None:
-        """Write the file atomically."""
-        write_json(path, self.as_json())
+        """Write the file atomically, sealed by its checksum."""
+        write_sealed(path, self.as_json())
 
     @classmethod
     def load(cls, path: str | Path) -> Evaluation:
         """Read a file, of the version before too. Raises SchurganError when it is missing or something else."""
         path = Path(path)
         try:
-            known = json.loads(path.read_text("utf-8"))
-            if not isinstance(known, dict) or known.get("format") != FORMAT:
-                raise SchurganError(
-                    f"{path}: not scores of this program's format {FORMAT}; `schurgan evaluate` writes them"
-                )
-            protocol = dict(known["protocol"])
-            if "excluded_folds" in protocol:  # its name in the version before
-                protocol["val_folds"] = protocol.pop("excluded_folds")
-            scores = {_RENAMED.get(name, name): Score.from_json(score) for name, score in known["scores"].items()}
-            return cls(
-                Protocol(**protocol | {"val_folds": tuple(protocol["val_folds"])}), scores, tuple(known["notes"])
-            )
+            known = parse(cls, read_bytes(path))
         except FileNotFoundError:
             raise SchurganError(f"{path}: no scores yet; `schurgan evaluate {path.parent}` takes them") from None
-        except SchurganError:
-            raise
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise SchurganError(f"{path}: damaged, or not scores ({reason[:120]}); evaluate the run again") from None
+        except (OSError, Unreadable) as error:
+            raise SchurganError(f"{path}: damaged, or not scores ({error}); evaluate the run again") from None
+        return replace(known, scores={_RENAMED.get(name, name): score for name, score in known.scores.items()})
 
 
 def difference(a: Protocol, b: Protocol) -> tuple[str, str, str] | None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from math import prod
 from numbers import Integral
 from operator import mul
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, get_args
 
 from schurgan.core.errors import did_you_mean
 
@@ -118,12 +118,6 @@ class Architecture:
                     raise ValueError(
                         f"attention: stage {i} of the {part} gives {height}×{width} pixels, even sides are needed"
                     )
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
-        """The architecture that `dataclasses.asdict` took apart. Raises TypeError, KeyError or ValueError."""
-        stages = {part: tuple(Stage(**stage) for stage in fields[part]) for part in get_args(Part)}
-        return cls(**{**fields, **stages, "base": tuple(fields["base"])})
 
     @property
     def size(self) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from schurgan.core.documents import first_problem, read_bytes
 from schurgan.core.errors import SchurganError, did_you_mean
 from schurgan.core.files import atomic_write
 from schurgan.runs.options import (
@@ -24,6 +25,8 @@ from schurgan.runs.options import (
 from schurgan.runs.presets import preset_names, preset_options
 
 DEFAULT_PRESET = "small-32"
+_MOST_YAML = 2**16  # bytes of options; all of them with their comments are a tenth
+_LONGEST = 3500  # letters of a value: of a number, more than Python would print
 _OLD_NAMES = {
     "model.ladder": "model.architecture",
     "train.exclude_folds": "train.val_folds",
@@ -91,17 +94,33 @@ class Config(Options):
         return _validate(options, str(path)).model_copy(update={"preset": preset})
 
 
+class _PlainLoader(yaml.SafeLoader):
+    """No tag can build an object, and no alias can make of a few lines a value that nobody can hold."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        event = self.peek_event()
+        problem = "an alias, which options have no use for" if isinstance(event, yaml.AliasEvent) else ""
+        if isinstance(event, yaml.ScalarEvent) and len(event.value) > _LONGEST:
+            problem = f"more than {_LONGEST} letters"
+        if problem:
+            raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
+        return super().compose_node(parent, index)
+
+
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Read a YAML mapping of plain values; no tag can build an object. Raises SchurganError with file and line."""
+    """Read a YAML mapping of plain values, of 64 KiB at most. Raises SchurganError with file and line."""
     try:
-        value = yaml.safe_load(Path(path).read_text("utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise SchurganError(f"{path}: cannot be read ({reason})") from None
+        value = yaml.load(read_bytes(path, _MOST_YAML).decode(), _PlainLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         raise SchurganError(f"{path}{where}: not YAML ({getattr(error, 'problem', None) or 'damaged'})") from None
+    except UnicodeDecodeError:
+        raise SchurganError(f"{path}: cannot be read (it is not UTF-8 text)") from None
+    except OSError as error:
+        raise SchurganError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except ValueError as error:  # of a date or a number that is none
+        raise SchurganError(f"{path}: not options ({error})") from None
     except RecursionError:
         raise SchurganError(f"{path}: nested too deeply to be options") from None
     if not isinstance(value, dict):
@@ -146,8 +165,8 @@ def explain(error: ValidationError) -> str:
         return f"{key}: no such option{did_you_mean(path[-1], fields)}"
     if isinstance(cause := first.get("ctx", {}).get("error"), SchurganError):  # pydantic wrapped it, as a ValueError
         return str(cause)
-    needed = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    return f"{key}: {first['input']!r} given, {needed} is needed"
+    where, _, what = first_problem(error).partition(": ")
+    return f"{where.replace('_', '-')}: {what}"
 
 
 def _validate(options: Mapping[str, Any], where: str) -> Config:

@@ -6,8 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Count = Annotated[int, Field(ge=1)]
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=1000)]
+Steps = Annotated[int, Field(ge=1, le=10**9)]
+Height = Annotated[int, Field(ge=1, le=1024)]
+Channels = Annotated[int, Field(ge=1, le=4096)]
+Images = Annotated[int, Field(ge=0, le=2**16)]
+Weight = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, lt=10, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 
@@ -23,9 +28,9 @@ class ModelOptions(Options):
 
     architecture: str = "small-32"
     """Shape of both networks, a row of `schurgan presets`; it must have the size of the prepared images."""
-    width: Count | None = None
+    width: Channels | None = None
     """Base number of channels, which each block multiplies; the architecture's own by default."""
-    width_d: Count | None = None
+    width_d: Channels | None = None
     """Base number of channels of the discriminator; the generator's by default."""
     channels: Annotated[int, Field(ge=1, le=4)] = 1
     """Channels of an image, all equal unless a colour map fills its 3."""
@@ -38,13 +43,13 @@ class ModelOptions(Options):
     """Part of z that each block of the generator receives; the architecture's own by default."""
     resample: Literal["nearest", "strided"] | None = None
     """Layer by which blocks change size; the architecture's own by default."""
-    attention_g: tuple[Count, ...] | None = None
+    attention_g: Annotated[tuple[Height, ...], Field(max_length=16)] | None = None
     """Heights of the generator's feature maps with self-attention; the architecture's own by default."""
-    attention_d: tuple[Count, ...] | None = None
+    attention_d: Annotated[tuple[Height, ...], Field(max_length=16)] | None = None
     """Heights of the discriminator's feature maps with self-attention; the architecture's own by default."""
     latent: Literal["normal", "uniform"] = "normal"
     """Distribution of z: N(0, latent-variance) or U[-1, 1]."""
-    latent_variance: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    latent_variance: Positive | None = None
     """Variance of a normal z; 1 by default."""
     spectral_norm_g: bool = False
     """Normalise the generator's layers by their spectral norm."""
@@ -52,9 +57,9 @@ class ModelOptions(Options):
     """Normalise the discriminator's layers by their spectral norm."""
     spectral_iterations: Count = 1
     """Power iterations in each step, for spectral normalisation and clamp."""
-    clamp_g: Annotated[int, Field(ge=0)] = 0
+    clamp_g: Annotated[int, Field(ge=0, le=4096)] = 0
     """Number of leading singular values that are clamped in each layer of the generator (1: eq. (2) of the paper)."""
-    clamp_limit: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    clamp_limit: Positive | None = None
     """Value that they are clamped to; the next singular value by default."""
     init: Literal["orthogonal", "glorot", "normal"] = "orthogonal"
     """Distribution of the initial weights."""
@@ -75,11 +80,11 @@ class RegularizeOptions(Options):
     """Weight of the gradient penalty at real images."""
     r2: Weight = 0.0
     """Weight of the gradient penalty at generated images."""
-    penalty_every: Count = 1
+    penalty_every: Steps = 1
     """D steps between gradient penalties; each one's weight is multiplied by it."""
     lecam: Weight = 0.0
     """Weight of LeCam regularisation, which helps on small data."""
-    lecam_start: Annotated[int, Field(ge=0)] = 1000
+    lecam_start: Annotated[int, Field(ge=0, le=10**9)] = 1000
     """D steps before LeCam is switched on."""
     augment: str = ""
     """Policies of DiffAugment, which helps on small data: colour,translation,cutout or some of them."""
@@ -114,9 +119,9 @@ class DDFNOptions(Options):
     """Compare each class with its own real mean."""
     decay: Share = 0.99
     """Decay of the moving average of generated Δ²."""
-    every: Count = 1
+    every: Steps = 1
     """Steps between penalties; each one's weight is multiplied by it."""
-    exact_subset: Annotated[int, Field(ge=0)] = 0
+    exact_subset: Images = 0
     """Images of each batch whose exact Δ² corrects the estimator's mean."""
 
 
@@ -143,16 +148,16 @@ class MomentMatchingOptions(Options):
     """Scale the penalty's gradient to the size of the adversarial gradient."""
     estimator: Literal["exact", "hybrid", "perron", "asymmetry", "moments"] | None = None
     """Estimator of the descriptor dfn; perron by default."""
-    tau: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.5
+    tau: Positive = 0.5
     """Severity from which a balanced penalty has its full weight."""
 
 
 class HealthOptions(Options):
     """Watching for a collapse, and the reaction to it."""
 
-    every: Annotated[int, Field(ge=0)] = 100
+    every: Annotated[int, Field(ge=0, le=10**9)] = 100
     """Steps between evaluations of the run's health; with 0 only numbers that are not finite are noticed."""
-    images: Annotated[int, Field(ge=16)] = 256
+    images: Annotated[int, Field(ge=16, le=2**16)] = 256
     """Images generated for each evaluation, always from the same latents."""
     classifier: bool = True
     """Measure Fréchet distances by a small classifier, trained once for all runs on the data."""
@@ -161,11 +166,11 @@ class HealthOptions(Options):
     blocks.1.norm2, linear layers have none (Figure 1 of the paper)."""
     reaction: Literal["rollback", "stop", "warn"] = "rollback"
     """Reaction to a collapse: go on from the last healthy checkpoint with gentler options, stop, or only warn."""
-    max_rollbacks: Annotated[int, Field(ge=0)] = 3
+    max_rollbacks: Annotated[int, Field(ge=0, le=1000)] = 3
     """Rollbacks before a collapse stops the run."""
     patience: Count = 3
     """Evaluations in a row that must agree before the verdict changes."""
-    warm_up: Annotated[int, Field(ge=0)] = 300
+    warm_up: Annotated[int, Field(ge=0, le=10**9)] = 300
     """Steps before the first verdict."""
     budget: Share = 0.1
     """Share of the training time that evaluations may take; if the first one takes longer, they become rarer."""
@@ -174,9 +179,9 @@ class HealthOptions(Options):
 class TrainOptions(Options):
     """The training loop."""
 
-    steps: Count = 2000
+    steps: Steps = 2000
     """Generator steps of the whole run."""
-    batch_size: Count = 32
+    batch_size: Annotated[int, Field(ge=1, le=2**16)] = 32
     """Real images in each step, and as many generated ones."""
     d_steps: Count = 1
     """D steps for each generator step."""
@@ -194,23 +199,23 @@ class TrainOptions(Options):
     """Decay of the moving average of the generator's weights, which makes the samples."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed of the weights, the order of the data and the noise."""
-    val_folds: tuple[int, ...] = ()
+    val_folds: Annotated[tuple[Annotated[int, Field(ge=0, le=10**6)], ...], Field(max_length=1000)] = ()
     """Folds of the data that are kept for validation."""
     val_fraction: Share = 0.0
     """Share of each class's recordings that is kept for validation, where the data has no folds."""
     balanced: bool = False
     """Sample every class equally often."""
-    prefetch: Annotated[int, Field(ge=0)] = 2
+    prefetch: Annotated[int, Field(ge=0, le=1000)] = 2
     """Steps whose images are loaded ahead."""
-    log_every: Count = 25
+    log_every: Steps = 25
     """Steps between lines of metrics.jsonl."""
-    sample_every: Count = 500
+    sample_every: Steps = 500
     """Steps between sample grids and sounds."""
-    checkpoint_every: Count = 500
+    checkpoint_every: Steps = 500
     """Steps between checkpoints."""
-    keep_checkpoints: Count = 2
+    keep_checkpoints: Steps = 2
     """Newest checkpoints that are kept, in addition to the best and the last healthy one."""
-    gradient_accumulation_steps: Count = 1
+    gradient_accumulation_steps: Annotated[int, Field(ge=1, le=2**16)] = 1
     """Parts that each batch is split into to save memory; batch norm then sees one part at a time."""
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     """Arithmetic of the networks; losses and DDFN are always float32."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from schurgan.core.documents import read_bytes
 from schurgan.core.errors import SchurganError
 from schurgan.core.files import open_regular
 
@@ -127,7 +128,7 @@ def read_records(path: str | Path) -> Records:
     """
     records, decoder = Records([], [], []), json.JSONDecoder(parse_constant=lambda _: None)
     try:
-        content = Path(path).read_bytes()
+        content = read_bytes(path)
     except FileNotFoundError:
         return records
     except OSError as error:

@@ -11,15 +11,15 @@ import hashlib
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from schurgan.core.documents import Unreadable, parse, read_bytes, write_sealed
 from schurgan.core.errors import SchurganError, did_you_mean
-from schurgan.core.files import write_json
 from schurgan.runs.config import Config, flatten
 
-FORMAT = "schurgan-checkpoint/4"
+_OLD = "schurgan-checkpoint/4"
 _DATA = "data"
 _LONGEST = 60
 _Whole = Annotated[int, Field(ge=0)]
@@ -54,7 +54,7 @@ class CheckpointRecord(_Strict):
 class Sidecar(_Strict):
     """The content of the JSON file: the record, and the size and SHA-256 of the state that it belongs to."""
 
-    format: str
+    format: Literal["schurgan-checkpoint/5", "schurgan-checkpoint/4"] = "schurgan-checkpoint/5"
     size: _Whole
     sha256: str
     record: CheckpointRecord
@@ -62,8 +62,7 @@ class Sidecar(_Strict):
     def save(self, state: Path) -> None:
         """Write the sidecar of the file `state`, atomically; ValueError where the identity holds what JSON cannot."""
         try:
-            content = self.model_dump()
-            write_json(sidecar_path(state), content | {"checksum": _checksum(content)})
+            write_sealed(sidecar_path(state), self.model_dump())
         except (TypeError, ValueError) as error:
             raise ValueError(f"identity: JSON cannot hold it ({error})") from None
 
@@ -72,19 +71,24 @@ class Sidecar(_Strict):
         """Read the sidecar of the file `state`; Damaged where there is none, or it is not as it was written."""
         path = sidecar_path(state)
         try:
-            with open(path, "rb") as file:
-                content = json.load(file)
-            checksum = content.pop("checksum")
-            if content["format"] != FORMAT:
-                raise Damaged(f'a checkpoint of format "{str(content["format"])[:40]}", this program reads "{FORMAT}"')
-            if checksum != _checksum(content):
-                raise Damaged(f"damaged (the checksum of {path.name} is wrong)")
-            return cls.model_validate(content)
+            return parse(cls, read_bytes(path))
         except FileNotFoundError:
             old = f"an earlier version saved it, or {path.name} was lost"
             raise Damaged(f"no {path.name} beside it ({old}); resume with that version or train anew") from None
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError, ValidationError):
-            raise Damaged(f"damaged ({path.name} is not the record of a checkpoint)") from None
+        except Unreadable as error:
+            raise Damaged(f"damaged ({path.name} is not the record of a checkpoint of this program: {error})") from None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _old_checksum(cls, content: Any) -> Any:
+        """Check and drop that of the version before, which was of the parsed content."""
+        if not isinstance(content, dict) or content.get("format") != _OLD or "checksum" not in content:
+            return content
+        content = dict(content)
+        checksum, text = content.pop("checksum"), json.dumps(content, sort_keys=True, allow_nan=False)
+        if checksum != hashlib.sha256(text.encode()).hexdigest():
+            raise ValueError("its checksum is wrong")
+        return content
 
 
 def sidecar_path(state: Path) -> Path:
@@ -96,10 +100,6 @@ def by_score(records: Mapping[Path, CheckpointRecord]) -> list[Path]:
     """The scored checkpoints, best first; of equal scores, the last in `records` first."""
     scored = [(path, record.score) for path, record in reversed([*records.items()]) if record.score is not None]
     return [path for path, _ in sorted(scored, key=lambda each: each[1])]
-
-
-def _checksum(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 def changed_options(before: Identity, now: Identity) -> dict[str, str]:

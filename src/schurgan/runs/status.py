@@ -7,11 +7,12 @@ import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Annotated, Literal, cast
 
-import yaml
+from pydantic import BaseModel, Field
 
 from schurgan.core.errors import SchurganError
+from schurgan.runs.config import read_yaml
 from schurgan.runs.folder import RunFolder
 from schurgan.runs.messages import duration, event_sentence, figures, file_size, health_sentence, rate, tone_of
 from schurgan.runs.records import Event, HealthRecord, Record, Records, Row
@@ -70,7 +71,11 @@ def read_status(run: str | Path, now: float | None = None) -> Status:
     """Read the status of a run at the time `now` (seconds since 1970). Raises SchurganError where there is no run."""
     folder = RunFolder(run)
     folder.require()
-    steps, every = _options(folder.config)
+    try:
+        train = _Train.model_validate(read_yaml(folder.config).get("train"))
+    except ValueError:
+        raise SchurganError(f"{folder.config}: not the options of a run; `schurgan train` writes them") from None
+    steps, every = train.steps, train.log_every
     records = folder.read_records()
     written = (folder.metrics if folder.metrics.exists() else folder.config).stat().st_mtime
     latest = _latest(records)
@@ -128,16 +133,11 @@ def status_lines(run: str | Path, now: float | None = None) -> list[str]:
     return [f"{name:<11} {text}" for name, text in lines]
 
 
-def _options(path: Path) -> tuple[int, int]:
-    """Steps of the run and steps between its rows. Only these are read, so that another version's run is understood."""
-    try:
-        train = yaml.safe_load(path.read_text("utf-8"))["train"]
-        steps, every = train["steps"], train.get("log_every", 1)
-        if type(steps) is not int or type(every) is not int or min(steps, every) < 1:
-            raise ValueError("train.steps and train.log_every must be whole numbers")
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError):
-        raise SchurganError(f"{path}: not the options of a run; `schurgan train` writes them") from None
-    return steps, every
+class _Train(BaseModel, strict=True):
+    """The options that a status needs. No others are read, so that another version's run is understood."""
+
+    steps: Annotated[int, Field(ge=1)]
+    log_every: Annotated[int, Field(ge=1)] = 1
 
 
 def _latest(records: Records) -> Record | None:

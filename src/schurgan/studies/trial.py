@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -12,8 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from schurgan.core.distributed import World, join
+from schurgan.core.documents import Unreadable, parse, read_bytes, write_sealed
 from schurgan.core.errors import Interrupted, SchurganError, writing
-from schurgan.core.files import lock, write_json
+from schurgan.core.files import lock
 from schurgan.core.launch import find_placement
 from schurgan.data.shards import Shards
 from schurgan.evaluation.evaluate import evaluate
@@ -154,9 +154,6 @@ def is_main() -> bool:
     return placement is None or placement.rank == 0
 
 
-_FORMAT = "schurgan-outcome/1"
-
-
 @dataclass(frozen=True)
 class Outcome:
     """A collapse is a result like any other. "failed" is a run that something else ended: it is tried again."""
@@ -176,24 +173,22 @@ class Outcome:
     """Fréchet distance of the averaged generator at the end over its best: what the collapse cost."""
     variety: float | None = None
     """Mean distance of generated images within a class at the end, as a share of the real images'."""
+    format: Literal["schurgan-outcome/1"] = "schurgan-outcome/1"
 
     def save(self, run: Path) -> None:
-        """Write RUN/outcome.json atomically."""
+        """Write RUN/outcome.json atomically, sealed by its checksum."""
         run.mkdir(parents=True, exist_ok=True)
-        write_json(RunFolder(run).outcome, {"format": _FORMAT} | asdict(self))
+        write_sealed(RunFolder(run).outcome, asdict(self))
 
 
 def read_outcome(run: Path) -> Outcome | None:
     """None where there is none yet. Raises SchurganError for a damaged file."""
     path = RunFolder(run).outcome
     try:
-        known = json.loads(path.read_text("utf-8"))
-        if known.pop("format") != _FORMAT:
-            raise ValueError("of another format")
-        return Outcome(**known)
+        return parse(Outcome, read_bytes(path))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, Unreadable) as error:
         raise SchurganError(
             f"{path}: not what became of a run ({error}); remove it, and the run is scored anew"
         ) from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
@@ -30,7 +29,7 @@ class Artifacts:
     def model(self, trainer: Trainer) -> Model:
         """Copy the averaged generator: its constraints folded into the weights, with batch statistics of its own."""
         average = trainer.generator_ema
-        shape = asdict(average.architecture) if isinstance(average, Generator) else None
+        shape = average.architecture if isinstance(average, Generator) else None
         card = Card(
             architecture=shape,
             width=average.width if isinstance(average, Generator) else None,

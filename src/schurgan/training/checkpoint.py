@@ -12,6 +12,7 @@ import math
 import os
 import shutil
 import warnings
+import zipfile
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,11 +22,13 @@ from typing import IO, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from schurgan.core.documents import check_pickle
 from schurgan.core.errors import SchurganError
-from schurgan.core.files import atomic_write, sha256, sync_folder
+from schurgan.core.files import atomic_write, open_regular, sync_folder
 from schurgan.runs.folder import RunFolder, StepFile
-from schurgan.runs.sidecar import FORMAT, CheckpointRecord, Damaged, Identity, Sidecar, by_score, sidecar_path
+from schurgan.runs.sidecar import CheckpointRecord, Damaged, Identity, Sidecar, by_score, sidecar_path
 
+_MOST_PICKLE = 2**24  # bytes of the index of a state: 150 a tensor, of which the largest state has 4,000
 _PLAIN = (type(None), bool, int, float, str, bytes)
 
 
@@ -175,14 +178,18 @@ def read(path: str | Path) -> Checkpoint:
     path = Path(path)
     try:
         sidecar = Sidecar.load(path)
-        if path.stat().st_size != sidecar.size:
-            raise Damaged("damaged (its length is wrong)")
-        if sha256(path) != sidecar.sha256:
-            raise Damaged("damaged (its checksum is wrong)")
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # a checksum proves no goodwill, and torch names no end to what an archive can raise
-            raise Damaged(f"damaged, or not a checkpoint ({type(error).__name__})") from None
+        with open_regular(path) as file:
+            if os.fstat(file.fileno()).st_size != sidecar.size:
+                raise Damaged("damaged (its length is wrong)")
+            if hashlib.file_digest(file, "sha256").hexdigest() != sidecar.sha256:
+                raise Damaged("damaged (its checksum is wrong)")
+            try:
+                _check_archive(file, sidecar.size)
+                state = torch.load(path, map_location="cpu", weights_only=True)
+                _storages(state, "state")
+            except Exception as error:  # a checksum proves no goodwill, and torch names no end to what it can raise
+                reason = " ".join(str(error).split())[:120]
+                raise Damaged(f"damaged, or not a checkpoint ({type(error).__name__}: {reason})") from None
     except Damaged as error:
         raise SchurganError(f"{path}: {error}") from None
     except OSError as error:
@@ -190,6 +197,21 @@ def read(path: str | Path) -> Checkpoint:
     if not isinstance(state, dict):
         raise SchurganError(f"{path}: not a checkpoint (it holds {type(state).__name__}, a dict is needed)")
     return Checkpoint(sidecar.record, state)
+
+
+def _check_archive(file: IO[bytes], size: int) -> None:
+    """Refuse an archive that would take more memory than its `size` on the disk, before any is taken."""
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        if any(each.compress_type != zipfile.ZIP_STORED for each in members):
+            raise Damaged("it holds compressed members")
+        if sum(each.file_size for each in members) > size:
+            raise Damaged("it holds more than its size")
+        for each in members:
+            if each.filename.endswith("/data.pkl"):
+                if each.file_size > _MOST_PICKLE:
+                    raise Damaged(f"its index has {each.file_size} bytes, more than {_MOST_PICKLE}")
+                check_pickle(archive.read(each))
 
 
 def _read_records(paths: Iterable[Path], *passed_over: type[OSError]) -> dict[Path, CheckpointRecord]:
@@ -213,7 +235,7 @@ def _write(path: Path, record: CheckpointRecord, state: dict[str, Any]) -> None:
                 raise hashed.failure from None
             raise
         # Before the state has its name: a kill in between leaves a sidecar alone, which is no checkpoint.
-        Sidecar(format=FORMAT, size=hashed.size, sha256=hashed.digest.hexdigest(), record=record).save(path)
+        Sidecar(size=hashed.size, sha256=hashed.digest.hexdigest(), record=record).save(path)
 
 
 def _remove(path: Path) -> None:
@@ -250,6 +272,8 @@ def _storages(value: object, where: str) -> dict[tuple[torch.device, int], int]:
         if value.layout is not torch.strided or value.is_meta:
             raise ValueError(f"{where}: a dense tensor is needed, this one is {value.layout} on {value.device}")
         storage = value.untyped_storage()
+        if value.numel() * value.element_size() > storage.nbytes():
+            raise ValueError(f"{where}: a dense tensor is needed, this one repeats what it holds")
         storages[storage.device, storage.data_ptr()] = storage.nbytes()
     elif isinstance(value, dict) and type(value) in (dict, OrderedDict):
         for key, inner in value.items():

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from schurgan.core.documents import check_pickle, read_bytes
 from schurgan.core.errors import SchurganError
 from schurgan.data.sources.base import Item, Skipped
 
@@ -110,11 +111,9 @@ def open_cifar10(root: Path, per_class: int | None = None) -> CIFAR10:
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """A batch as images (N, 3072) and class numbers (N,), both uint8. _Unreadable if it is not one."""
     try:
-        if not path.is_file():
-            raise _Unreadable("not a regular file" if path.exists() else "no such file")
-        if path.stat().st_size > MAX_BYTES:
-            raise _Unreadable(f"{path.stat().st_size} bytes, more than {MAX_BYTES}")
-        data = path.read_bytes()
+        data = read_bytes(path, MAX_BYTES)
+    except FileNotFoundError:
+        raise _Unreadable("no such file") from None
     except OSError as error:
         raise _Unreadable(f"cannot be read ({error.strerror or error})") from None
     if path.suffix == ".bin":
@@ -148,6 +147,7 @@ def load_pickle(data: bytes) -> dict[Any, Any]:
         ValueError: the pickle is damaged, or holds anything else.
     """
     try:
+        check_pickle(data)
         value = _DataUnpickler(io.BytesIO(data), encoding="bytes").load()
         if not isinstance(value, dict):
             raise _Unreadable("a batch without its data and labels")
@@ -200,22 +200,11 @@ class _Array:
         self.value = np.frombuffer(data, dtype.dtype).reshape(shape, order=order)
 
 
-def _plain_keys(load: Callable[[Any], None], keys: slice) -> Callable[[Any], None]:
-    """An instruction that fills a dict, which refuses keys that are no names: to hash deep tuples ends the process."""
-
-    def checked(unpickler: Any) -> None:
-        if not all(isinstance(key, str | bytes | int) for key in unpickler.stack[keys]):
-            raise _Unreadable("a key that is no name")
-        load(unpickler)
-
-    return checked
-
-
 class _DataUnpickler(pickle._Unpickler):  # type: ignore[misc,name-defined,unused-ignore]
     """The standard library's unpickler, which here calls nothing but the stand-ins above.
 
-    It is the one in Python: that in C believes the size of a memo, 64 GB in six bytes. Instructions that make objects,
-    hash data or reserve memory for what is only claimed are taken out.
+    It is the one in Python: that in C believes the size of a memo, 64 GB in six bytes. Instructions that make objects
+    or sets, or reserve memory for what is only claimed are taken out.
     """
 
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined,unused-ignore]
@@ -225,9 +214,6 @@ class _DataUnpickler(pickle._Unpickler):  # type: ignore[misc,name-defined,unuse
     ):
         del dispatch[_code[0]]
     dispatch[pickle.BYTEARRAY8[0]] = dispatch[pickle.BINBYTES8[0]]
-    dispatch[pickle.SETITEM[0]] = _plain_keys(dispatch[pickle.SETITEM[0]], slice(-2, -1))
-    for _code in (pickle.SETITEMS, pickle.DICT):
-        dispatch[_code[0]] = _plain_keys(dispatch[_code[0]], slice(0, None, 2))
 
     def find_class(self, module: str, name: str) -> Any:
         match module.replace("numpy._core", "numpy.core"), name:

@@ -10,15 +10,15 @@ import contextlib
 import hashlib
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from schurgan.core.files import atomic_write, clear_leftovers
+from schurgan.core.documents import Unreadable
+from schurgan.core.files import clear_leftovers
+from schurgan.core.tensors import load_tensors, save_tensors
 
 
 def cache_folder() -> Path | None:
@@ -33,14 +33,10 @@ def cache_folder() -> Path | None:
     return None
 
 
-def state_digest(state: dict[str, Tensor], *about: object) -> str:
-    """Hex SHA-256 of tensors, by name, shape and bytes, and of `about`, as JSON."""
-    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-    for name, value in sorted(state.items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        # reshape, since a tensor without dimensions has no view as bytes
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+@dataclass(frozen=True)
+class _Card:
+    key: dict[str, Any]
+    about: dict[str, Any]
 
 
 def load(key: dict[str, Any], network: nn.Module) -> dict[str, Any] | None:
@@ -48,17 +44,12 @@ def load(key: dict[str, Any], network: nn.Module) -> dict[str, Any] | None:
     path = _path(key)
     if path is None:
         return None
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            card = json.loads((file.metadata() or {})["card"])
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        about: dict[str, Any] = card["about"]
-        if card["key"] != key or card["sha256"] != state_digest(state, key, about):
-            return None
-        network.load_state_dict(state)
-    except (OSError, safetensors.SafetensorError, LookupError, TypeError, ValueError, RuntimeError):
-        return None
-    return about
+    with contextlib.suppress(OSError, Unreadable):
+        card, state = load_tensors(path, _Card, lambda _: network.state_dict())
+        if card.key == key:
+            network.load_state_dict(state)
+            return card.about
+    return None
 
 
 def save(key: dict[str, Any], network: nn.Module, about: dict[str, Any]) -> None:
@@ -66,14 +57,10 @@ def save(key: dict[str, Any], network: nn.Module, about: dict[str, Any]) -> None
     path = _path(key)
     if path is None:
         return
-    state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    card = {"key": key, "about": about, "sha256": state_digest(state, key, about)}
-    content = safetensors.torch.save(state, {"card": json.dumps(card)})
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         clear_leftovers(path.parent)
-        with atomic_write(path) as file:
-            file.write(content)
+        save_tensors(path, network.state_dict(), {"key": key, "about": about})
 
 
 def _path(key: dict[str, Any]) -> Path | None:

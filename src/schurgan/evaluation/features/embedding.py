@@ -8,7 +8,7 @@ from math import ceil, log2, log10
 import torch
 from torch import Tensor
 
-from schurgan.evaluation.features.cache import state_digest
+from schurgan.core.tensors import state_digest
 from schurgan.evaluation.features.extractor import Extracted, checked
 
 _CHUNK = 32

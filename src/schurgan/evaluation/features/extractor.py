@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from schurgan.evaluation.features.cache import state_digest
+from schurgan.core.tensors import state_digest
 from schurgan.evaluation.features.classifier import ARCHITECTURE, Trained
 
 _CHUNK = 256

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from schurgan.core.errors import SchurganError, did_you_mean
 from schurgan.core.files import sha256
-from schurgan.evaluation.features.cache import state_digest
+from schurgan.core.tensors import state_digest
 from schurgan.evaluation.features.extractor import Extracted, checked
 
 _CHUNK = 64  # unknown networks may be large

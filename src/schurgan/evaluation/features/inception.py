@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from schurgan.core.errors import SchurganError
-from schurgan.evaluation.features.cache import state_digest
+from schurgan.core.tensors import state_digest
 from schurgan.evaluation.features.extractor import Extracted, checked
 
 _CHUNK = 64  # images of 299 by 299 inside, whatever their size here
