@@ -23,7 +23,8 @@ from torch.utils._pytree import tree_leaves
 
 from schurgan.networks import Discriminator, Generator, find_architecture
 from schurgan.networks.architectures import Architecture, check_sizes
-from schurgan.networks.costs import add_spectral_norm, bytes_of, storage_address, tensors_of
+from schurgan.networks.costs import bytes_of, storage_address, tensors_of
+from schurgan.networks.spectral import SpectralNorm, constrain_layers
 
 
 class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -118,7 +119,7 @@ def step_peak(
     with FakeTensorMode(), torch.random.fork_rng(devices=[]):
         generator = Generator(architecture, classes, width, channels, spectral_norm=False, init="normal")
         discriminator = Discriminator(architecture, classes, width, channels, spectral_norm=False, init="normal")
-        add_spectral_norm(discriminator, ())
+        constrain_layers(discriminator, (), lambda weight: SpectralNorm(weight, warm_up=0).eval())
         z = torch.empty(size, generator.latent_dim)
         labels = torch.zeros(size, dtype=torch.int64)
         images = torch.empty(size, channels, *architecture.size)

@@ -44,19 +44,26 @@ def study(
     chosen = load_study(name)
     folders = _folders(chosen, scale, data)
     trials = chosen.trials(scale, seeds, folders, out)
+    classes = _classes(chosen, scale, trials)
     if dry_run:
-        _list(chosen, scale, trials, jobs)
+        _list(chosen, scale, trials, classes, jobs)
         return
     missing = [name for name in chosen.needed(scale) if name not in folders]
     if missing:
         raise SchurganError(f"--data {missing[0]}=DIR: missing, {chosen.about_data(scale, missing[0])} makes it")
     _check_sizes(chosen, scale, folders)
     from schurgan.core.distributed import World
+    from schurgan.core.errors import say
+    from schurgan.studies.estimate import check_extractors, estimate, summary
     from schurgan.studies.figures import save_figures
     from schurgan.studies.runner import run_trials
     from schurgan.studies.table import save_table
     from schurgan.studies.trial import is_main
 
+    check_extractors(trials, classes)
+    estimates = list(estimate(trials, classes))
+    if is_main():
+        say(summary(estimates, jobs))
     with World().lock(out) if is_main() else nullcontext():
         run_trials(trials, jobs)
         if not is_main():
@@ -87,6 +94,18 @@ def _folders(study: Study, scale: ScaleName, arguments: Sequence[str]) -> dict[s
     return folders
 
 
+def _classes(study: Study, scale: ScaleName, trials: Sequence[Trial]) -> list[int]:
+    """Number of classes of each trial's data, or what the study says of it where it is not given."""
+    from schurgan.data.manifest import Manifest
+
+    rows = {row.name: row.data for row in study.rows}
+    given = {data: len(Manifest.load(data).classes) for data in {trial.config.data for trial in trials} if data}
+    return [
+        given[trial.config.data] if trial.config.data else study.data_at(scale, rows[trial.row]).classes
+        for trial in trials
+    ]
+
+
 def _check_sizes(study: Study, scale: ScaleName, folders: Mapping[str, Path]) -> None:
     """Before hours of training: each folder holds images of the size that the rows are for."""
     from schurgan.data.manifest import Manifest
@@ -100,20 +119,20 @@ def _check_sizes(study: Study, scale: ScaleName, folders: Mapping[str, Path]) ->
             )
 
 
-def _list(study: Study, scale: ScaleName, trials: Sequence[Trial], jobs: int) -> None:
-    from schurgan.runs.messages import duration
-    from schurgan.studies.estimate import estimate
+def _list(study: Study, scale: ScaleName, trials: Sequence[Trial], classes: Sequence[int], jobs: int) -> None:
+    from schurgan.studies.estimate import check_extractors, estimate, summary
 
     print(f"{study.title}\n{study.scale(scale).about}")
     for name in study.known_data(scale):
         print(f"--data {name}=DIR  {study.about_data(scale, name)}")
     space = max(len(trial.name) for trial in trials)
-    print(f"\n{'trial':<{space}} {'steps':>7} {'TFLOP':>11} {'GiB':>8}  time of its steps, about")
-    data = {row.name: row.data for row in study.rows}
-    classes = [study.data_at(scale, data[trial.row]).classes for trial in trials]
-    left = 0.0
+    print(f"\n{'trial':<{space}} {'steps':>7} {'TFLOP':>13} {'GiB':>8}  time of its steps, about")
+    estimates = []
     for each in estimate(trials, classes):
-        left += 0.0 if each.done else each.seconds
+        estimates.append(each)
         print(f"{each.trial:<{space}} {each}", flush=True)
-    beside = f", {duration(left / jobs)} by {jobs} jobs" if jobs > 1 else ""
-    print(f"\n{len(trials)} trials, about {duration(left)} of steps left{beside}; watching and scoring come on top")
+    print(f"\n{summary(estimates, jobs)}; watching and scoring come on top")
+    try:
+        check_extractors(trials, classes, weights=False)
+    except SchurganError as error:
+        print(f"missing: {error}")

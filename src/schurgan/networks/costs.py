@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from schurgan.core.isolation import isolated
 from schurgan.networks.architectures import ARCHITECTURES, Architecture, check_sizes
 from schurgan.networks.discriminator import Discriminator
 from schurgan.networks.generator import Generator
-from schurgan.networks.spectral import SpectralNorm, constrain_layers
+from schurgan.networks.spectral import apply_spectral_norm, frozen_power_iterations
 
 
 @dataclass(frozen=True)
@@ -58,25 +58,36 @@ def step_costs(
         generator = Generator(architecture, classes, width, channels, spectral_norm=False, init="normal")
         discriminator = Discriminator(architecture, classes, width, channels, spectral_norm=False, init="normal")
         if spectral_norm_g:
-            add_spectral_norm(generator, generator.embeddings())
+            apply_spectral_norm(generator, generator.embeddings())
         if spectral_norm_d:
-            add_spectral_norm(discriminator, ())
-        z = torch.empty(batch_size, generator.latent_dim)
-        labels = torch.zeros(batch_size, dtype=torch.int64)
-        images = torch.empty(batch_size, channels, *architecture.size)
+            apply_spectral_norm(discriminator)
+    return network_costs(generator, discriminator, batch_size)
+
+
+def network_costs(generator: nn.Module, discriminator: nn.Module, batch_size: int) -> Costs:
+    """As `step_costs`, of networks on the meta device as `training.build` makes them."""
     networks = (generator, discriminator)
-    with _FusedAttention(), FlopCounterMode(display=False) as counter:
+    with (
+        torch.device("meta"),
+        frozen_power_iterations(generator),  # they take most of the time here and change no size
+        frozen_power_iterations(discriminator),
+        _FusedAttention(),
+        FlopCounterMode(display=False) as counter,
+    ):
+        z = torch.empty(batch_size, cast(int, generator.latent_dim))
+        labels = torch.zeros(batch_size, dtype=torch.int64)
         with torch.no_grad():
             fake = generator(z, labels)
         of_discriminator, of_generator = _Kept(networks), _Kept(networks)
         with of_discriminator:
-            loss = discriminator(torch.cat([images, fake]), labels.repeat(2)).sum()
+            loss = discriminator(torch.cat([torch.empty_like(fake), fake]), labels.repeat(2)).sum()
         loss.backward()
         flops_d = counter.get_total_flops()
         discriminator.requires_grad_(False)
         with of_generator:
             loss = discriminator(generator(z, labels), labels).sum()
         loss.backward()
+        discriminator.requires_grad_(True)
     trained = [parameter for network in networks for parameter in network.parameters()]
     return Costs(
         generator=sum(parameter.numel() for parameter in generator.parameters()),
@@ -104,14 +115,6 @@ def cost_table(
             f"{name:<{space}} {pixels:>8} {width or architecture.width:>5} {costs.generator:>13,} "
             f"{costs.discriminator:>13,} {costs.memory / 2**30:>7.2f} {costs.flops / 1e9:>9,.1f}"
         )
-
-
-def add_spectral_norm(network: nn.Module, keep: Collection[nn.Module]) -> None:
-    """Apply spectral norms without their power iterations, which take most of the time here and change no size."""
-    constrain_layers(network, keep, lambda weight: SpectralNorm(weight, warm_up=0))
-    for module in network.modules():
-        if isinstance(module, SpectralNorm):
-            module.eval()
 
 
 class _Kept(torch.autograd.graph.saved_tensors_hooks):

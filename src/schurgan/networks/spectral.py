@@ -82,7 +82,7 @@ class SpectralNorm(SpectralConstraint):
         matrix = as_matrix(weight.detach())
         u = F.normalize(torch.randn(len(matrix), dtype=matrix.dtype, device=matrix.device), dim=0)
         v = torch.zeros_like(matrix[0])
-        for _ in range(warm_up):
+        for _ in range(0 if weight.is_meta else warm_up):  # numbers that are not there need no steps
             u, v = self.iterate(matrix, u)
         self.register_buffer("u", u)
         self.register_buffer("v", v)

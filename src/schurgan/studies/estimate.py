@@ -1,4 +1,4 @@
-"""What a study would cost, before anything is trained: steps, arithmetic, memory, and the time of a few real steps."""
+"""What a study would cost, before anything is trained: each trial is built on tensors without numbers."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
 from schurgan.core.distributed import World
 from schurgan.core.errors import SchurganError
 from schurgan.core.launch import choose_device
-from schurgan.networks.costs import Costs, step_costs
+from schurgan.evaluation.features.classifier import Classifier
+from schurgan.evaluation.features.inception import load_library
+from schurgan.evaluation.features.registry import open_extractor
+from schurgan.networks.costs import Costs, network_costs
 from schurgan.runs.config import Config
 from schurgan.runs.messages import duration
 from schurgan.studies.study import Trial
@@ -20,8 +24,14 @@ from schurgan.studies.trial import finished_outcome
 from schurgan.training.build import build_architecture, build_trainer
 
 _WARM, _TIMED = 1, 3  # steps
-_MOST_ON_CPU = 2e11
-"""Operations of a step that is timed on a CPU; a larger batch is cut down, and the time taken in proportion."""
+_MOST = {"cpu": 2e11, "cuda": 2e13}
+"""Operations of a step that is timed; a larger batch is cut down, and the time taken in proportion."""
+_PATIENCE = 8.0
+"""Seconds after which no other kind of step is timed; the rest take as long for an operation as those."""
+A100 = {"fp32": 19.5e12, "tf32": 156e12, "bf16": 312e12, "fp16": 312e12}
+"""Operations a second by precision, as NVIDIA prints them."""
+SHARE = 0.3
+"""Of them, what wide networks reach; narrow ones reach less."""
 
 
 @dataclass(frozen=True)
@@ -33,21 +43,20 @@ class Estimate:
     flops: int
     """Of all steps; networks alone, as `networks.costs` counts them."""
     memory: int
-    """Bytes that a step holds."""
+    """Bytes that a step holds, those kept for backward passes halved in formats of 16 bits."""
     seconds: float
     """Of all steps."""
-    cut: int
-    """Images of the batch that was timed, where the whole one was too much to try; else 0."""
+    device: Literal["cpu", "cuda", "a100"]
+    """Where that long: here, or on an A100, where a trial may have a GPU and none is here."""
     done: bool
 
     def __str__(self) -> str:
-        about = f" (by batches of {self.cut})" if self.cut else ""
-        time_left = "done" if self.done else f"{duration(self.seconds)}{about}"
-        return f"{self.steps:>7,} {self.flops / 1e12:>11,.1f} {self.memory / 2**30:>8.2f}  {time_left}"
+        time_left = "done" if self.done else duration(self.seconds)
+        return f"{self.steps:>7,} {self.flops / 1e12:>13,.1f} {self.memory / 2**30:>8.2f}  {time_left}"
 
 
 def estimate(trials: Sequence[Trial], classes: Sequence[int]) -> Iterator[Estimate]:
-    """Estimate trials one by one; those that differ in their seed alone are timed once, on images of noise.
+    """Build everything that the trials need, and estimate them one by one; those of other seeds alone once.
 
     Args:
         trials: those of a study.
@@ -56,54 +65,109 @@ def estimate(trials: Sequence[Trial], classes: Sequence[int]) -> Iterator[Estima
     Raises:
         SchurganError: options do not fit.
     """
-    known: dict[str, tuple[int, Costs, float, int]] = {}
+    known: dict[str, tuple[int, int]] = {}
+    costs: dict[str, Costs] = {}
+    times, until = dict[str, float](), time.monotonic() + _PATIENCE
     for trial, count in zip(trials, classes, strict=True):
-        config = trial.config
-        key = config.model_copy(update={"data": None, "train": config.train.model_copy(update={"seed": 0})})
-        text = f"{count} {key.model_dump_json()}"
+        config, train = trial.config, trial.config.train
+        kind = train.model_copy(update={"seed": 0, "steps": 1, "threads": None})
+        text = f"{count} {config.model_copy(update={'data': None, 'train': kind}).model_dump_json()}"
+        device = _device(config)
         try:
             if text not in known:
-                flops, costs = arithmetic(config, count)
-                known[text] = flops, costs, *_timed(config, count, flops)
+                known[text] = arithmetic(config, count, costs)
+                if device is not None and (not times or time.monotonic() < until):
+                    times[text] = _timed(config, count, known[text][0], device)
         except SchurganError:
             raise
         except ValueError as error:
             raise SchurganError(f"{trial.name}: options do not fit: {error}") from None
-        flops, costs, seconds, cut = known[text]
-        steps, done = config.train.steps, finished_outcome(trial) is not None
-        yield Estimate(trial.name, steps, flops * steps, costs.memory, seconds * steps, cut, done)
+        flops, memory = known[text]
+        rate = A100[train.precision] * SHARE
+        if device is not None:
+            rate = statistics.median(known[each][0] / times[each] for each in times)
+        seconds = times.get(text, flops / rate) * train.steps
+        done = finished_outcome(trial) is not None
+        where: Literal["cpu", "cuda", "a100"] = "a100" if device is None else "cpu" if device.type == "cpu" else "cuda"
+        yield Estimate(trial.name, train.steps, flops * train.steps, memory, seconds, where, done)
 
 
-def arithmetic(config: Config, classes: int) -> tuple[int, Costs]:
-    """Operations of a step with all its steps of D, and the costs of a step with one, on tensors without numbers."""
-    model = config.model
-    costs = step_costs(
-        build_architecture(model),
-        width=model.width,
-        classes=classes,
-        channels=model.channels,
-        batch_size=config.train.batch_size,
-        spectral_norm_g=model.spectral_norm_g,
-        spectral_norm_d=model.spectral_norm_d,
-    )
-    return costs.flops + (config.train.d_steps - 1) * costs.flops_d, costs
+def summary(estimates: Sequence[Estimate], jobs: int) -> str:
+    """The last line of a dry run, and what a study says before it starts."""
+    left = [each for each in estimates if not each.done]
+    seconds, flops = sum(each.seconds for each in left), sum(each.flops for each in left)
+    where = {each.device for each in left}
+    hours = seconds / 3600
+    spent = f"{hours:,.{1 if hours >= 1 else 3}f} GPU-hours" if where != {"cpu"} else f"{duration(seconds)} of steps"
+    spent += f" (of an A100 at {SHARE:.0%} of its peak)" if "a100" in where else ""
+    beside = f", {duration(seconds / min(jobs, len(left)))} by {jobs} jobs" if jobs > 1 and left else ""
+    most = max((each.memory for each in left), default=0) / 2**30
+    return f"{len(left)} trials to run, {flops / 1e15:,.2f} PFLOP, about {spent}{beside}, {most:.2f} GiB at most each"
 
 
-def _timed(config: Config, classes: int, flops: int) -> tuple[float, int]:
-    """Seconds of a step, the median of three, and the batch that was timed if it was a smaller one."""
-    device = choose_device(config.train.device)
-    batch, whole = config.train.batch_size, config.train.batch_size
-    if device.type == "cpu" and flops > _MOST_ON_CPU:
-        batch = min(whole, max(2, int(whole * _MOST_ON_CPU / flops)))
+def arithmetic(config: Config, classes: int, known: dict[str, Costs] | None = None) -> tuple[int, int]:
+    """Operations of a step, and bytes that it holds: networks, losses, conditions and augmentation on the meta device.
+
+    Raises:
+        ValueError: options do not fit each other.
+    """
+    train = config.train
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        trainer = build_trainer(config, classes, world=World(device=torch.device("meta")))
+    known = {} if known is None else known
+    key = f"{config.model.model_dump_json()} {classes} {trainer.part_size}"
+    if key not in known:
+        known[key] = network_costs(trainer.generator, trainer.discriminator, trainer.part_size)
+    costs = known[key]
+    flops = train.gradient_accumulation_steps * (costs.flops + (train.d_steps - 1) * costs.flops_d)
+    return flops, costs.state + costs.activations // (2 if train.precision in ("bf16", "fp16") else 1)
+
+
+def check_extractors(trials: Sequence[Trial], classes: Sequence[int], *, weights: bool = True) -> None:
+    """Build what will score the trials, before hours of training.
+
+    Args:
+        trials: those of a study.
+        classes: number of classes of each trial's data.
+        weights: whether to fetch those of Inception too, where they are not here yet.
+
+    Raises:
+        SchurganError: something is missing.
+    """
+    needed = {(trial.extractor, trial.config.model, count) for trial, count in zip(trials, classes, strict=True)}
+    for model, count in {(model, count) for name, model, count in needed if name == "classifier"}:
+        size = build_architecture(model).size
+        with torch.device("meta"):
+            Classifier(count, size[0], model.channels)(torch.empty(2, model.channels, *size))
+    for name in sorted({name for name, *_ in needed} - {"classifier"}):
+        if name == "inception" and not weights:
+            load_library()
+        else:
+            open_extractor(name)
+
+
+def _device(config: Config) -> torch.device | None:
+    """Where the trial's steps can be timed; None where it wants a GPU and there is none."""
+    if config.train.device == "cpu":
+        return torch.device("cpu")
+    return choose_device(config.train.device) if torch.cuda.is_available() else None
+
+
+def _timed(config: Config, classes: int, flops: int, device: torch.device) -> float:
+    """Seconds of a step, the median of three, by a smaller batch where the whole one is too much to try."""
+    whole = config.train.batch_size
+    batch = min(whole, max(2, int(whole * _MOST[device.type] / flops)))
     train = config.train.model_copy(update={"batch_size": batch, "gradient_accumulation_steps": 1, "compile": False})
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(train.threads or threads)
         with torch.random.fork_rng():
             seconds = _measure(config.model_copy(update={"train": train}), classes, device)
+    except torch.OutOfMemoryError:
+        return flops / (A100[train.precision] * SHARE)
     finally:
         torch.set_num_threads(threads)
-    return seconds * whole / batch, batch if batch < whole else 0
+    return seconds * whole / batch
 
 
 def _measure(config: Config, classes: int, device: torch.device) -> float:

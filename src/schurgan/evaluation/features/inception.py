@@ -7,6 +7,7 @@ know photographs: of spectrograms its numbers are what papers print, and little 
 from __future__ import annotations
 
 import importlib
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
@@ -50,15 +51,20 @@ class InceptionExtractor:
         return checked(self.name, len(images), torch.cat(features), torch.cat(probabilities))
 
 
-def open_inception(device: str | torch.device = "cpu") -> InceptionExtractor:
-    """Open torch-fidelity's network. Raises SchurganError that says what to install, where something is missing."""
+def load_library() -> ModuleType:
+    """Import torch-fidelity's part with the network. Raises SchurganError that says what to install."""
     try:
-        library = importlib.import_module("torch_fidelity.feature_extractor_inceptionv3")
+        return importlib.import_module("torch_fidelity.feature_extractor_inceptionv3")
     except (ImportError, OSError, RuntimeError) as error:  # a torchvision of another torch raises any of them
         raise SchurganError(
             f'extractor "inception": torch-fidelity cannot be loaded ({_line(error)}); `pip install torch-fidelity` '
             'with a torchvision built for this torch, or choose "classifier"'
         ) from error
+
+
+def open_inception(device: str | torch.device = "cpu") -> InceptionExtractor:
+    """Open torch-fidelity's network. Raises SchurganError that says what to install, where something is missing."""
+    library = load_library()
     try:
         # Its own class: the one that torchmetrics derives from it returns the first of several outputs alone.
         network: nn.Module = library.FeatureExtractorInceptionV3("inception-v3-compat", list(_OUTPUTS))
