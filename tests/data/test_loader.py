@@ -81,6 +81,7 @@ def test_a_step_gives_the_same_batch_in_any_order_and_from_a_new_loader(shards, 
 
 def test_epochs_and_seeds_are_in_different_orders(shards):
     orders = {tuple(Batches(shards, 21, seed).indices(epoch)) for seed in range(3) for epoch in range(3)}
+    assert tuple(Batches(shards, 21).indices(0)) == tuple(Batches(shards, 21, 0).indices(0))
     assert len(orders) == 9
 
 

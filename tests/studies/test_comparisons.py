@@ -44,6 +44,17 @@ def test_pairs_are_of_the_same_seed_and_sizes_are_compared_by_their_ratio(compar
     assert line.endswith("| 0 | 1 |")
 
 
+def test_a_difference_takes_values_of_nothing_and_a_ratio_does_not(compared, trials):
+    for seed, gone in enumerate((0.0, 0.5)):
+        score(trials[f"a-laptop-{seed}"], 10.0, variety=gone, worse=gone)
+        score(trials[f"b-laptop-{seed}"], 10.0, variety=1.0, worse=1.0)
+    (pairs,) = paired_runs(compared, "laptop", read_results(list(trials.values()))).values()
+    assert effect(pairs, "worse") is None  # of one pair alone
+    difference = effect(pairs, "end_variety")
+    assert difference is not None
+    assert difference.mean == pytest.approx(-0.75)
+
+
 def test_a_part_may_be_compared_with_nothing_in_its_place(trials):
     rows = small_study()["rows"]
     rows[1]["parts"] = ["with", "large"]

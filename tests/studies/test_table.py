@@ -4,10 +4,12 @@ import json
 from dataclasses import replace
 
 import pytest
-from small_study import PROTOCOL, score
+from small_study import PROTOCOL, score, small_study
 
 from schurgan.core.errors import SchurganError
-from schurgan.studies.study import Printed
+from schurgan.evaluation.scores import Evaluation, Score
+from schurgan.runs.folder import RunFolder
+from schurgan.studies.study import Printed, read_study
 from schurgan.studies.table import save_table
 from schurgan.studies.trial import Outcome
 
@@ -65,6 +67,20 @@ def test_of_one_seed_the_deviation_is_over_generated_images(study, trials, tmp_p
     assert columns(text, "with")["FID ↓"] == "10.00 ± 0.50"
     assert "one seed, ± over sets of generated images" in text
     assert columns(text, "without")["FID ↓"] == "–"
+
+
+@pytest.mark.parametrize(("name", "best"), [("kid", "with"), ("worse", "with"), ("inception_score", "without")])
+def test_the_best_of_a_column_is_bold_and_an_arrow_says_which_way_that_is(tmp_path, name, best):
+    study = read_study("small", small_study(columns=["best_step", "fid", name]))
+    trials = study.trials("laptop", 1, {"set": tmp_path}, tmp_path / "out")[:2]
+    for value, trial in enumerate(trials, 1):
+        score(trial, 10.0, worse=float(value))
+        Evaluation(PROTOCOL, {"fid": Score(10.0), name: Score(float(value))}).save(RunFolder(trial.folder).scores)
+    text = save_table(study, "laptop", trials, tmp_path)
+    bold = {row: [head for head, cell in columns(text, row).items() if "**" in cell] for row in ("with", "without")}
+    (head,) = bold.pop(best)
+    assert bold == {"without" if best == "with" else "with": []}
+    assert head.endswith("↓" if best == "with" else "↑")
 
 
 def test_rows_of_which_some_runs_are_missing_are_told_of(study, trials, tmp_path):
