@@ -148,6 +148,17 @@ def test_bounds_are_those_of_the_formulas():
         assert upper.item() == pytest.approx(min(asymmetry, lee, henrici), rel=1e-10)
 
 
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_upper_bound_of_a_nearly_normal_matrix_is_henricis(n):
+    x = np.linalg.qr(RNG(n).standard_normal((n, n)))[0] + 1e-5 * RNG(n + 1).standard_normal((n, n))
+    henrici = np.sqrt((n**3 - n) / 12) * np.linalg.norm(x.T @ x - x @ x.T)
+    shifted = x - np.trace(x) / n * np.eye(n)
+    others = 0.5 * np.square(x - x.T).sum(), np.square(shifted).sum() - abs(np.trace(shifted @ shifted))
+    if henrici < min(others):  # of two by two with real eigenvalues the asymmetry is sharp
+        assert departure_bounds(torch.from_numpy(x))[1].item() == pytest.approx(henrici, rel=1e-6)
+    assert henrici < min(others) or n == 2
+
+
 def test_bounds_of_spectrograms_enclose_the_departure_within_a_factor_of_three():
     x = torch.from_numpy(spectrograms(40, 32))
     lower, upper = departure_bounds(x)

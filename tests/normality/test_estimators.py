@@ -151,6 +151,22 @@ def test_perron_of_a_constant_image_is_zero_whichever_way_rounding_goes():
             assert (gradient.flatten(1).norm(dim=1) <= 1e-4 * norm.sqrt()).all()
 
 
+def test_perron_of_matrices_whose_power_iteration_fails_is_their_whole_norm():
+    """With negative entries the estimate of λ can be beyond ‖x‖, which no eigenvalue is, or of the wrong sign."""
+    failed = []
+    for seed in range(200):
+        x = RNG(seed).standard_normal((4, 4))
+        ones = np.ones(4)
+        odd, even = (ones @ np.linalg.matrix_power(x, power) @ ones for power in (9, 8))
+        if abs(odd) > 1.01 * even * np.linalg.norm(x):
+            failed.append(x)
+    assert len(failed) >= 10
+    for x in failed:
+        value, gradient = value_and_gradient(x, "perron")
+        assert value.item() == pytest.approx(np.square(x).sum(), rel=1e-12)
+        np.testing.assert_allclose(gradient, 2 * x, rtol=1e-12)
+
+
 def test_perron_bounds_the_departure_of_unit_spectrograms_and_follows_it():
     x = torch.from_numpy(unit_spectrograms(60, 32))
     exact, perron = departure_from_normality(x), departure_from_normality(x, "perron")

@@ -174,6 +174,13 @@ def test_a_regulariser_without_weight_is_not_there():
     assert (r1.weight, r1.every) == (2.0, 4)
 
 
+def test_the_discriminator_alone_has_a_width_of_its_own():
+    for width_d, channels in ((None, 2), (6, 6)):
+        trainer = build_trainer(Config(model=ModelOptions(architecture="small-16", width=2, width_d=width_d)), 3)
+        assert trainer.generator.output.in_channels == 2
+        assert trainer.discriminator.blocks[0].conv1.out_channels == channels
+
+
 def test_options_reach_the_networks():
     model = ModelOptions(
         architecture="small-32",
