@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from reference_images import departures, gradient
@@ -11,7 +12,7 @@ from reference_images import fitted_ddfn as fitted
 from reference_images import two_channels as images
 
 from schurgan.normality import DDFN, departure_from_normality
-from schurgan.normality.ddfn import gap_penalty, update_multipliers
+from schurgan.normality.ddfn import gap_penalty, levels, update_multipliers
 
 
 def test_quadratic_penalty_is_the_weighted_square_of_the_relative_excess():
@@ -268,9 +269,49 @@ def test_work_begun_and_finished_later_is_the_same_as_at_once():
     assert torch.equal(first.grad, second.grad)
 
 
+def loud(count: int) -> torch.Tensor:
+    """Images of levels from −0.6 to 0.6: noise on a grey that differs."""
+    return images(count, level=0.3) + torch.linspace(-0.6, 0.6, count)[:, None, None, None]
+
+
+def test_the_level_of_an_image_is_its_largest_eigenvalue_and_of_a_constant_one_its_value():
+    torch.testing.assert_close(levels(torch.full((1, 2, 8, 8), -0.3)), torch.tensor([-0.3]))
+    x = loud(6)
+    largest = torch.linalg.eigvals(((x + 1) / 2).double()).abs().amax(-1)
+    torch.testing.assert_close(levels(x).double(), (2 * largest / 8 - 1).mean(1), rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("interval", [(-1.0, 1.0), (-0.3, 0.4)])
+def test_the_bound_of_7_is_that_of_the_parabola_through_the_real_images_of_the_interval(interval):
+    real = loud(40) * torch.linspace(0.5, 1.0, 40)[:, None, None, None]
+    x, y = levels(real).numpy(), departures(real).numpy()
+    inside = (x >= interval[0]) & (x <= interval[1])
+    curve = np.polyfit(x[inside], y[inside], 2)
+    held = fitted(real, interval=interval)
+    assert 10 < inside.sum() == (40 if interval == (-1, 1) else inside.sum())
+    # The chord between the ends of the interval, and the parabola, are farthest apart in its middle.
+    middle, ends = np.polyval(curve, np.mean(interval)), np.polyval(curve, interval)
+    assert held.interpolation["bound"] == pytest.approx(abs(middle - ends.mean()), rel=1e-4)
+    residual = np.sqrt(np.square(y - np.polyval(curve, x))[inside].mean())
+    assert held.interpolation["residual"] == pytest.approx(residual, rel=1e-4)
+    again = DDFN(scaling="signed", interval=interval)
+    again.load_state_dict(held.state_dict())
+    assert again.interpolation == held.interpolation
+
+
+def test_the_interval_changes_the_bound_and_no_penalty():
+    real, fake = loud(40), images(8, seed=1, level=0.5)
+    wide, narrow, empty = (fitted(real, epsilon=0.0, interval=i) for i in ((-1, 1), (-0.2, 0.2), (0.9, 1)))
+    assert 0 < wide.interpolation["bound"] != narrow.interpolation["bound"] > 0
+    assert empty.interpolation == {}
+    assert wide(fake)[0] == narrow(fake)[0] == empty(fake)[0] > 0
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"interval": (0.5, 0.5)}, r"interval is \(0.5, 0.5\)"),
+        ({"interval": (-1.5, 1.0)}, r"interval is \(-1.5, 1.0\)"),
         ({"constraint": "images"}, '"images".*mean, image'),
         ({"constraint": "image", "penalty": "augmented"}, 'penalty is "augmented"'),
         ({"penalty": "hing"}, '"hing".*hinge, quadratic, augmented'),

@@ -25,6 +25,7 @@ from schurgan.evaluation.scores import Evaluation, Protocol, Score
 from schurgan.model import load
 from schurgan.report import page as page_module
 from schurgan.report.page import write_report
+from schurgan.runs.folder import RunFolder
 
 DRAWN = ("rect", "path", "use")  # elements of SVG that close themselves, mostly
 
@@ -132,6 +133,14 @@ def test_a_run_too_short_for_curves_still_has_a_page(copied_run, lines):
     if lines is not None:
         (copied_run / "metrics.jsonl").write_text(lines)
     assert "Too short a run for curves" in write_report(copied_run).read_text("utf-8")
+
+
+def test_the_bound_of_7_is_told_with_how_far_real_images_are_from_its_curve(copied_run):
+    text = write_report(copied_run).read_text("utf-8")
+    bound, residual = re.search(r"Bound \(7\) of the paper: (\S+), .* are (\S+) away", text).groups()
+    values = RunFolder(copied_run).read_records().rows[-1].values
+    assert float(bound) == pytest.approx(values["ddfn_interpolation_bound"], rel=1e-3)
+    assert float(residual) == pytest.approx(values["ddfn_interpolation_residual"], rel=1e-3)
 
 
 def row(step: int, attempt: int = 0, **more: object) -> dict[str, object]:

@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 from .condition import Condition
-from .estimators import POOLING, Channels, begin_departure_from_normality, check_method, departure_from_normality
+from .estimators import (
+    POOLING,
+    Channels,
+    begin_departure_from_normality,
+    check_method,
+    departure_from_normality,
+    perron,
+)
 from .real_moments import RealMoments
 
 Constraint = Literal["mean", "image"]
@@ -66,6 +73,10 @@ class DDFN(Condition):
         per_class: keep means, bands and moving averages of each class by itself, weighted by its share of the batch.
         decay: decay of the moving average per update; 0.99 suits batches of 256.
         every: m; the penalty comes with every m-th training step, m times as strong, and the steps between are free.
+        interval: [a, b] of (6) and (7), within [−1, 1]. `fit_real` fits a parabola g (degree n + 1 = 2) to Δ² of the
+            real images as a function of their `levels`, over those with a level in [a, b]. `interpolation` has the
+            bound (7), ⅛ max|g″| (b − a)², and beside it the residual, the root mean square of Δ² − g: what no function
+            of the level says. No penalty reads them.
         exact_subset: b; the estimator's mean error on b images of the batch is taken off (a control variate), which
             makes mean and gradient those of exact Δ², unbiased, at the price of b eigenproblems.
     """
@@ -76,7 +87,7 @@ class DDFN(Condition):
     multipliers: Tensor  # (2, K)
     latest: Tensor  # (4,) the last statistics
 
-    _extra_state = (*Condition._extra_state, "steps")
+    _extra_state = (*Condition._extra_state, "steps", "interpolation")
 
     def __init__(
         self,
@@ -95,6 +106,7 @@ class DDFN(Condition):
         decay: float = 0.99,
         every: int = 1,
         exact_subset: int = 0,
+        interval: tuple[float, float] = (-1.0, 1.0),
     ) -> None:
         super().__init__(classes=None, per_class=per_class, epsilon=epsilon, decay=decay, weight=weight)
         check_method(estimator, factor, channels)
@@ -111,6 +123,8 @@ class DDFN(Condition):
         ):
             if value not in known:
                 raise ValueError(f'{name} is "{value}": one of {", ".join(known)} is needed')
+        if not -1 <= interval[0] < interval[1] <= 1:
+            raise ValueError(f"interval is {interval}: two ascending numbers from -1 to 1 are needed")
         if estimator == "perron" and scaling == "signed":
             raise ValueError('estimator "perron" is for images in [0, 1]: scaling "unit" is needed, "signed" was given')
         if constraint == "image" and penalty == "augmented":
@@ -122,6 +136,9 @@ class DDFN(Condition):
             self.register_buffer(name, torch.zeros(0))
         self.register_buffer("latest", torch.zeros(4))
         self.steps = 0
+        self.interval = interval
+        self.interpolation: dict[str, float] = {}
+        """"bound" and "residual"; empty before the fit, and where fewer than three real images are in the interval."""
 
     def begin(self, fake: Tensor, labels: Tensor | None = None) -> Callable[[], tuple[Tensor, DDFNStats]]:
         """See `Condition.begin`. On a GPU, what is queued before the function is called runs while the CPU solves.
@@ -224,25 +241,25 @@ class DDFN(Condition):
         return (images + 1) / 2 if self.scaling == "unit" else images
 
     def _describe_real(self, images: Tensor, ranks: Tensor) -> Tensor:
-        """Δ² of each image, and on every eighth of a class the estimator's error: columns Δ², error, 1 or 0 (B, 3)."""
+        """Δ², the estimator's error on every eighth image of a class, 1 there and 0 elsewhere, the level (B, 4)."""
         departures = self._departures(images, self.estimator).double().cpu()
         rows = (ranks % EVERY_EXACT == 0).nonzero()[:, 0]
         error = departures.new_zeros(len(images), 2)
         exact = self._departures(images[rows.to(images.device)], "exact").cpu()
         error[rows, 0] = (exact - departures[rows].to(exact.dtype)).double()
         error[rows, 1] = 1
-        return torch.cat([departures[:, None], error], 1)
+        return torch.cat([departures[:, None], error, levels(images).double().cpu()[:, None]], 1)
 
     def _fit(self, real: RealMoments) -> dict[str, Tensor]:
         def mean(sums: Tensor, counts: Tensor) -> Tensor:  # the overall one for classes without images
             return torch.where(counts > 0, sums / counts.clamp(min=1), sums.sum() / counts.sum())
 
-        sums, errors, measured = real.sums(lambda x, _: x).unbind(1)
+        sums, errors, measured, _ = real.sums(lambda x, _: x).unbind(1)
         if not sums.sum() > 0:
             raise ValueError(
                 "the real images have Δ² = 0 throughout, nothing to hold a generator to: other data is needed"
             )
-        self.steps = 0
+        self.steps, self.interpolation = 0, self._interpolate(real)
         real_mean, overall = mean(sums, real.counts), sums.sum() / real.images
         within = real.sums(lambda x, c: (x[:, :1] - real_mean[c, None]).square())[:, 0]
         spread = real.sums(lambda x, _: (x[:, :1] - overall).square()).sum() / (real.images - 1)
@@ -255,6 +272,24 @@ class DDFN(Condition):
             "ema_sum": sums.new_zeros(len(sums), 1),
         }
 
+    def _interpolate(self, real: RealMoments) -> dict[str, float]:
+        low, high = self.interval
+
+        def powers(x: Tensor) -> Tensor:  # (B, 3), rows of 0 outside the interval
+            level = x[:, 3:]
+            return torch.cat([level**0, level, level**2], 1) * ((level >= low) & (level <= high))
+
+        def equations(x: Tensor, _: Tensor) -> Tensor:
+            return (powers(x)[:, :, None] * torch.cat([powers(x), x[:, :1]], 1)[:, None]).flatten(1)
+
+        normal = real.sums(equations).sum(0).view(3, 4)
+        count = normal[0, 0].item()
+        if count < 3:
+            return {}
+        parabola = torch.linalg.lstsq(normal[:, :3], normal[:, 3:]).solution
+        squares = real.sums(lambda x, _: ((x[:, :1] - powers(x) @ parabola) * powers(x)[:, :1]).square()).sum().item()
+        return {"bound": abs(2 * parabola[2].item()) / 8 * (high - low) ** 2, "residual": (squares / count) ** 0.5}
+
     def _target(self) -> Tensor:
         return (self.real_mean + self.exact_offset if self.exact_subset else self.real_mean)[:, None]
 
@@ -263,6 +298,17 @@ class DDFN(Condition):
         values = "[-1, 1]" if self.scaling == "signed" else "[0, 1]"
         classes = ", per class" if self.per_class else ""
         return f"{self.estimator}{pooled} of {values}, {self.channels} of channels, rows {self.orientation}{classes}"
+
+
+def levels(images: Tensor) -> Tensor:
+    """2 λ₁/n − 1 of images (B, C, n, n) in [−1, 1], λ₁ the largest eigenvalue of (x + 1)/2, mean of channels  ->  (B,).
+
+    In [−1, 1] too, and of a constant image its value: a reading of x_i = max(diag(S_i)) before (6), as the diagonal of
+    a Schur form holds the eigenvalues.
+    """
+    unit = (images.to(torch.promote_types(images.dtype, torch.float32)) + 1) / 2
+    square = unit.square().sum((-2, -1)) - perron(unit)
+    return 2 * square.clamp(min=0).sqrt().mean(1) / images.shape[-1] - 1
 
 
 def gap_penalty(kind: Penalty, gap: Tensor, band: Tensor, unit: Tensor, weight: float, multipliers: Tensor) -> Tensor:

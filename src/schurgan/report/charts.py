@@ -161,7 +161,7 @@ def charts(records: Records) -> str:
     parts = []
     if gap and gap[0].style == "c":
         chart = Chart([step for step, _ in rows], gap, "DDFN gap, generated − real", bands, marks, size=(1120, 380))
-        parts.append(f'<div class="wide">{chart.svg()}</div>')
+        parts.append(f'<div class="wide">{chart.svg()}{_interpolation(rows[-1][1])}</div>')
     # The first chart names the marks; the others show them without names or warnings.
     bare = [replace(mark, name="", note=mark.note or mark.name) for mark in marks if mark.kind != "warning"]
     for lines, label, log, named in (
@@ -175,6 +175,14 @@ def charts(records: Records) -> str:
             chart = Chart([step for step, _ in lines], curves, label, marks=bare, log=log)
             parts.append(f"<div>{chart.svg()}</div>")
     return "".join(parts)
+
+
+def _interpolation(row: Mapping[str, float | None]) -> str:
+    bound, residual = (row.get(f"ddfn_interpolation_{name}") for name in ("bound", "residual"))
+    if bound is None or residual is None:
+        return ""
+    text = f"Bound (7) of the paper: {bound:.4g}, on a curve from which real images are {residual:.4g} away (rms)."
+    return f'<p class="faint">{text} It limits no gap.</p>'
 
 
 def _curves(lines: Points, named: Sequence[tuple[str, str, str]]) -> list[Curve]:

@@ -123,6 +123,8 @@ class DDFNOptions(Options):
     """Steps between penalties; each one's weight is multiplied by it."""
     exact_subset: Images = 0
     """Images of each batch whose exact Δ² corrects the estimator's mean."""
+    interval: tuple[Annotated[float, Field(ge=-1, le=1)], Annotated[float, Field(ge=-1, le=1)]] = (-1.0, 1.0)
+    """Interval of eq. (6) and (7) of the paper, whose error bound is logged and constrains nothing."""
 
 
 class MomentMatchingOptions(Options):

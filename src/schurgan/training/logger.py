@@ -182,6 +182,7 @@ class Logger:
             row["ddfn_real"] = ddfn.real_average().item()
             row["ddfn_epsilon"] = ddfn.band().mean().item()
             row["ddfn_standard_error"] = ddfn.standard_error(trainer.batch_size).item()
+            row |= {f"ddfn_interpolation_{name}": value for name, value in ddfn.interpolation.items()}
         row |= {f"departures_{name}": number for name, number in self._count_departures().items()}
         self._departures = {}
         row["singular_values"] = trainer.singular_values()
