@@ -143,6 +143,9 @@ def test_held_by_itself_each_image_is_pulled_by_its_own_gap_to_the_mean_of_its_c
     value, stats = constraint(fake, mine)
     assert value.item() == pytest.approx(expected.item(), rel=1e-5)
     assert stats.active
+    at_rest = constraint(fake[3:], mine[3:])
+    assert not at_rest[1].active
+    assert at_rest[0] == 0
     slope = gradient(constraint, fake, mine)
     assert [round(each.item(), 3) for each in (slope * fake).sum((1, 2, 3)).sign()] == [1, -1, -1, 0]
 

@@ -15,6 +15,7 @@ from schurgan.runs.options import DDFNOptions, ModelOptions, RegularizeOptions, 
 from schurgan.training.augment import POLICIES
 from schurgan.training.build import (
     build_architecture,
+    build_conditions,
     build_generator,
     build_regularizers,
     build_trainer,
@@ -179,6 +180,28 @@ def test_the_discriminator_alone_has_a_width_of_its_own():
         trainer = build_trainer(Config(model=ModelOptions(architecture="small-16", width=2, width_d=width_d)), 3)
         assert trainer.generator.output.in_channels == 2
         assert trainer.discriminator.blocks[0].conv1.out_channels == channels
+
+
+def test_options_reach_ddfn():
+    options = DDFNOptions(
+        weight=2.0,
+        epsilon=3.0,
+        relative_epsilon=0.1,
+        constraint="image",
+        penalty="quadratic",
+        estimator="exact",
+        factor=4,
+        scaling="signed",
+        channels="sum",
+        per_class=True,
+        decay=0.5,
+        every=3,
+        exact_subset=2,
+        interval=(-0.5, 0.25),
+    )
+    assert options.model_fields_set == set(DDFNOptions.model_fields)
+    ddfn = build_conditions(Config(ddfn=options), 3)["ddfn"]
+    assert {name: getattr(ddfn, name) for name in DDFNOptions.model_fields} == options.model_dump()
 
 
 def test_options_reach_the_networks():
