@@ -282,7 +282,8 @@ def given(recordings: Path, shards: Path, finished_run: Path, tiny: Callable[...
         ],
         spectrograms=lambda: [
             audio.Spectrogram(size=16, n_samples=8000, channels=3, colormap="viridis"),
-            audio.Spectrogram("stft", 16, "log_real", n_samples=8000, channels=1, frame="native"),
+            audio.Spectrogram("stft", 16, "linear", n_samples=8000, channels=1, frame="native"),
+            audio.Spectrogram("wavelet", 16, "log_real", n_samples=8000, channels=1),
         ],
     )
 

@@ -49,6 +49,14 @@ def test_sounds_have_the_length_the_rate_and_the_range_they_should(model):
     assert sounds.images.abs().max() <= 1
 
 
+def test_the_noise_of_a_sound_is_that_of_its_place_in_the_whole_batch(model):
+    labels = torch.zeros(40, dtype=torch.long)
+    image = model.images(labels[:1]).expand(40, -1, -1, -1)
+    sounds = model.decode(image, labels, refine=0, seed=5)
+    assert len({sound.numpy().tobytes() for sound in sounds}) == 40, "equal images sound alike, but are not equal"
+    torch.testing.assert_close(model.decode(image[:1], labels[:1], refine=0, seed=5 + 35), sounds[35:36])
+
+
 @pytest.mark.parametrize("phase", ["noise", "carrier", "griffin-lim"])
 def test_every_phase_gives_finite_sound_of_its_own(model, phase):
     audio = model.sample("bird", 1, phase=phase, refine=1).audio
@@ -258,6 +266,13 @@ def test_a_fifo_in_the_place_of_a_generator_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "generator.safetensors")
     with pytest.raises(SchurganError, match="not a regular file"):
         schurgan.load(tmp_path)
+
+
+def test_a_model_of_log_real_images_that_averaged_the_real_part_is_refused(model, tmp_path):
+    card = replace(model.card, transform=model.card.transform | {"scale": "log_real"})
+    Model(model.generator, card).save(tmp_path / "generator.safetensors")
+    with pytest.raises(SchurganError, match=r"generator.safetensors: .*log-real images of an earlier version"):
+        schurgan.load(tmp_path / "generator.safetensors")
 
 
 def test_weights_without_a_card_are_refused_as_not_ours(tmp_path):

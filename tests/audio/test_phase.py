@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
+from known_sounds import syllables
 from torch import Tensor
 
 from schurgan.audio import MorletCWT, Spectrogram, snr_db
@@ -15,29 +14,15 @@ from schurgan.audio.transform import Coefficients
 N = 16_000
 
 
-def voices() -> Tensor:
-    """Two clips of gliding harmonics in syllables, with hiss between and a noise floor."""
-    generator = torch.Generator().manual_seed(0)
-    t = torch.arange(N) / 16_000
-    clips = []
-    for pitch in (150, 330):
-        phase = 2 * math.pi * torch.cumsum(pitch * (1 + 0.1 * torch.sin(2 * math.pi * 3 * t)), 0) / 16_000
-        voice = torch.stack([torch.sin(k * phase) / k for k in range(1, 11)]).sum(0) * torch.sin(9 * t).clamp_min(0)
-        hiss = 0.2 * torch.randn(N, generator=generator) * torch.exp(-8 * (2 * t % 1))
-        clips.append(voice + hiss + 0.005 * torch.randn(N, generator=generator))
-    x = torch.stack(clips)
-    return x / x.abs().amax(-1, keepdim=True)
-
-
 def columns_of(cwt: MorletCWT) -> Columns:
     """Frames themselves as columns."""
     return Columns(cwt, lambda c: cwt.frames(c).clamp_min(1e-30).sqrt(), cwt.spread)
 
 
 def convergence_db(columns: Columns, y: Tensor, target: Tensor) -> Tensor:
-    """Spectral convergence 20 log10 ‖pooled(y) − target‖ / ‖target‖ of each clip, dB."""
-    pooled = columns.pool(columns.transform.analyze(y))
-    return 20 * torch.log10((pooled - target).norm(dim=(-2, -1)) / target.norm(dim=(-2, -1)))
+    """Spectral convergence 20 log10 ‖pooled(y) − envelope‖ / ‖envelope‖ of each clip, dB."""
+    pooled, envelope = columns.pool(columns.transform.analyze(y)), columns.envelope(target)
+    return 20 * torch.log10((pooled - envelope).norm(dim=(-2, -1)) / envelope.norm(dim=(-2, -1)))
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +32,7 @@ def columns() -> Columns:
 
 @pytest.fixture(scope="module")
 def sound() -> Tensor:
-    return voices()
+    return syllables()
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +44,7 @@ def test_without_iterations_the_sound_is_the_synthesis_of_magnitude_times_phase(
     cwt = columns.transform
     paper = cwt.synthesize(cwt.spread(target) * cwt.analyze(sound).phase())
     got = with_carrier(columns, target, sound, 0, hold_phase=True)
-    assert torch.allclose(got, paper, atol=1e-6)  # the rms of a unit phase is 1 up to float32 rounding
+    assert torch.equal(got, paper)
     assert torch.equal(got, with_carrier(columns, target, sound, 0, hold_phase=False))
 
 
@@ -77,7 +62,7 @@ def test_the_image_error_of_the_sound_returned_never_grows_with_iterations(colum
     wrong = target.flip(0)  # image and phase of different clips: the projections cannot meet
 
     def along(y: Tensor) -> Coefficients:
-        return cwt.analyze(y).map(lambda c, p: (c * p.conj()).real.clamp_min(0), phase)
+        return cwt.analyze(y).map(lambda c, p: (c * p.conj()).real.clamp_min(0) * p, phase)
 
     errors = torch.stack(
         [
@@ -157,14 +142,14 @@ def test_white_noise_is_white_and_of_unit_variance(columns, target):
     assert abs(torch.corrcoef(noise)[0, 1].item()) < 0.04
 
 
-@pytest.mark.parametrize("transform", ["wavelet", "stft"])
-@pytest.mark.parametrize("frame", ["paper", "native"])
-@pytest.mark.parametrize("scale", ["linear", "log_real"])
-def test_every_way_meets_the_image_on_every_lattice(transform, frame, scale, sound):
+@pytest.mark.parametrize(
+    ("transform", "frame"), [("wavelet", "paper"), ("wavelet", "native"), ("stft", "paper"), ("stft", "native")]
+)
+def test_every_way_meets_the_image_on_every_lattice(transform, frame, sound):
     # 32 columns of half a second: more columns than "paper" frames
-    spectrogram = Spectrogram(transform, 32, scale, frame=frame, channels=1, n_samples=8000)
+    spectrogram = Spectrogram(transform, 32, "linear", frame=frame, channels=1, n_samples=8000)
     image, aux = spectrogram.encode(sound[:, :8000])
-    columns = Columns(spectrogram.transform, spectrogram._pool, spectrogram._spread)
+    columns = spectrogram._columns
     target = spectrogram.magnitude(image) * aux.reference[:, None, None]
     for options, bound in (  # the worst measured: −13, −9, −43 and −26 dB
         ({"phase": "noise"}, -10),

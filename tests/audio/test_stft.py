@@ -66,12 +66,6 @@ def test_frames_are_energies_of_the_first_n_frames_windows():
     assert torch.allclose(stft.frames(Coefficients((c,))), c.abs().square()[..., :64], rtol=1e-5)
 
 
-def test_frames_of_real_coefficients_are_their_squares():
-    stft = STFT(16_000, 512, 250)
-    real = stft.analyze(noise(1, 16_000)).map(torch.real)
-    assert torch.equal(stft.frames(real), real.groups[0].square())
-
-
 @pytest.mark.parametrize("columns", [16, 65, 100])
 def test_spreading_keeps_a_constant_and_a_time_line(columns):
     stft = STFT(16_000, 512, 250)

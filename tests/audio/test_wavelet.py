@@ -7,27 +7,15 @@ import math
 import numpy as np
 import pytest
 import torch
+from known_sounds import RATE, morlet_sums
 from torch import Tensor
 
 from schurgan.audio import MorletCWT, snr_db
 from schurgan.audio.wavelet import default_w0
 
-RATE = 16_000
-
 
 def noise(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
-
-
-def morlet_sums(x: np.ndarray, frequency: float, w0: float, at: np.ndarray) -> np.ndarray:
-    """(x * ψ)(t) = Σ_n x_n ψ(t − n/fs) / fs directly, with ψ the inverse Fourier transform of 2 exp(−½ ((f − f_k)/σ)²):
-
-    ψ(t) = 2 √(2π) σ exp(−½ (2π σ t)²) exp(2πi f_k t),   σ = f_k / w0.
-    """
-    sigma = frequency / w0
-    t = (at[:, None] - np.arange(len(x))) / RATE
-    envelope = 2 * math.sqrt(2 * math.pi) * sigma * np.exp(-0.5 * (2 * math.pi * sigma * t) ** 2)
-    return (envelope * np.exp(2j * math.pi * frequency * t)) @ x / RATE
 
 
 def frame_bounds(cwt: MorletCWT) -> tuple[float, float]:
@@ -210,19 +198,27 @@ def test_frames_of_a_steady_sine_are_its_power():
     )
 
 
-def test_frames_of_real_coefficients_are_means_of_their_squares():
-    cwt = MorletCWT(8000, RATE, n_scales=40)
-    c = cwt.analyze(noise(2, 8000, dtype=torch.float64))
-    whole = cwt.frames(c)
-    parts = cwt.frames(c.map(torch.real)) + cwt.frames(c.map(torch.imag))
-    assert torch.allclose(whole, parts, rtol=1e-12)
-
-
 @pytest.mark.parametrize("n_samples", [1, 399, 400, 401, 8000])
 def test_there_is_a_frame_for_every_hop_that_was_begun(n_samples):
     cwt = MorletCWT(n_samples, RATE, n_scales=32)
     frames = cwt.frames(cwt.analyze(torch.ones(2, n_samples)))
     assert frames.shape == (2, 32, math.ceil(n_samples / 400)) == (2, cwt.n_rows, cwt.n_frames)
+
+
+@pytest.mark.parametrize(("n_samples", "n_frames"), [(16_000, 64), (10_001, 64), (16_000, 37), (800, 500)])
+def test_the_middles_of_frames_that_divide_the_clip_are_its_coefficients_there(n_samples, n_frames):
+    x = noise(1, n_samples, dtype=torch.float64)
+    cwt = MorletCWT(n_samples, RATE, n_scales=20, f_max=5000, w0=12, n_frames=n_frames)
+    got = cwt.middles(cwt.analyze(x))[0].numpy()
+    assert got.shape == (20, n_frames)
+    middle = (np.arange(n_frames) + 0.5) * n_samples / n_frames
+    for row, f in enumerate(cwt.frequencies[1:19].tolist(), 1):
+        reach = 4 * cwt.w0 / (2 * math.pi * f) * RATE  # beyond the ends the clip is reflected
+        inside = (middle > reach) & (middle < n_samples - reach)
+        truth = morlet_sums(x[0].numpy(), f, cwt.w0, middle)
+        # Where the clip is no multiple of the columns, the whole lattice may lie a sample beside.
+        turn = 0 if n_samples % n_frames == 0 else 2 * math.pi * f / RATE
+        assert (abs(got[row] - truth) <= (2e-3 + turn) * abs(truth).max())[inside].all()
 
 
 @pytest.mark.parametrize("columns", [1, 20, 64])

@@ -57,6 +57,7 @@ def test_a_manifest_is_read_back_as_it_was_written(own):
         ({"references": [1.0]}, "1 references for 3 classes"),
         ({"planes": 2}, "2 planes for 1 channels"),
         ({"transform": {}}, "transform: .*Field required"),
+        ({"transform": {"transform": "wavelet", "size": 32, "channels": 1, "scale": "log_real"}}, "averaged the real"),
     ],
 )
 def test_a_manifest_that_is_foreign_newer_or_damaged_is_one_sentence(own, fields, message):

@@ -1,7 +1,7 @@
 """From magnitudes to sound, with the phase of a recording or with a phase that is estimated.
 
-All functions work on any `Transform` through `Columns`, magnitudes (B, rows, R) that are a spectrogram image up to its
-scale. Refining alternates between the sounds whose image is the target and those whose phase is known.
+All functions work through `Columns`, magnitudes (B, rows, R) that are a spectrogram image up to its scale. Refining
+alternates between the sounds whose image is the target and those whose phase is known.
 """
 
 from __future__ import annotations
@@ -13,29 +13,77 @@ import torch
 from torch import Tensor
 
 from schurgan.audio.transform import Coefficients, Transform
+from schurgan.audio.wavelet import MorletCWT
 
-# Where less than this of a unit phase is seen in a cell, the cell says too little of the modulus to divide by it.
+# Where less than this of a unit phase is real, its real part says too little of the modulus to divide by it.
 _LEAST_SHARE = 0.05
 PHASES = ("carrier", "noise", "griffin-lim")
 
 
 @dataclass(frozen=True)
 class Columns:
-    """A transform seen as image columns."""
+    """A transform seen as image columns, which show the rms modulus of their cells."""
 
     transform: Transform
     pool: Callable[[Coefficients], Tensor]  # -> rms magnitudes (B, rows, R)
     spread: Callable[[Tensor], Coefficients]  # the way back
-    share: float = 1.0  # what `pool` gives for unit coefficients of every angle: 1 of the modulus, √½ of the real part
 
-    def magnitude(self, target: Tensor, phase: Coefficients) -> Coefficients:
-        """The modulus with which coefficients of this phase have pooled magnitudes near the target."""
-        return self.spread(target / self.pool(phase).clamp_min(_LEAST_SHARE))
+    def shown(self, c: Coefficients) -> Tensor:
+        """What an image shows of coefficients: (B, rows, R)."""
+        return self.pool(c)
+
+    def envelope(self, target: Tensor) -> Tensor:
+        """The rms modulus of the cells of an image, (B, rows, R), whatever the phase."""
+        return target
+
+    def modulus(self, target: Tensor, phase: Coefficients) -> Coefficients:
+        """The modulus with which coefficients of this phase show the target, near enough to start from."""
+        return self.spread(target)
+
+    def corrected(self, c: Coefficients, shown: Tensor, target: Tensor, phase: Coefficients) -> Coefficients:
+        """Coefficients of this phase that show more of the target than c, which shows `shown`."""
+        return c * self.ratio(target, shown, 0.5, 2.0)
 
     def ratio(self, target: Tensor, now: Tensor, low: float, high: float) -> Coefficients:
         """The factor of each coefficient that brings the pooled magnitudes `now` to the target."""
         floor = 1e-7 * target.amax((-2, -1), keepdim=True).clamp_min(torch.finfo(target.dtype).tiny)
         return self.spread((target / (now + floor)).clamp(low, high))
+
+
+@dataclass(frozen=True)
+class Points(Columns):
+    """A wavelet transform seen as |Re c| in the middle of each column.
+
+    Where the phase φ is near ±π/2, |Re c| / |cos φ| is all error, so a row is read together with its two neighbours,
+    whose phases differ. For recordings that is as good (8.0 for 8.1 dB on ESC-10 at 128², 12.1 for 12.1 on spoken
+    digits at 64²); an image that does not belong to the phase makes 2 dB less noise.
+    """
+
+    transform: MorletCWT
+
+    def shown(self, c: Coefficients) -> Tensor:
+        """|Re c| in the middles of columns: (B, rows, R)."""
+        return self.transform.middles(c).real.abs()
+
+    def envelope(self, target: Tensor) -> Tensor:
+        """√2 times the rms of nine cells: cos² is ½ in the mean, and there is none over one number."""
+        mean = torch.nn.functional.avg_pool2d(target.square(), 3, 1, 1, count_include_pad=False)
+        return (2 * mean).sqrt()
+
+    def modulus(self, target: Tensor, phase: Coefficients) -> Coefficients:
+        """Σ |Re c| / Σ |cos φ| of each row and its neighbours, interpolated."""
+        return self.spread(_with_neighbours(target) / _with_neighbours(self.shown(phase)).clamp_min(_LEAST_SHARE))
+
+    def corrected(self, c: Coefficients, shown: Tensor, target: Tensor, phase: Coefficients) -> Coefficients:
+        """Add what is missing: factors would run away where |Re c| happens to be near 0."""
+        missing = self.modulus(target, phase).map(torch.sub, self.modulus(shown, phase))
+        return c.map(lambda c, p, more: _along(c + more * p, p), phase, missing)
+
+
+def _with_neighbours(x: Tensor) -> Tensor:
+    """Mean of half of each row of (B, rows, R) and a quarter of the rows above and below."""
+    padded = torch.nn.functional.pad(x, (0, 0, 1, 1), mode="replicate")
+    return (padded[:, :-2] + 2 * x + padded[:, 2:]) / 4
 
 
 def with_carrier(columns: Columns, target: Tensor, carrier: Tensor, iterations: int, hold_phase: bool) -> Tensor:
@@ -46,7 +94,7 @@ def with_carrier(columns: Columns, target: Tensor, carrier: Tensor, iterations: 
     there and the image decides (a generated image).
     """
     phase = columns.transform.analyze(carrier).phase()
-    y = columns.transform.synthesize(columns.magnitude(target, phase) * phase)
+    y = columns.transform.synthesize(columns.modulus(target, phase) * phase)
     if iterations == 0:
         return y
     if hold_phase:
@@ -65,21 +113,21 @@ def _hold_phase(columns: Columns, target: Tensor, phase: Coefficients, y: Tensor
     previous, age = y, torch.zeros_like(best.error)
     for _ in range(iterations):
         along = transform.analyze(y).map(_along, phase)
-        pooled = columns.pool(along)
-        age = torch.where(best.update(y, pooled), age + 1, 0)
-        step = transform.synthesize(along * columns.ratio(target, pooled, 0.5, 2.0))
+        shown = columns.shown(along)
+        age = torch.where(best.update(y, shown), age + 1, 0)
+        step = transform.synthesize(columns.corrected(along, shown, target, phase))
         y = step + (age / (age + 3))[:, None] * (step - previous)
         previous = step
-    best.update(y, columns.pool(transform.analyze(y).map(_along, phase)))
+    best.update(y, columns.shown(transform.analyze(y).map(_along, phase)))
     return best.sound
 
 
 def project_envelope(columns: Columns, target: Tensor, y: Tensor, iterations: int) -> Tensor:
-    """Rescale the coefficients of y (B, L) to the target's magnitudes, keeping their fine structure, repeatedly.
+    """Rescale the coefficients of y (B, L) to the target's envelope, keeping their fine structure, repeatedly.
 
-    The best iterate of each clip is returned: coefficients of which the real part alone is seen can grow without end.
+    The best iterate of each clip is returned.
     """
-    transform = columns.transform
+    transform, target = columns.transform, columns.envelope(target)
     best = _Best(y, target)
     for _ in range(iterations):
         c = transform.analyze(y)
@@ -98,7 +146,7 @@ def from_noise(columns: Columns, target: Tensor, iterations: int, seed: int) -> 
 def griffin_lim(columns: Columns, target: Tensor, iterations: int, seed: int, momentum: float = 0.99) -> Tensor:
     """Fast Griffin-Lim (Perraudin, Balazs, Søndergaard, 2013) on magnitudes interpolated to the coefficients' grid."""
     transform = columns.transform
-    magnitude = columns.spread(target / columns.share)
+    magnitude = columns.spread(columns.envelope(target))
     point = transform.analyze(white_noise(columns, target, seed))
     previous: Coefficients | None = None
     y = transform.synthesize(magnitude * point.phase())

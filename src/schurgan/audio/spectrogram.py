@@ -12,7 +12,7 @@ from torch import Tensor
 
 from schurgan.audio import colormap as colours
 from schurgan.audio.interpolation import cubic_weights, resize_weights
-from schurgan.audio.phase import PHASES, Columns, from_noise, griffin_lim, with_carrier
+from schurgan.audio.phase import PHASES, Columns, Points, from_noise, griffin_lim, with_carrier
 from schurgan.audio.stft import STFT
 from schurgan.audio.transform import Coefficients, Transform
 from schurgan.audio.wavelet import MorletCWT
@@ -43,10 +43,10 @@ class Spectrogram:
     Args:
         transform: "wavelet", `size` Morlet scales from f_min to f_max; "stft", rows averaged from the STFT's.
         size: rows and columns, pixels.
-        scale: "linear", magnitude; "log", dB under the clip's maximum down to −floor_db; "log_real", the same of the
-            rms real part in place of the modulus.
+        scale: "linear", the rms modulus of a cell; "log", the same in dB under the clip's maximum down to −floor_db;
+            "log_real", of wavelets alone, |Re c| in dB at the point of time in the middle of each column.
         frame: "paper", wavelet frames of 50 ms every 25 ms and STFT of 2,048 / 1,024 samples, resized to `size`
-            columns; "native", one frame a column, nothing resized in time.
+            columns; "native", one frame a column, nothing resized in time. "log_real" has no frames: "point".
         channels: 1 to 4 equal channels, or 3 of a colour map.
         colormap: viridis, magma, turbo or jet.
         sample_rate: Hz.
@@ -78,11 +78,13 @@ class Spectrogram:
         w0: float | None = None,
         reference: float = 1.0,
     ) -> None:
+        if scale == "log_real":
+            frame = "point"
         self.config: dict[str, Any] = {name: value for name, value in locals().items() if name != "self"}
         for name, value, known in (
             ("transform", transform, TRANSFORMS),
             ("scale", scale, SCALES),
-            ("frame", frame, FRAMES),
+            ("frame", frame, ("point",) if scale == "log_real" else FRAMES),
             ("colormap", colormap, (None, *colours.COLORMAPS)),
         ):
             if value not in known:
@@ -95,6 +97,8 @@ class Spectrogram:
             raise ValueError(f"floor_db {floor_db}: 10 to 200 dB is needed")
         if not reference > 0:
             raise ValueError(f"reference {reference}: a magnitude above 0 is needed")
+        if scale == "log_real" and transform != "wavelet":
+            raise ValueError('scale "log_real": it is the real part of wavelets; choose transform "wavelet"')
         if n_samples < size:
             raise ValueError(f"n_samples {n_samples}: at least one for each of {size} columns is needed")
         self.size, self.scale, self.channels, self.colormap = size, scale, channels, colormap
@@ -103,7 +107,9 @@ class Spectrogram:
         self.transform: Transform
         if transform == "wavelet":
             hop = round(0.025 * sample_rate) if frame == "paper" else -(-n_samples // size)
-            self.transform = cwt = MorletCWT(n_samples, sample_rate, size, f_min, f_max, w0, hop=hop)
+            n_frames = size if scale == "log_real" else None
+            band = (f_min, f_max, w0)
+            self.transform = cwt = MorletCWT(n_samples, sample_rate, size, *band, hop=hop, n_frames=n_frames)
             self.config["w0"] = cwt.w0  # a later default must not change what a saved image means
         elif frame == "paper":
             self.transform = STFT(n_samples, 2048, 1024)
@@ -113,7 +119,9 @@ class Spectrogram:
             # neighbours, where the inverse amplifies every error; it is two hops then.
             n_fft = 2 * (size - 1) if 2 * (size - 1) >= 1.5 * hop else 2 * hop
             self.transform = STFT(n_samples, n_fft, hop, n_frames=size)
-        self._columns = Columns(self.transform, self._pool, self._spread, 0.5**0.5 if scale == "log_real" else 1.0)
+        self._columns = Columns(self.transform, self._pool, self._spread)
+        if scale == "log_real" and isinstance(self.transform, MorletCWT):
+            self._columns = Points(self.transform, self._pool, self._spread)
 
     @own_settings(keep_grad=True)
     def encode(self, x: Tensor) -> tuple[Tensor, Aux]:
@@ -121,7 +129,7 @@ class Spectrogram:
 
         Differentiable but for a colormap; the reference counts as a constant.
         """
-        magnitude = self._pool(self.transform.analyze(x))
+        magnitude = self._columns.shown(self.transform.analyze(x))
         reference = magnitude.detach().amax((-2, -1)).clamp_min(_SILENCE)
         relative = magnitude / reference[:, None, None]
         if self.scale == "linear":
@@ -192,8 +200,8 @@ class Spectrogram:
         return Spectrogram(**(self.config | {"channels": channels, "colormap": colormap}))
 
     def _pool(self, c: Coefficients) -> Tensor:
-        """Coefficients -> (B, size, size): rms modulus in each cell, of the real part alone for "log_real"."""
-        energy = self.transform.frames(c.map(torch.real) if self.scale == "log_real" else c)
+        """Coefficients -> (B, size, size): rms modulus in each cell."""
+        energy = self.transform.frames(c)
         if energy.shape[-1] != self.size:
             energy = energy @ _matrix(resize_weights, energy.shape[-1], self.size, energy.device, energy.dtype)
         if energy.shape[-2] != self.size:

@@ -52,10 +52,10 @@ class STFT:
 
     @own_settings(keep_grad=True)
     def frames(self, c: Coefficients) -> Tensor:
-        """Return |c|² (c² of real input): a window of the STFT is a frame."""
+        """Return |c|²: a window of the STFT is a frame."""
         (values,) = c
         kept = values[..., : self.n_frames]
-        return kept.real.square() + kept.imag.square() if kept.is_complex() else kept.square()
+        return kept.real.square() + kept.imag.square()
 
     @own_settings(keep_grad=True)
     def spread(self, magnitude: Tensor) -> Coefficients:

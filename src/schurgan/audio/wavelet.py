@@ -57,6 +57,7 @@ class MorletCWT:
         f_max: highest frequency, Hz.
         w0: cycles: time spread w0 / (2π f), frequency spread f / w0; default by `default_w0`.
         hop: samples between frames of `frames`; the window of a frame is two hops.
+        n_frames: divide the clip into so many frames instead; every row then has a sample in the middle of each.
     """
 
     tolerance = 1e-4  # share of a filter's peak below which it is cut
@@ -72,6 +73,7 @@ class MorletCWT:
         w0: float | None = None,
         *,
         hop: int = 400,
+        n_frames: int | None = None,
     ) -> None:
         if n_samples < 1 or hop < 1 or n_scales < 2:
             raise ValueError(f"n_samples {n_samples}, hop {hop}, n_scales {n_scales}: at least 1, 1 and 2 are needed")
@@ -81,12 +83,13 @@ class MorletCWT:
         self.w0 = default_w0(n_scales) if w0 is None else float(w0)
         if not self.w0 >= 1:
             raise ValueError(f"w0 {w0}: 1 or more is needed")
-        self.n_samples, self.sample_rate, self.hop, self.n_rows = n_samples, sample_rate, hop, n_scales
-        self.n_frames = -(-n_samples // hop)
+        self.n_samples, self.sample_rate, self.n_rows = n_samples, sample_rate, n_scales
+        self.n_frames = -(-n_samples // hop) if n_frames is None else n_frames
+        length = hop if n_frames is None else n_samples / n_frames  # of a frame, samples
         self.padded_frames = _next_smooth(self.n_frames + 2 * _PAD_FRAMES)
-        self.n_padded = self.padded_frames * hop
-        self.start = _PAD_FRAMES * hop  # of the clip within its padding, samples
-        self._filters, self._groups = self._plan()
+        self.n_padded = round(self.padded_frames * length)
+        self.start = round(_PAD_FRAMES * length)  # of the clip within its padding, samples
+        self._filters, self._groups = self._plan(even=n_frames is not None)
         self._tables: dict[tuple[torch.device, torch.dtype], _Tables] = {}
 
     @own_settings(keep_grad=True)
@@ -128,19 +131,27 @@ class MorletCWT:
 
     @own_settings(keep_grad=True)
     def frames(self, c: Coefficients) -> Tensor:
-        """Average |c|² (c² of real input) under Hann windows of two hops round (m + ½) hop: -> (B, K, n_frames)."""
+        """Average |c|² under Hann windows of two hops round (m + ½) hop: -> (B, K, n_frames)."""
         tables = self._tables_for(c.groups[0].real)
         rows = []
         for group, values, window in zip(self._groups, c, tables.windows, strict=True):
             r = group.length // self.padded_frames
             start = _PAD_FRAMES * r - r // 2
-            used = values[..., start : start + (self.n_frames + 1) * r]
-            if used.is_complex():  # |c|² is the sum of two squares, which the product with the window takes along
-                used, window = torch.view_as_real(used), window.repeat_interleave(2, -1)
-            # the long operand on the right: five times faster than (..., r) @ (r, 2)
+            # |c|² is the sum of two squares, which the product with the window takes along.
+            used = torch.view_as_real(values[..., start : start + (self.n_frames + 1) * r])
+            window = window.repeat_interleave(2, -1)
+            # The long operand on the right: five times faster than (..., r) @ (r, 2)
             halves = window @ used.square().reshape(-1, window.shape[-1]).mT
             first, second = halves.view(2, *values.shape[:2], self.n_frames + 1)
             rows.append(first[..., :-1] + second[..., 1:])
+        return torch.cat(rows, 1)
+
+    def middles(self, c: Coefficients) -> Tensor:
+        """Coefficients in the middles of frames, where `n_frames` was given: -> (B, K, n_frames) complex."""
+        rows = []
+        for values in c:
+            r = values.shape[-1] // self.padded_frames
+            rows.append(values[..., _PAD_FRAMES * r + r // 2 :: r][..., : self.n_frames])
         return torch.cat(rows, 1)
 
     @own_settings(keep_grad=True)
@@ -154,8 +165,11 @@ class MorletCWT:
             )
         )
 
-    def _plan(self) -> tuple[list[tuple[int, Tensor]], list[_Group]]:
-        """The filters as (first bin, values), and the rows grouped by the smallest length that holds their band."""
+    def _plan(self, even: bool) -> tuple[list[tuple[int, Tensor]], list[_Group]]:
+        """The filters as (first bin, values), and the rows grouped by the smallest length that holds their band.
+
+        With `even` a frame holds an even number of samples, so that one lies in its middle.
+        """
         bin_width = self.sample_rate / self.n_padded
         last_bin = self.n_padded // 2
         # |f − f_k| / f_k at which the filter has fallen to its tolerance
@@ -172,7 +186,7 @@ class MorletCWT:
                 offset.clamp_(min=0 if first else None, max=None if first else 0)
             filters.append((low, 2 * torch.exp(-0.5 * (offset * self.w0 / f).square())))
             # The smallest padded_frames · {1, 3} · 2^j that holds them: frames then hold whole numbers of samples.
-            candidates = (self.padded_frames * factor << j for j in range(40) for factor in (1, 3))
+            candidates = (self.padded_frames * factor << j for j in range(even, 40) for factor in (1, 3))
             lengths.append(min(length for length in candidates if length >= high - low + 1))
         groups = []
         for length, run in groupby(range(self.n_rows), lengths.__getitem__):

@@ -70,6 +70,8 @@ def _check_transform(config: dict[str, Any]) -> dict[str, Any]:
         _Transform.model_validate(config)
     except ValidationError as error:
         raise ValueError(first_problem(error)) from None
+    if config.get("scale") == "log_real" and config.get("frame") != "point":
+        raise ValueError("log-real images of an earlier version, which averaged the real part over each column")
     return config
 
 
