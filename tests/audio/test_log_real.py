@@ -77,9 +77,7 @@ def test_log_and_the_rms_of_the_real_part_are_other_images(spectrogram):
     image, _ = spectrogram.encode(x)
     log, _ = Spectrogram(**(spectrogram.config | {"scale": "log", "frame": "native"})).encode(x)
     difference = 40 * (image - log)[:, 0, 8:]  # dB
-    assert (
-        difference.std() > 5
-    )  # 20 log |cos| of an even phase deviates by 9.6 dB, that of the rms over a column by < 1
+    assert difference.std() > 5  # 20 log |cos| of an even phase deviates by 9.6 dB, that of its rms by less than 1
 
 
 def test_the_modulus_comes_back_where_a_phase_shows_a_twelfth_of_it(spectrogram):

@@ -28,9 +28,8 @@ def plain_snr(spectrogram: Spectrogram, x: Tensor, **options: int) -> Tensor:
 
 # What 64 x 64 pixels keep of a second of sound with its phase, dB: some under what was measured.
 LEAST_DB = {("wavelet", "paper"): 18, ("wavelet", "native"): 18, ("stft", "paper"): 2.0, ("stft", "native"): 5.0}
-LATTICES = [(*lattice, scale) for lattice in LEAST_DB for scale in ("linear", "log")] + [
-    ("wavelet", "point", "log_real")
-]
+LATTICES = [(*lattice, scale) for lattice in LEAST_DB for scale in ("linear", "log")]
+LATTICES.append(("wavelet", "point", "log_real"))
 LEAST_DB["wavelet", "point"] = 15
 
 
