@@ -87,7 +87,8 @@ OTHERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "train.precision": ("bf16", {}),
 }
 """Another value of each option, and what must be set beside it."""
-ELSEWHERE = {"model.architecture", "train.val_folds"}  # no other one has 16 by 16 pixels, and these images no folds
+# No other one has 16 by 16 pixels, these images have no folds, and the bound over an interval is reported alone.
+ELSEWHERE = {"model.architecture", "train.val_folds", "ddfn.interval"}
 
 
 def weights(shards, **options: Any) -> Tensor:
