@@ -1,7 +1,9 @@
-"""A run killed at random moments, also while it writes a checkpoint, again and again: is its end that of a calm one?
+"""A command killed at random moments, while it writes too, again and again: is its end that of a calm one?
 
     python benchmarks/kills.py --kills 100
     python benchmarks/kills.py --kills 10 --processes 2 [--fault-at 60]
+    python benchmarks/kills.py --what study --kills 30 [--jobs 2]
+    python benchmarks/kills.py --what report --kills 30
 
 A small run with its health monitor on (an evaluation every 4 steps, classifier and all) and a checkpoint after every
 other step gets SIGKILL at random moments, and is resumed, until it has had its kills; then it may end.
@@ -11,6 +13,11 @@ life is forked from a process that has everything imported already, so that most
 With two processes (gloo) one of them or both are killed, as chance wants; the rest gets time to notice,
 and both are started anew. `--fault-at` makes the monitor see a collapse from that step on, so that the run goes back
 to a checkpoint and on as attempt 1: kills then come in both attempts.
+
+A study is two rows of Table 2 at laptop scale, each by 24 steps and scores of 64 images, classifier, sounds and all;
+a report is that of the small run. The same command is started again after each kill, which may come at any moment of
+a calm one's time; where it ends before, its files are compared and it starts in a new place, until it has had its
+kills. Then the last one may end.
 
 The last line of the output is the summary; the exit status says whether all was the same.
 """
@@ -22,13 +29,15 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import socket
 import sys
 import tempfile
 import time
 from collections import Counter
-from contextlib import redirect_stderr
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +46,13 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import torch
 
 from schurgan.audio import Spectrogram
+from schurgan.commands.main import main as main_command
 from schurgan.core.errors import SchurganError
 from schurgan.data import prepare
 from schurgan.data.sources import open_source
 from schurgan.health import Verdict
-from schurgan.runs.config import Config
+from schurgan.runs.config import Config, merge_options
+from schurgan.studies import study as studies
 from schurgan.training import resume, train
 from schurgan.training.checkpoint import Checkpoints, read
 from schurgan.training.trainer import Trainer
@@ -146,6 +157,122 @@ class Life:
                 raise RuntimeError(f"process {rank} ended with {process.exitcode}")
 
 
+ROWS = ["us8k-biggan-256", "us8k-proposed-ddfn-256"]
+RAW = studies._raw
+
+
+def shortened(name: str) -> dict[str, Any]:
+    """Table 2 with two rows, which take half a minute each."""
+    content = RAW(name)
+    if name == "table2":
+        return content | {"title": "Table 2, shortened", "only": ROWS}
+    laptop = content["scales"]["laptop"]
+    few = {"steps": 24, "checkpoint_every": 4, "log_every": 4}
+    options = merge_options(laptop["options"], {"train": few, "health": {"every": 8, "images": 64, "warm_up": 8}})
+    content["scales"] = {"laptop": laptop | {"seeds": 1, "images": 64, "runs": 1, "options": options}}
+    content["data"]["us8k"]["laptop"]["options"] = {"train": {"val_fraction": 0.3}}
+    return content
+
+
+def command(arguments: list[str], log: Path) -> None:
+    """One life of a command, in a process forked for it."""
+    torch.set_num_threads(1)
+    studies._raw = shortened
+    with open(log, "a") as file, redirect_stderr(file), redirect_stdout(file):
+        main_command(arguments)
+
+
+def results(place: Path) -> dict[str, Any]:
+    """Files of a study or of a run with its report, without times, paths and how often it was resumed."""
+    files: dict[str, Any] = {}
+    for path in sorted(path for path in place.rglob("*") if path.is_file()):
+        name = str(path.relative_to(place))
+        if path.name == "scores.json":
+            scores = json.loads(path.read_text())
+            files[name] = scores | {"protocol": {**scores["protocol"], "date": "", "run": ""}}
+        elif path.name not in ("metrics.jsonl", "trial.log") and path.parent.name != "checkpoints":
+            files[name] = path.read_bytes()
+    return files
+
+
+def torment_command(
+    what: str, start: Callable[[Path], list[str]], folder: Path, arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """Kill and start again until it has had its kills, let it end, and say what is not as after a calm one."""
+    chance, log, kills, ends = random.Random(arguments.seed), folder / f"{what}.log", Counter[str](), 1
+
+    def life(place: Path) -> Any:
+        process = FORK.Process(target=command, args=(start(place), log))
+        process.start()
+        return process
+
+    def ended(place: Path) -> list[str]:
+        return differences(calm, results(place), what)
+
+    os.environ["SCHURGAN_CACHE"] = str(folder / "cache-calm")  # that of classifiers, which each place trains anew
+    began = time.monotonic()
+    process = life(folder / "calm")
+    process.join()
+    if process.exitcode:
+        raise RuntimeError(f"the calm {what} ended with {process.exitcode}: see {log}")
+    calm, calmly = results(folder / "calm"), time.monotonic() - began
+    wrong: list[str] = []
+    place = folder / "killed-1"
+    while sum(kills.values()) < arguments.kills:
+        os.environ["SCHURGAN_CACHE"] = str(folder / f"cache-{ends}")
+        process = life(place)
+        process.join(chance.uniform(0, calmly))
+        process.kill()
+        process.join()
+        if process.exitcode == 0:
+            wrong += ended(place)
+            ends += 1
+            place = folder / f"killed-{ends}"
+            continue
+        if process.exitcode != -signal.SIGKILL:
+            raise RuntimeError(f"a {what} that nobody had killed ended with {process.exitcode}: see {log}")
+        left = sorted(path.name for path in place.rglob(".*.partial")) if place.exists() else []
+        kills["amid a file" if left else "elsewhere"] += 1
+        print(f"kill {sum(kills.values())} of {what}: {', '.join(left) or 'no file half-written'}", flush=True)
+    process = life(place)
+    process.join()
+    if process.exitcode:
+        raise RuntimeError(f"the last {what} ended with {process.exitcode}: see {log}")
+    wrong += ended(place)
+    return {
+        "what": what,
+        "kills": sum(kills.values()),
+        "where": dict(kills),
+        "finished": ends,
+        "seconds": round(time.monotonic() - began),
+        "seconds_calm": round(calmly),
+        "identical": not wrong,
+        "different": wrong[:20],
+    }
+
+
+def torment_study(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """On eight classes of soundscapes, with their recordings."""
+    data = folder / "data-32"
+    source = open_source("soundscape", per_class=10, seconds=1.0)
+    prepare(source, data, Spectrogram(size=32, channels=1, sample_rate=8000, n_samples=8000), workers=1)
+    options = ["--data", f"us8k={data}", "--jobs", str(arguments.jobs)]
+    return torment_command("study", lambda place: ["study", "table2", *options, "--out", str(place)], folder, arguments)
+
+
+def torment_report(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Each place has a copy of one run, under the same name, which the page shows."""
+    run = train(options(folder / "data", 20), folder / "run")
+
+    def start(place: Path) -> list[str]:
+        copy = place / "run"
+        if not copy.exists():
+            shutil.copytree(run, copy)
+        return ["report", str(copy)]
+
+    return torment_command("report", start, folder, arguments)
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -222,6 +349,8 @@ def torment(config: Config, run: Path, kills: int, pace: float, arguments: argpa
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--what", choices=("run", "study", "report"), default="run")
+    parser.add_argument("--jobs", type=int, default=1, help="of a study")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--fault-at", type=int, help="step from which attempt 0 looks collapsed")
@@ -237,6 +366,11 @@ def main() -> None:
         data = folder / "data"
         source = open_source("soundscape", per_class=6, seconds=0.5)
         prepare(source, data, Spectrogram(size=16, channels=1, sample_rate=16000, n_samples=8000), workers=1)
+        if arguments.what != "run":
+            torment_it = torment_study if arguments.what == "study" else torment_report
+            summary = torment_it(folder, arguments)
+            print(json.dumps(summary))
+            sys.exit(not summary["identical"])
         config, began = options(data, arguments.steps), time.monotonic()
         if not Life(config, folder / "calm", arguments.processes, arguments.fault_at).wait(LONGEST):
             raise RuntimeError("the calm run did not end")

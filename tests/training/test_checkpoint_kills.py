@@ -195,7 +195,7 @@ def test_a_kill_at_any_call_of_a_rollback_leaves_the_healthy_state_or_the_whole_
 
 
 def test_kills_at_random_moments_always_leave_a_whole_state_and_never_an_older_one(tmp_path):
-    chance, step = random.Random(0), 0
+    chance, step, newest = random.Random(0), 0, None
     for _ in range(8):
         child = os.fork()
         if child == 0:  # it must not return into pytest
@@ -204,13 +204,13 @@ def test_kills_at_random_moments_always_leave_a_whole_state_and_never_an_older_o
                 for after in range(step + 1, 10_000):
                     checkpoints.save(state(after), after, IDENTITY, score=chance.random())
             os._exit(1)
-        time.sleep(chance.uniform(0.02, 0.12))
+        while not (paths := Checkpoints(tmp_path).paths()) or paths[-1] == newest:
+            time.sleep(0.001)  # it gets on a little, however busy the machine is
+        newest = paths[-1]
+        time.sleep(chance.uniform(0, 0.1))
         os.kill(child, signal.SIGKILL)
         assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
-        checkpoints = Checkpoints(tmp_path)
-        if step == 0 and not checkpoints.paths():
-            continue
-        found = loaded_step(checkpoints)
+        found = loaded_step(Checkpoints(tmp_path))
         assert found >= step
         step = found
-    assert step > 8
+    assert step >= 8
