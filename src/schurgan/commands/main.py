@@ -10,10 +10,11 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from contextlib import redirect_stdout
+from typing import Any, TextIO, cast
 
 import schurgan
-from schurgan.core.errors import Interrupted, SchurganError, did_you_mean, say
+from schurgan.core.errors import HarmlessStream, Interrupted, SchurganError, did_you_mean, say
 from schurgan.version import __version__
 
 COMMANDS = {
@@ -82,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command. Exit status 0, 1 (a run stopped as asked), or 2 with one sentence on standard error."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(cast(TextIO, HarmlessStream(sys.stdout))):
             warnings.showwarning = lambda message, *_: say(f"warning: {message}")
             try:
                 _run(arguments)

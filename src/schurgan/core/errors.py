@@ -9,6 +9,7 @@ import sys
 import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any, TextIO
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -52,11 +53,25 @@ def _plain(name: str) -> str:
 
 
 def harmless(text: str) -> str:
-    r"""A text that a terminal shows and does not obey: controls, escapes as \x1b among them, are spelled out.
+    r"""A text that a terminal shows and does not obey: controls are spelled out, an escape as \u001b.
 
     Names of files and classes, metrics and scores are from folders that anybody may have made. Lines and tabs stay.
     """
-    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)  # as JSON has it, which some commands print
+
+
+class HarmlessStream:
+    """A stream on which everything that is written is `harmless`."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write the text, or what it is spelled as."""
+        return self._stream.write(harmless(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def say(message: str) -> None:

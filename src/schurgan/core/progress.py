@@ -8,6 +8,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from schurgan.core.errors import harmless
+
 LOG_SECONDS = 15.0
 """Between lines where there is no terminal."""
 
@@ -43,7 +45,7 @@ class Bar:
 
     def print(self, text: str) -> None:
         """A line above the bar."""
-        self._console.print(text, markup=False, soft_wrap=True)
+        self._console.print(harmless(text), markup=False, soft_wrap=True)
 
     def _log(self) -> None:
         if self._line:

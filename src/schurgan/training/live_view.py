@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from schurgan.core.errors import harmless
 from schurgan.core.progress import LOG_SECONDS
 from schurgan.runs.messages import (
     Tone,
@@ -89,7 +90,7 @@ class LiveView:
         self._print(event_sentence(event), tone_of(event))
 
     def _print(self, text: str, tone: Tone) -> None:
-        self._console.print(Text(text, _STYLES[tone]), soft_wrap=True)
+        self._console.print(Text(harmless(text), _STYLES[tone]), soft_wrap=True)
 
     def _log(self) -> None:
         if self._unlogged:
