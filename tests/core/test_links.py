@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import schurgan
 from schurgan.core.errors import SchurganError
-from schurgan.studies.runner import _log_to
+from schurgan.studies.runner import TrialProcess
+from schurgan.studies.study import load_study
 
 SOURCE = Path(schurgan.__file__).parent
 WRITERS = {"write_text", "write_bytes", "touch", "mknod", "symlink_to", "hardlink_to", "copyfile", "copy", "copy2"}
@@ -91,7 +93,8 @@ def test_metrics_that_are_a_link_stop_resume_and_train_with_a_sentence(call, cop
 
 
 def test_the_log_of_a_trial_is_no_link(victim, tmp_path):
+    trial = load_study("table1").trials("laptop", 1, {}, tmp_path)[0]
     (tmp_path / "trial.log").symlink_to(victim)
     with pytest.raises(SchurganError, match=r"trial.log: cannot be written \(a symbolic link"):
-        _log_to(tmp_path / "trial.log")
+        TrialProcess()(replace(trial, folder=tmp_path))
     assert victim.read_text() == "mine\n" * 100

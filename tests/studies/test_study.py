@@ -128,3 +128,17 @@ def test_a_study_like_another_has_its_rows_and_may_choose_some():
     assert all(row in four.rows for row in two.rows)
     with pytest.raises(SchurganError, match='"nothing"'):
         read_study("two", {"like": "table4", "only": ["nothing"]})
+
+
+def test_precision_is_the_scales_unless_another_is_asked_for(tmp_path):
+    study = load_study("table1")
+    for asked, expected in ((None, "bf16"), ("tf32", "tf32")):
+        assert {t.config.train.precision for t in study.trials("gpu", 1, {}, tmp_path, asked)} == {expected}
+    assert {t.config.train.precision for t in study.trials("paper", 1, {}, tmp_path)} == {"fp32"}
+
+
+def test_seeds_are_runs_of_every_row_all_rows_of_the_first_seed_first(tmp_path):
+    trials = load_study("table1").trials("gpu", 3, {}, tmp_path)
+    rows = len(trials) // 3
+    assert [trial.seed for trial in trials] == [0] * rows + [1] * rows + [2] * rows
+    assert [trial.config.train.seed for trial in trials] == [trial.seed for trial in trials]

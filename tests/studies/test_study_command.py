@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -61,6 +62,8 @@ def test_a_dry_run_trains_nothing_and_lists_each_trial_and_data_set(call, tmp_pa
         (["table1", "--data", "set=nowhere"], "--data set: nowhere: "),
         (["table1", "--scale", "gpu"], "--scale: gpu "),
         (["table1", "--jobs", "0"], "--jobs: 0 "),
+        (["table1", "--slurm", "partition"], "--slurm: 'partition' "),
+        (["table1", "--slurm", "cluster=debug", "--cluster", "tcp://x:1"], "--cluster and --slurm: "),
         (["table1", "--seeds", "0"], "--seeds: 0 "),
     ],
 )
@@ -77,6 +80,23 @@ def test_images_of_another_size_are_refused_before_anything_is_trained(refused, 
     assert "16x16" in said
     assert "32x32" in said
     assert not (tmp_path / "out").exists()
+
+
+def test_cost_is_told_and_what_scores_need_is_looked_for_before_anything_is_trained(
+    call, refused, images, tmp_path, monkeypatch
+):
+    told = list[str]()
+    monkeypatch.setattr("schurgan.studies.runner.run_trials", lambda *_, **__: told.append("started"))
+    said = call("study", "table1", "--data", f"set={images}", "--out", tmp_path / "a", "--jobs", 2)
+    assert "2 trials to run, " in said.err
+    assert "PFLOP, about " in said.err
+    assert told == ["started"]
+    content = small_study()
+    content["scales"]["laptop"]["extractor"] = "inception"
+    monkeypatch.setattr(module, "_raw", lambda name: content)
+    monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
+    assert "torch-fidelity" in refused("study", "table1", "--data", f"set={images}", "--out", tmp_path / "b")
+    assert told == ["started"]
 
 
 def test_another_process_of_a_launcher_lays_nothing_out(monkeypatch):

@@ -24,7 +24,10 @@ def study(
     out: Folder = Path("studies"),
     scale: Literal["laptop", "gpu", "paper"] = "laptop",
     seeds: int | None = None,
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] | None = None,
     jobs: int = 1,
+    cluster: str | None = None,
+    slurm: Annotated[tuple[str, ...], arg(metavar="KEY=VALUE ...")] = (),
     dry_run: bool = False,
 ) -> None:
     """Train and score what a table or figure of the paper needs, and lay it out beside the paper's numbers.
@@ -35,15 +38,23 @@ def study(
         out: folder for runs (OUT/trials) and results; a second call does only what is missing
         scale: laptop (hours of two cores), gpu (half an hour of a large one) or paper (the paper's settings)
         seeds: runs of each row, by default as many as the scale says
-        jobs: runs at the same time, with one thread each
+        precision: arithmetic of the networks, by default the scale's
+        jobs: runs at the same time, each on its own GPU where there are some, else with its share of the cores
+        cluster: address of a Dask cluster's scheduler, such as tcp://10.0.0.7:8786, whose workers do the runs
+        slurm: submitit's parameters for a job of SLURM a run, such as slurm_partition=gpu timeout_min=600
         dry_run: list the runs and what they will take, measured by a few steps of each kind, and train nothing
     """
     check_counts(seeds=seeds, jobs=jobs)
+    parameters = {name: value for name, _, value in (each.partition("=") for each in slurm)}
+    if odd := [name for name, value in parameters.items() if not value]:
+        raise SchurganError(f"--slurm: {odd[0]!r} given, KEY=VALUE is needed, such as timeout_min=600")
+    if cluster and slurm:
+        raise SchurganError("--cluster and --slurm: both given, one of the two is needed")
     from schurgan.studies.study import load_study
 
     chosen = load_study(name)
     folders = _folders(chosen, scale, data)
-    trials = chosen.trials(scale, seeds, folders, out)
+    trials = chosen.trials(scale, seeds, folders, out.resolve() if cluster or slurm else out, precision)
     classes = _classes(chosen, scale, trials)
     if dry_run:
         _list(chosen, scale, trials, classes, jobs)
@@ -56,7 +67,7 @@ def study(
     from schurgan.core.errors import say
     from schurgan.studies.estimate import check_extractors, estimate, summary
     from schurgan.studies.figures import save_figures
-    from schurgan.studies.runner import run_trials
+    from schurgan.studies.runner import run_trials, slurm_executor
     from schurgan.studies.table import save_table
     from schurgan.studies.trial import is_main
 
@@ -65,7 +76,8 @@ def study(
     if is_main():
         say(summary(estimates, jobs))
     with World().lock(out) if is_main() else nullcontext():
-        run_trials(trials, jobs)
+        executor = slurm_executor(out.resolve() / "slurm", parameters) if slurm else None
+        run_trials(trials, jobs, executor=executor, cluster=cluster)
         if not is_main():
             return
         if chosen.columns:

@@ -48,7 +48,7 @@ def worker_pool(
     count = min(workers, n_tasks) if workers else min(cores, n_tasks // WORTH_A_WORKER)
     with contextlib.ExitStack() as stack:
         if cluster is not None:
-            submit, n_workers = stack.enter_context(_dask(cluster, work))
+            submit, n_workers = stack.enter_context(dask_cluster(cluster, work))
             ahead = 2 * n_workers
         elif executor is not None:
             submit, ahead = (lambda task: executor.submit(work, task)), 2 * (workers or cores)
@@ -259,7 +259,9 @@ def _load(script: dict[str, object], content: bytes) -> Callable[[Any], Any]:
 
 
 @contextlib.contextmanager
-def _dask(address: str, work: Callable[[Task], Result]) -> Iterator[tuple[Callable[[Task], Future[Result]], int]]:
+def dask_cluster(
+    address: str, work: Callable[[Task], Result]
+) -> Iterator[tuple[Callable[[Task], Future[Result]], int]]:
     """What submits a task to the cluster of the scheduler at `address`, and the cluster's threads."""
     try:
         from distributed import Client, KilledWorker, WorkerPlugin

@@ -1,22 +1,34 @@
-"""Running the trials of a study, one after another or side by side, and going on where it was stopped."""
+"""Running the trials of a study: one after another here, or side by side on whatever executor there is.
+
+Side by side each trial is a process of its own, started by a thread here (a GPU each), by a worker of a Dask cluster,
+or by a job of SLURM. A study that is stopped goes on by the same call.
+"""
 
 from __future__ import annotations
 
-import multiprocessing
+import itertools
 import os
+import pickle
 import signal
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
-from multiprocessing.process import BaseProcess
 from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Protocol
 
+import torch
+
+import schurgan
 from schurgan.core.errors import Interrupted, SchurganError, say, writing
 from schurgan.core.files import open_regular
 from schurgan.core.launch import find_placement
+from schurgan.data.workers import dask_cluster
 from schurgan.runs.folder import RunFolder
 from schurgan.studies.study import Trial
 from schurgan.studies.trial import Outcome, check_same, finished_outcome, is_main, read_outcome, run_trial
@@ -24,102 +36,173 @@ from schurgan.training.run import stop_requests
 
 _STOPPED = 3  # exit status of a trial's process that saved its state and ended as it was asked to
 _POLL = 0.2  # seconds
+_WALL_TIME = 24 * 60  # minutes of a job of SLURM; a trial that takes longer goes on in the next
 
 
-def run_trials(trials: Sequence[Trial], jobs: int = 1) -> None:
+class Running(Protocol):
+    """What a call on an executor gives: a `concurrent.futures.Future`, or a job of submitit."""
+
+    def done(self) -> bool:
+        """Whether there is a result, or an error in its place."""
+
+    def result(self) -> Any:
+        """Return the result, or raise the error."""
+
+    def cancel(self) -> object:
+        """Take the call back, or stop it."""
+
+
+class Executor(Protocol):
+    """Any `concurrent.futures.Executor`, or one of submitit's."""
+
+    def submit(self, fn: Callable[..., Any], /, *arguments: Any) -> Running:
+        """Start fn(*arguments) somewhere, at some time."""
+
+
+Submit = Callable[[Trial], Running]
+
+
+def run_trials(
+    trials: Sequence[Trial], jobs: int = 1, *, executor: Executor | None = None, cluster: str | None = None
+) -> None:
     """Run trials until each has an outcome; those that have one are passed over, failures are tried again.
 
     Args:
         trials: those of a study. Under torchrun each spans all processes.
-        jobs: trials side by side, each a process of its own with one thread and its output in RUN/trial.log.
+        jobs: trials side by side on this machine, each a process of its own with its share of the cores, a GPU where
+            there are some, and its output in RUN/trial.log.
+        executor: where trials run instead, such as submitit's. All machines see the folders under the same paths.
+        cluster: address of the scheduler of a Dask cluster where they run instead.
 
     Raises:
-        SchurganError: a folder holds a run of other options; nothing was trained.
+        SchurganError: a folder holds a run of other options, and nothing was trained; or the cluster fails.
         Interrupted: the study was asked to stop; all states are saved.
     """
     for trial in trials:
         check_same(trial)
     placement = find_placement(os.environ)
     processes = placement.size if placement else 1
-    if processes > 1 and jobs > 1:
-        raise SchurganError(f"jobs: {jobs} given under a launcher of {processes} processes, 1 is needed")
+    if processes > 1 and (jobs > 1 or executor or cluster):
+        raise SchurganError(f"jobs: {jobs} given under a launcher of {processes} processes, 1 and no cluster is needed")
+    if jobs > 1 and (executor or cluster):
+        raise SchurganError(f"jobs: {jobs} given beside a cluster, which has its own workers; leave one of them out")
     waiting = [trial for trial in trials if processes > 1 or not _done(trial)]
     if done := len(trials) - len(waiting):
         say(f"{done} of {len(trials)} trials are done already")
-    if jobs > 1:
-        _side_by_side(waiting, jobs)
+    place: AbstractContextManager[Submit]
+    if cluster is not None:
+        place = _on_dask(cluster)
+    elif executor is not None:
+        start = executor.submit
+        place = nullcontext(lambda trial: start(TrialProcess(), trial))
+    elif jobs > 1:
+        place = _on_this_machine(jobs)
+    else:
+        for number, trial in enumerate(waiting, 1):
+            try:
+                outcome = run_trial(trial)
+            except Interrupted:
+                raise Interrupted(f"stopped in trial {trial.name}; the same command goes on") from None
+            if is_main():
+                _tell(trial, outcome, number, len(waiting))
         return
-    for number, trial in enumerate(waiting, 1):
-        try:
-            outcome = run_trial(trial)
-        except Interrupted:
-            raise Interrupted(f"stopped in trial {trial.name}; the same command goes on") from None
-        if is_main():
-            _tell(trial, outcome, number, len(waiting))
+    with stop_requests() as stop, place as submit:
+        _follow([(trial, submit(trial)) for trial in waiting], stop)
 
 
-def _side_by_side(trials: Sequence[Trial], jobs: int) -> None:
-    # A new interpreter each: threads and CUDA do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    waiting, running, done = list(trials), list[tuple[Trial, BaseProcess]](), 0
-    with stop_requests() as stop:
-        try:
-            while (waiting or running) and not stop:
-                while waiting and len(running) < jobs:
-                    trial = waiting.pop(0)
-                    process: BaseProcess = context.Process(target=_work, args=(trial,), daemon=True)
-                    process.start()
-                    running.append((trial, process))
-                for trial, process in list(running):
-                    if process.exitcode is None:
-                        continue
-                    if process.exitcode == _STOPPED:  # by a signal that went to all of us
-                        stop.append(signal.SIGTERM)
-                        break
-                    running.remove((trial, process))
-                    done += 1
-                    _tell(trial, _outcome_of(trial, process.exitcode), done, len(trials))
-                time.sleep(_POLL)
-        finally:
-            for _, process in running:
-                process.terminate()  # which saves its state first
-            for _, process in running:
-                process.join()
+def _follow(running: list[tuple[Trial, Running]], stop: Sequence[int]) -> None:
+    total, ended = len(running), itertools.count(1)
+    try:
+        while running and not stop:
+            for trial, call in list(running):
+                if not call.done():
+                    continue
+                outcome = _result(trial, call)
+                if outcome is None:  # by a signal that went to all of us, or by the one who holds the queue
+                    raise Interrupted(f"stopped in trial {trial.name}; the same command goes on")
+                running.remove((trial, call))
+                _tell(trial, outcome, next(ended), total)
+            time.sleep(_POLL)
+    finally:
+        for _, call in running:
+            call.cancel()
     if stop:
-        raise Interrupted(f"stopped in {len(running)} trials, which saved their state; the same command goes on")
+        raise Interrupted(f"stopped with {len(running)} trials to run or to finish; the same command goes on")
 
 
-def _outcome_of(trial: Trial, status: int) -> Outcome:
-    """What a process left; one that died without a word has failed."""
-    outcome = read_outcome(trial.folder)
-    if status == 0 and outcome is not None:
-        return outcome
-    died = f"its process ended by signal {-status}" if status < 0 else f"its process ended with status {status}"
-    outcome = Outcome("failed", reason=f"{died}; {RunFolder(trial.folder).log} says more")
-    outcome.save(trial.folder)
+def _result(trial: Trial, call: Running) -> Outcome | None:
+    try:
+        outcome: Outcome | None = call.result()
+    except CancelledError:
+        raise
+    except Exception as error:  # its machine, which failed however it likes
+        outcome = Outcome("failed", reason=(str(error).splitlines() or [type(error).__name__])[-1][:300])
+        outcome.save(trial.folder)
     return outcome
 
 
-def _work(trial: Trial) -> None:
-    """A trial in a process of its own."""
-    import torch
+class TrialProcess:
+    """Runs a trial in a new interpreter: it may be killed, and leaves nothing behind in this one."""
 
-    parent = multiprocessing.parent_process()
-    assert parent is not None
+    def __init__(self, environment: Mapping[str, str] | None = None, stop: threading.Event | None = None) -> None:
+        self.environment, self.stop = environment or {}, stop
+
+    def __call__(self, trial: Trial) -> Outcome | None:
+        """Return what became of the trial; None if it was stopped, with its state saved."""
+        log = RunFolder(trial.folder).log
+        with stop_requests() as asked, writing(log):
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with open_regular(log, "ab") as output:
+                process = subprocess.Popen(
+                    # Without the current folder in its path, whose modules may have the names of Python's own.
+                    [sys.executable, "-P", "-c", _PROGRAM, str(Path(schurgan.__file__).parents[1])],
+                    stdin=subprocess.PIPE,
+                    stdout=output,
+                    stderr=output,
+                    env=os.environ | self.environment,
+                    process_group=0,  # Ctrl-C is for the study, which passes it on
+                )
+            assert process.stdin is not None
+            with suppress(OSError):  # it has ended
+                process.stdin.write(pickle.dumps(([each for each in sys.path if each], pickle.dumps(trial))))
+                process.stdin.flush()
+            stopped = False
+            try:
+                while process.poll() is None and not stopped:
+                    stopped = bool(asked) or (self.stop is not None and self.stop.is_set())
+                    time.sleep(_POLL)
+            finally:
+                process.terminate()  # which saves its state first, and is nothing to one that has ended
+                status = process.wait()
+                with suppress(OSError):
+                    process.stdin.close()
+        return None if status == _STOPPED or (stopped and status) else _outcome_of(trial, status)
+
+    def checkpoint(self, trial: Trial) -> Any:
+        """What submitit puts into the queue again when the job's time is over: the trial goes on from its state."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self, trial)
+
+
+_PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from schurgan.studies.runner import serve; serve()"
+
+
+def serve() -> None:
+    """Be the process of the trial that comes on standard input, and end when that does, with the state saved."""
+    path, content = pickle.load(sys.stdin.buffer)
+    sys.path += [entry for entry in path if entry not in sys.path]  # of the study's script, such as for an extractor
+    trial: Trial = pickle.loads(content)
 
     def follow() -> None:
-        parent.join()
+        while os.read(0, 1024):  # not by sys.stdin, which a thread may not hold when the interpreter ends
+            pass
         os.kill(os.getpid(), signal.SIGTERM)
 
-    # When the study is killed nobody waits for the trial any more: it ends, with its state saved.
+    # When the study is killed nobody waits for the trial any more.
     threading.Thread(target=follow, daemon=True).start()
-    for number in (signal.SIGINT, signal.SIGHUP):  # they go to the whole group: the study passes them on
-        signal.signal(number, signal.SIG_IGN)
-    torch.set_num_threads(1)
-    train = trial.config.train.model_copy(update={"threads": trial.config.train.threads or 1})
     try:
-        _log_to(RunFolder(trial.folder).log)
-        run_trial(replace(trial, config=trial.config.model_copy(update={"train": train})))
+        run_trial(trial)
     except Interrupted:
         sys.exit(_STOPPED)
     except SchurganError as error:
@@ -127,13 +210,80 @@ def _work(trial: Trial) -> None:
         sys.exit(2)
 
 
-def _log_to(path: Path) -> None:
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open_regular(path, "ab") as log:
-            for stream in (sys.stdout, sys.stderr):
-                stream.flush()
-                os.dup2(log.fileno(), stream.fileno())
+def _outcome_of(trial: Trial, status: int) -> Outcome:
+    """What a process left; one that died without a word has failed."""
+    outcome = read_outcome(trial.folder)
+    if status == 0 and outcome is not None:
+        return outcome
+    died = f"its process ended {f'by signal {-status}' if status < 0 else f'with status {status}'}"
+    outcome = Outcome("failed", reason=f"{died}; {RunFolder(trial.folder).log} says more")
+    outcome.save(trial.folder)
+    return outcome
+
+
+@contextmanager
+def _on_this_machine(jobs: int) -> Iterator[Submit]:
+    """Threads that each wait for a process at a time, which sees one GPU, the least used one, where there are some."""
+    stop, gpus = threading.Event(), SimpleQueue[str | None]()
+    for _, gpu in zip(range(jobs), itertools.cycle(_gpus() or [None]), strict=False):
+        gpus.put(gpu)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+    def run(trial: Trial) -> Outcome | None:
+        gpu = gpus.get()
+        try:
+            train = trial.config.train
+            train = train.model_copy(update={"threads": train.threads or max(1, cores // jobs)})
+            environment = {} if gpu is None or train.device == "cpu" else {"CUDA_VISIBLE_DEVICES": gpu}
+            trial = replace(trial, config=trial.config.model_copy(update={"train": train}))
+            return TrialProcess(environment, stop)(trial)
+        finally:
+            gpus.put(gpu)
+
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        yield lambda trial: pool.submit(run, trial)
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)  # and waits until states are saved
+
+
+def _gpus() -> list[str]:
+    """What CUDA_VISIBLE_DEVICES may name of this process's GPUs."""
+    count = torch.cuda.device_count()
+    named = [each.strip() for each in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if each.strip()]
+    return named[:count] or [str(number) for number in range(count)]
+
+
+@contextmanager
+def _on_dask(address: str) -> Iterator[Submit]:
+    with dask_cluster(address, TrialProcess()) as (submit, _):
+        yield submit
+
+
+def slurm_executor(folder: Path, options: Mapping[str, str]) -> Executor:
+    """Submitit's executor, a job of SLURM each trial.
+
+    Args:
+        folder: where its files are.
+        options: submitit's parameters by name, such as slurm_partition or timeout_min; cluster: "local" for processes.
+
+    Raises:
+        SchurganError: submitit is not installed, there is no SLURM, or it knows no such parameter.
+    """
+    try:
+        import submitit
+    except ImportError:
+        raise SchurganError("slurm: submitit is not installed; `pip install schurgan[slurm]` would do") from None
+    parameters: dict[str, Any] = {"name": "schurgan", "timeout_min": _WALL_TIME, "gpus_per_node": 1}
+    parameters |= {name: int(text) if text.isdecimal() else text for name, text in options.items()}
+    where = parameters.pop("cluster", "slurm")
+    try:
+        executor: Executor = submitit.AutoExecutor(folder, cluster=where)
+        executor.update_parameters(**parameters)  # type: ignore[attr-defined]
+    except Exception as error:  # NameError, RuntimeError, ValueError, ... of its own
+        raise SchurganError(f"slurm: {(str(error).splitlines() or [type(error).__name__])[0][:200]}") from error
+    return executor
 
 
 def _done(trial: Trial) -> bool:

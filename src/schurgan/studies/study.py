@@ -22,6 +22,7 @@ from schurgan.runs.config import Config, explain, merge_options
 from schurgan.runs.options import Count, Options
 
 ScaleName = Literal["laptop", "gpu", "paper"]
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 Kind = Literal["table", "gap", "sweep", "waveform", "panels"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
 _FOLDER = resources.files("schurgan.studies")
@@ -60,6 +61,7 @@ class ScaleOptions(Options):
     runs: Count
     """... and how many times so many."""
     extractor: str = "classifier"
+    precision: Precision = "fp32"
     options: dict[str, Any] = Field(default_factory=dict)
     """Of all rows, on top of the preset."""
     parts: dict[str, dict[str, Any]]
@@ -166,11 +168,19 @@ class Study(Options):
         needed = self.needed(scale)
         return (*needed, *(f"{name}-{variant}" for name in needed for variant in self.variants))
 
-    def config(self, row: Row, scale: ScaleName, seed: int, data: Path | None, variant: str = "") -> Config:
+    def config(
+        self,
+        row: Row,
+        scale: ScaleName,
+        seed: int,
+        data: Path | None,
+        variant: str = "",
+        precision: Precision | None = None,
+    ) -> Config:
         """Options of a run of the row. Raises SchurganError naming study and row where they do not fit."""
         at = self.scale(scale)
         parts = [at.parts.get(f"{part}@{variant}", at.parts[part]) for part in row.parts]
-        own = {"data": data, "train": {"seed": seed}}
+        own = {"data": data, "train": {"seed": seed, "precision": precision or at.precision}}
         merged = reduce(
             merge_options, (at.options, self.data_at(scale, row.data).options, *parts, own), dict[str, Any]()
         )
@@ -180,7 +190,14 @@ class Study(Options):
         except ValidationError as error:
             raise SchurganError(f"study {self.name}, row {row.name}, scale {scale}: {explain(error)}") from None
 
-    def trials(self, scale: ScaleName, seeds: int | None, data: Mapping[str, Path], out: Path) -> tuple[Trial, ...]:
+    def trials(
+        self,
+        scale: ScaleName,
+        seeds: int | None,
+        data: Mapping[str, Path],
+        out: Path,
+        precision: Precision | None = None,
+    ) -> tuple[Trial, ...]:
         """List every run: all rows of the first seed, then all of the next, variants last.
 
         So a study that is stopped early has a result for every row.
@@ -190,6 +207,7 @@ class Study(Options):
             seeds: runs of each row, None for the scale's own number.
             data: folders by name; variants without one are left out.
             out: folder of the study.
+            precision: arithmetic of the networks, None for the scale's own.
         """
         at = self.scale(scale)
         trials = []
@@ -199,7 +217,7 @@ class Study(Options):
                     name = f"{row.data}-{variant}" if variant else row.data
                     if variant and (name not in data or not row.paper):
                         continue
-                    config = self.config(row, scale, seed, data.get(name), variant)
+                    config = self.config(row, scale, seed, data.get(name), variant, precision)
                     trial = f"{row.name}{'.' + variant if variant else ''}-{scale}-{seed}"
                     scoring = at.images, at.runs, at.extractor
                     trials.append(Trial(trial, row.name, variant, seed, config, *scoring, out / "trials" / trial))
