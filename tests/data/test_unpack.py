@@ -26,9 +26,23 @@ def entry(name: str, kind: bytes = tarfile.REGTYPE, target: str = "", data: byte
     return add
 
 
+def many(packed: tarfile.TarFile) -> None:
+    for number in range(3000):
+        entry(f"cifar-10-batches-py/{number}", data=b"")(packed)
+
+
+def long_header(packed: tarfile.TarFile) -> None:
+    """A header of 2 GB for the name of the next file, which shrinks to a thousandth."""
+    info = tarfile.TarInfo("name")
+    info.type, info.size = tarfile.XHDTYPE, 2**31
+    packed.fileobj.write(info.tobuf() + bytes(4096))  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize(
     ("extra", "told"),
     [
+        (many, "more than ten times its size"),
+        (long_header, "a header of 2147483648 bytes"),
         (entry("../outside"), "outside"),
         (entry("cifar-10-batches-py/../../outside"), "outside"),
         (entry("cifar-10-batches-py/link", tarfile.SYMTYPE, "/etc"), "link"),

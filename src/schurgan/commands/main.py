@@ -14,7 +14,7 @@ from contextlib import redirect_stdout
 from typing import Any, TextIO, cast
 
 import schurgan
-from schurgan.core.errors import HarmlessStream, Interrupted, SchurganError, did_you_mean, say
+from schurgan.core.errors import HarmlessStream, Interrupted, SchurganError, did_you_mean, enough_memory, say
 from schurgan.version import __version__
 
 COMMANDS = {
@@ -120,7 +120,8 @@ def _run(arguments: list[str]) -> None:
     from schurgan.commands.parsing import name_options, option_names, parse
 
     try:
-        parse(command, name, rest)()
+        with enough_memory("other programs that are ended give some back"):
+            parse(command, name, rest)()
     except SchurganError as error:
         raise SchurganError(name_options(str(error), option_names(command))) from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import re
 import sys
 import unicodedata
@@ -34,6 +35,29 @@ def writing(where: str | Path, then: str = "") -> Iterator[None]:
         raise  # whoever read our output is gone: no file is to blame
     except OSError as error:
         raise SchurganError(f"{where}: cannot be written ({error.strerror or error}){then}") from None
+
+
+_NO_MEMORY = re.compile(r"out of memory|can't allocate memory|cannot allocate memory|ALLOC_FAILED", re.IGNORECASE)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python, the system, or torch on a CPU or a GPU says that there is no more memory."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(_NO_MEMORY.search(str(error))))
+
+
+@contextlib.contextmanager
+def enough_memory(lower: str) -> Iterator[None]:
+    """Raise what runs out of memory as a SchurganError that says what to do: "lower `count`"."""
+    try:
+        yield
+    except (MemoryError, OSError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        tried = re.search(r"tried to allocate ([\d.]+ \w+)", str(error), re.IGNORECASE)
+        more = f" ({tried[1]} more were asked for)" if tried else ""
+        raise SchurganError(f"out of memory{more}; {lower}") from error
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:

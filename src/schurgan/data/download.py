@@ -30,6 +30,7 @@ from schurgan.version import __version__
 
 MB = 1_000_000
 BLOCK = 2**18
+ENTRY = 4096  # bytes that a file takes on a disk beside its content
 STALLED = 1024  # bytes in `Patience.stall` seconds below which a server counts as stalled
 BUSY = (408, 425, 429, 500, 502, 503, 504)  # statuses of a server that may answer otherwise in a moment
 
@@ -278,7 +279,7 @@ def _unpack(archive: Path, final: Path, inside: str | None, check: Callable[[Pat
         with Bar("unpack", archive.stat().st_size // MB, "MB") as bar:
             left = 10 * archive.stat().st_size + MB  # sound and pictures do not shrink to a tenth
             for name, size, extract, position in _members(archive):
-                left -= size
+                left -= size + ENTRY
                 if left < 0:
                     raise SchurganError(f"{archive}: unpacks to more than ten times its size; it was removed")
                 if not any(part.startswith(".") and part != ".." for part in name.split("/")):  # of file managers
@@ -299,6 +300,15 @@ def _unpack(archive: Path, final: Path, inside: str | None, check: Callable[[Pat
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+class _Inflated(gzip.GzipFile):
+    """Of a compressed archive. What is read at once is a header, or a block; a header of gigabytes is not."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or not 0 <= size <= MB:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        return super().read(size)
+
+
 def _members(archive: Path) -> Iterator[tuple[str, int, Callable[..., Any], int]]:
     """(name, bytes, what extracts it to a path, bytes of the archive read so far) of every file."""
     if archive.suffix == ".zip":
@@ -306,7 +316,7 @@ def _members(archive: Path) -> Iterator[tuple[str, int, Callable[..., Any], int]
             for info in packed.infolist():
                 yield info.filename, info.file_size, partial(packed.extract, info), info.header_offset
         return
-    with open(archive, "rb") as raw, tarfile.open(fileobj=raw, mode="r:gz") as tar:
+    with open_regular(archive) as raw, tarfile.open(fileobj=_Inflated(fileobj=raw), mode="r:") as tar:
         for entry in tar:
             if entry.issym() or entry.islnk():  # all known ways around the filter "data" are links
                 raise SchurganError(f'{archive}: "{entry.name}" is a link; it was removed')

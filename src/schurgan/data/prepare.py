@@ -27,7 +27,7 @@ from torch import Tensor
 
 from schurgan.audio import AudioError, AudioWarning, Spectrogram, fit_clip
 from schurgan.audio.pitch import pitch_shift
-from schurgan.core.errors import SchurganError, writing
+from schurgan.core.errors import SchurganError, enough_memory, writing
 from schurgan.core.files import lock
 from schurgan.core.isolation import isolated
 from schurgan.data.codec import Codec, ImageCodec, codec_for, open_codec
@@ -86,6 +86,7 @@ def prepare_data(
     return Path(out)
 
 
+@enough_memory("lower `workers`, `size` or `seconds`")
 @isolated
 def prepare(
     source: Source,

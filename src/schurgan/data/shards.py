@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from schurgan.core.errors import SchurganError
+from schurgan.core.errors import SchurganError, is_out_of_memory
 from schurgan.core.files import open_regular, sha256
 from schurgan.data.codec import Codec, open_codec
 from schurgan.data.dataset import Indices, LabelledImages
@@ -87,6 +87,8 @@ class _Files:
                     raise ValueError("it was changed since it was written")
             rows = content[offset:].view(dtype).reshape(shape)
         except (OSError, ValueError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                raise
             raise SchurganError(f"{path}: cannot be read as a shard ({error}); prepare the data again") from error
         rows.flags.writeable = False
         self._known[file.file] = rows, stamp

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from schurgan.core.distributed import World
-from schurgan.core.errors import SchurganError, writing
+from schurgan.core.errors import SchurganError, enough_memory, writing
 from schurgan.core.files import clear_leftovers
 from schurgan.core.isolation import isolated
 from schurgan.core.progress import Meter
@@ -48,6 +48,7 @@ from schurgan.runs.folder import RunFolder
 from schurgan.version import __version__
 
 
+@enough_memory("lower `images`")
 @isolated
 def evaluate(
     run: str | Path,
@@ -135,6 +136,7 @@ class Pixels:
         return checked(self.name, len(images), small.flatten(1).cpu(), None)
 
 
+@enough_memory("give fewer images")
 @isolated
 def score(
     real: Tensor,

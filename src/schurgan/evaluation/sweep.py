@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from schurgan.core.distributed import World
-from schurgan.core.errors import SchurganError, writing
+from schurgan.core.errors import SchurganError, enough_memory, writing
 from schurgan.core.files import atomic_write, write_json
 from schurgan.evaluation.evaluate import compare_sets, describe, open_judge
 from schurgan.evaluation.figures import save_sweep_figure
@@ -51,6 +51,7 @@ class Sweep:
         return {"format": FORMAT, "protocol": protocol | {"truncation": None}, "points": points}
 
 
+@enough_memory("lower `images`")
 def sweep(
     run: str | Path,
     truncations: Sequence[float] = TRUNCATIONS,

@@ -215,7 +215,8 @@ def _outcome_of(trial: Trial, status: int) -> Outcome:
     outcome = read_outcome(trial.folder)
     if status == 0 and outcome is not None:
         return outcome
-    died = f"its process ended {f'by signal {-status}' if status < 0 else f'with status {status}'}"
+    want = ", perhaps for want of memory: fewer `jobs` need less" if status == -signal.SIGKILL else ""
+    died = f"its process ended {f'by signal {-status}{want}' if status < 0 else f'with status {status}'}"
     outcome = Outcome("failed", reason=f"{died}; {RunFolder(trial.folder).log} says more")
     outcome.save(trial.folder)
     return outcome

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from schurgan.core.documents import check_pickle
-from schurgan.core.errors import SchurganError
+from schurgan.core.errors import SchurganError, is_out_of_memory
 from schurgan.core.files import atomic_write, open_regular, sync_folder
 from schurgan.runs.folder import RunFolder, StepFile
 from schurgan.runs.sidecar import CheckpointRecord, Damaged, Identity, Sidecar, by_score, sidecar_path
@@ -188,6 +188,8 @@ def read(path: str | Path) -> Checkpoint:
                 state = torch.load(path, map_location="cpu", weights_only=True)
                 _storages(state, "state")
             except Exception as error:  # a checksum proves no goodwill, and torch names no end to what it can raise
+                if is_out_of_memory(error):
+                    raise
                 reason = " ".join(str(error).split())[:120]
                 raise Damaged(f"damaged, or not a checkpoint ({type(error).__name__}: {reason})") from None
     except Damaged as error:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 
 from schurgan.core.distributed import World
-from schurgan.core.errors import Interrupted, SchurganError, writing
+from schurgan.core.errors import Interrupted, SchurganError, is_out_of_memory, writing
 from schurgan.core.files import clear_leftovers
 from schurgan.data.dataset import LabelledImages
 from schurgan.data.loader import Batches, Prefetch
@@ -118,6 +118,8 @@ class Run:
         try:
             self._load(checkpoint.state)
         except (KeyError, ValueError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                raise
             reason = str(error).splitlines()[-1].strip()
             raise SchurganError(f"{self.run}: its checkpoint does not fit these options ({reason})") from None
 

@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 
 from schurgan.core.distributed import World, join
-from schurgan.core.errors import SchurganError, writing
+from schurgan.core.errors import SchurganError, enough_memory, writing
 from schurgan.core.isolation import isolated, seeded
 from schurgan.core.launch import restarted
 from schurgan.data.dataset import DatasetImages, LabelledImages, Pairs
@@ -229,6 +229,7 @@ def _shards(config: Config, images: LabelledImages | None) -> LabelledImages:
     return images if images is not None else Shards(config.data or "")
 
 
+@enough_memory("lower `batch_size` or `width`, or raise `gradient_accumulation_steps`")
 def _fit(
     config: Config,
     folder: RunFolder,
