@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import ConfigDict
+
 from schurgan.core.distributed import World, join
 from schurgan.core.documents import Unreadable, parse, read_bytes, write_sealed
 from schurgan.core.errors import Interrupted, SchurganError, writing
@@ -158,6 +160,7 @@ def is_main() -> bool:
 class Outcome:
     """A collapse is a result like any other. "failed" is a run that something else ended: it is tried again."""
 
+    __pydantic_config__ = ConfigDict(extra="forbid")
     state: Literal["finished", "collapsed", "failed"]
     reason: str = ""
     """Of a collapse or a failure."""
