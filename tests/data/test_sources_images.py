@@ -116,6 +116,7 @@ def test_bombs_are_refused_before_they_are_decoded(tmp_path):
             warnings.simplefilter("ignore")
             told = refusal(tmp_path / f"{name}.png")
         assert f"{MAX_PIXELS}" in told or "damaged" in told
+        assert ("9000 by 9000 pixels" in told) == (name == "a")
     text = b"tEXt" + b"a\0" + b"b" * 1000
     (tmp_path / "d.png").write_bytes(png(2, 2, bytes(6))[:33] + text)
     refusal(tmp_path / "d.png")

@@ -15,6 +15,7 @@ import torch
 from schurgan.core.distributed import World
 from schurgan.data import Shards
 from schurgan.runs.config import Config
+from schurgan.training import watcher
 from schurgan.training.build import build_trainer, choose_codec
 from schurgan.training.trainer import Trainer
 from schurgan.training.watcher import Watcher
@@ -140,6 +141,15 @@ def test_the_score_of_the_newest_evaluation_is_part_of_the_state(made, monkeypat
     assert again.score is None
     again.load_state_dict(watch.state_dict())
     assert again.score == watch.score == 2.5
+
+
+def test_altered_copies_are_no_real_images_to_be_judged_by(made, monkeypatch):
+    watch, trainer = made()
+    watch._training._parents = [None if number % 6 else "copied" for number in range(48)]
+    known = []
+    monkeypatch.setattr(watcher, "HealthScores", lambda real, held_out, **_: known.append(real))
+    watch._health_scores(trainer)
+    assert len(known[0][1]) == 40
 
 
 def test_how_often_is_settled_once_and_part_of_the_state(made, shards, monkeypatch):

@@ -29,6 +29,11 @@ def test_it_is_that_of_torchmetrics_on_the_same_subsets():
     assert ours.sd == pytest.approx(sd.item(), rel=1e-6)
 
 
+def test_a_set_without_images_is_named():
+    with pytest.raises(ValueError, match="real: 0 rows"):
+        kernel_distance(rows(0, 3, 1), rows(5, 3, 2), subset_size=2)
+
+
 def test_it_is_the_mean_over_pairs_written_out():
     real, fake = rows(5, 3, 1), rows(7, 3, 2, shift=0.5)
 
