@@ -112,9 +112,13 @@ def test_batch_statistics_leave_the_model_as_it_was(run):
 
 
 def test_without_held_out_clips_it_says_so_and_scores_the_rest(folded, model, tmp_path, monkeypatch):
-    monkeypatch.setattr(score_run, "score_sounds", lambda *_: {})
+    def refuse(*_: object) -> None:
+        raise ValueError("all of them are silent")
+
+    monkeypatch.setattr(score_run, "score_sounds", refuse)
     run = make_run(tmp_path / "all", folded.folder, model, exclude=())
     found = schurgan.evaluate(run, extractor=OWN, images=60, runs=1)
+    assert "sounds were not scored: all of them are silent" in found.notes
     assert any("held out no clips" in note and "--train.val-folds" in note for note in found.notes)
     assert found.protocol.held_out_data is None
     assert found.scores["memorisation"].value is None
@@ -159,11 +163,11 @@ def test_sounds_are_scored_with_held_out_clips_and_without(folded, model, tmp_pa
 
 
 def test_the_command_prints_a_plain_table_and_the_report_shows_the_scores(call, run):
-    said = call("evaluate", run, "--extractor", OWN, "--quick", "--images", "60")
+    said = call("evaluate", run, "--extractor", OWN, "--quick")
     assert said.status == 0, said
     assert "\x1b" not in said.out
     lines = said.out.splitlines()
-    assert lines[0] == f"{run}, step 0: 1 x 60 images, truncation 1"
+    assert lines[0] == f"{run}, step 0: 1 x 256 images, truncation 1"
     fid = Evaluation.load(run / "scores.json").scores["fid"]
     assert any(line.startswith("FID ↓") and f"{fid.value:.4g}" in line for line in lines)
     assert "FID" in score_table(run)

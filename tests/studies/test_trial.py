@@ -19,6 +19,7 @@ from schurgan.core.files import sha256
 from schurgan.model import load
 from schurgan.runs.config import Config
 from schurgan.runs.folder import RunFolder
+from schurgan.studies import runner
 from schurgan.studies import trial as trial_module
 from schurgan.studies.runner import run_trials
 from schurgan.studies.study import Study, Trial, read_study
@@ -89,6 +90,10 @@ def test_of_checkpoints_with_equal_scores_the_newest_is_scored(images, tmp_path,
     run_trials(trials[:1])
     assert [r.score for r in Checkpoints(trials[0].folder).records().values()] == [1.0, 1.0]
     assert load(trials[0].folder).card.step == 8
+
+
+def test_a_trial_that_was_stopped_is_told_from_one_that_ended_crashed_or_was_refused():
+    assert runner._STOPPED not in (0, 1, 2)  # what Python and `_work` end with otherwise
 
 
 def test_a_collapse_before_the_first_checkpoint_has_no_scores(images, tmp_path, monkeypatch):

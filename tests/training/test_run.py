@@ -277,6 +277,12 @@ def test_a_checkpoint_of_other_networks_or_training_is_refused(copied_run, refus
     assert said.endswith(f"--allow {option}")
 
 
+def test_a_checkpoint_that_cannot_fit_is_refused_with_what_does_not_though_the_change_is_allowed(copied_run, refused):
+    change(copied_run, "model", width=8)
+    said = refused("resume", copied_run, "--allow", "model.width")
+    assert "size mismatch for " in said
+
+
 def test_a_checkpoint_of_other_data_is_refused_and_the_same_data_elsewhere_is_not(
     copied_run, finished_run, shards, refused, tmp_path
 ):
