@@ -139,7 +139,6 @@ def lock(path: str | Path, *, beside: bool = False, wait: bool = False) -> Itera
         yield
         return
     made = [folder for folder in file.parents if not folder.exists()]
-    file.parent.mkdir(parents=True, exist_ok=True)
     locked = _take(file, path, wait)
     token = _held.set(_held.get() | {key})
     try:
@@ -157,7 +156,11 @@ def lock(path: str | Path, *, beside: bool = False, wait: bool = False) -> Itera
 def _take(file: Path, path: Path, wait: bool) -> IO[str]:
     """The open file, locked, with this process's name in it."""
     while True:
-        opened = open_regular(file, "a+", encoding="utf-8", errors="replace")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            opened = open_regular(file, "a+", encoding="utf-8", errors="replace")
+        except FileNotFoundError:  # the process that made the folder has just removed it
+            continue
         try:
             if not _flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB):
                 warnings.warn(

@@ -15,8 +15,9 @@ import torch
 
 from schurgan.core.distributed import World, join
 from schurgan.core.errors import SchurganError, enough_memory, writing
+from schurgan.core.files import lock
 from schurgan.core.isolation import isolated, seeded
-from schurgan.core.launch import restarted
+from schurgan.core.launch import find_placement, restarted
 from schurgan.data.dataset import DatasetImages, LabelledImages, Pairs
 from schurgan.data.prepare import prepare_data
 from schurgan.data.shards import Shards
@@ -219,8 +220,10 @@ def _with_data(config: Config, data: Data, run: Path) -> tuple[Config, LabelledI
         return config, data
     if hasattr(data, "__getitem__"):
         return config, DatasetImages(cast(Pairs, data))
-    size = build_architecture(config.model).size[0]
-    return config, Shards(prepare_data(data, out=RunFolder(run).data, size=size))
+    size, folder = build_architecture(config.model).size[0], RunFolder(run).data
+    # Every process of a launcher comes here: the first prepares, the others wait and find it done.
+    with writing(folder), lock(folder, wait=find_placement(os.environ) is not None):
+        return config, Shards(prepare_data(data, out=folder, size=size))
 
 
 def _shards(config: Config, images: LabelledImages | None) -> LabelledImages:
