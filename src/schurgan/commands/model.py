@@ -187,7 +187,7 @@ def _rebuild(
     rate, size = spectrogram(longest).sample_rate, spectrogram(longest).size
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", audio.AudioWarning)
-        samples = audio.read_audio(file, rate)
+        samples, _ = audio.read_loudest(file, longest, rate)
     n = min(max(len(samples), math.ceil(_SHORTEST * rate), size), longest)
     clip, _, notes = audio.fit_clip(samples, n, rate)
     try:

@@ -34,6 +34,7 @@ from schurgan.data.codec import Codec, ImageCodec, codec_for, open_codec
 from schurgan.data.manifest import FORMAT_VERSION, Clip, DType, Manifest, Skipped, printable
 from schurgan.data.shards import quantise
 from schurgan.data.sources import SOURCES, Item, Source, open_source
+from schurgan.data.sources.base import FileSource
 from schurgan.data.workers import refuse_in_worker, worker_pool
 from schurgan.data.writer import Chunk, OutputFolder
 
@@ -268,11 +269,14 @@ class Job:
         rate, n_samples = codec.sample_rate, codec.n_samples
         with _catching, warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", AudioWarning)
-            wave = self.source.load(item, rate)
+            if isinstance(self.source, FileSource):
+                wave, seconds = self.source.load_loudest(item, n_samples, rate)
+            else:
+                wave = self.source.load(item, rate)
+                seconds = len(wave) / rate
             clip, gain, notes = fit_clip(wave, n_samples, rate)
         heard = [str(warning.message) for warning in caught if issubclass(warning.category, AudioWarning)]
         heard = [printable(message.rpartition(f"{item.origin}: ")[2]) for message in heard]
-        seconds = len(wave) / rate
         copies: list[tuple[Clip, Tensor]] = []
         for pitch in self.pitches if seconds <= SHORT else ():
             try:

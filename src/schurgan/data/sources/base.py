@@ -10,15 +10,17 @@ from typing import Protocol
 
 from torch import Tensor
 
-from schurgan.audio.files import read_audio
+from schurgan.audio.files import read_audio, read_loudest
+from schurgan.audio.foreign import SUFFIXES as FOREIGN_SUFFIXES
 from schurgan.core.errors import SchurganError, did_you_mean
 from schurgan.data.sources.image_files import read_image
 
 AUDIO_SUFFIXES = (
     *(".wav", ".wave", ".wavex", ".rf64", ".w64", ".flac", ".ogg", ".oga", ".opus", ".mp3"),
-    *(".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".voc", ".nist", ".sph"),
+    *(".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".voc", ".nist", ".sph", ".mp2"),
+    *FOREIGN_SUFFIXES,
 )
-"""Lower-case file suffixes that the sound library reads."""
+"""Lower-case suffixes of sound files; the last need the extra `codecs`, and a sentence says so."""
 
 Skipped = tuple[str, str]
 """(origin, reason): something seen while listing a source that is not used."""
@@ -88,6 +90,10 @@ class FileSource:
     def load(self, item: Item, sample_rate: int) -> Tensor:
         """The recording as mono samples (L,) at `sample_rate`. Raises AudioError."""
         return read_audio(self.root / item.origin, sample_rate)
+
+    def load_loudest(self, item: Item, n_samples: int, sample_rate: int) -> tuple[Tensor, float]:
+        """The recording, or the loudest n_samples of one too long to be held; and its seconds. Raises AudioError."""
+        return read_loudest(self.root / item.origin, n_samples, sample_rate)
 
     def load_image(self, item: Item) -> Tensor:
         """The image as pixels (C, H, W) uint8. Raises ImageError."""
