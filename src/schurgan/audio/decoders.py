@@ -96,7 +96,7 @@ class _Window(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Move as files do."""
-        self.position = (0, self.position, self.shown)[whence] + offset
+        self.position = max(0, (0, self.position, self.shown)[whence] + offset)
         return self.position
 
     def tell(self) -> int:
