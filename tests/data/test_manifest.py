@@ -34,6 +34,10 @@ def test_a_folder_without_a_manifest_says_how_to_make_one(tmp_path):
         Shards(tmp_path)
 
 
+def test_the_plan_of_a_set_is_what_it_was_before_manifests_had_checksums(own):
+    assert Manifest.load(own).plan.startswith("99f77e5a0456670d")
+
+
 def test_a_manifest_is_read_back_as_it_was_written(own):
     manifest = Manifest.load(own)
     before = (own / "manifest.json").read_bytes()

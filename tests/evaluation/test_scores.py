@@ -119,6 +119,20 @@ def test_a_score_that_is_none_is_refused(tmp_path, score):
         Evaluation.load(tmp_path / "scores.json")
 
 
+def test_a_flipped_bit_anywhere_is_noticed_and_a_file_without_its_checksum_is_of_an_older_version(tmp_path):
+    path = tmp_path / "scores.json"
+    Evaluation(PROTOCOL, SCORES).save(path)
+    whole = path.read_bytes()
+    for position in range(len(whole)):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 1 << position % 8]) + whole[position + 1 :])
+        with pytest.raises(SchurganError, match=r"scores.json: "):
+            Evaluation.load(path)
+    known = json.loads(whole)
+    del known["checksum"]
+    path.write_text(json.dumps(known))
+    assert Evaluation.load(path) == Evaluation(PROTOCOL, SCORES)
+
+
 def test_a_run_without_scores_is_told_what_makes_them(tmp_path):
     with pytest.raises(SchurganError, match=f"no scores yet; `schurgan evaluate {tmp_path}` takes them"):
         Evaluation.load(tmp_path / "scores.json")

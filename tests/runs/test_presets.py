@@ -54,7 +54,7 @@ def test_every_ladder_is_in_the_list(call):
 
 @pytest.mark.parametrize("option", ["--batch-size", "--width", "--classes", "--channels"])
 def test_sizes_below_one_are_refused_by_their_option_before_anything_is_said(refused, option):
-    assert refused("presets", option, 0) == f"{option}: 0 given, a whole number of 1 or more is needed"
+    assert refused("presets", option, 0) == f"{option}: 0 given, a whole number from 1 to 65536 is needed"
 
 
 BASELINES = [f"{network}-{size}" for network in ("sagan", "biggan") for size in (32, 128, 256)]

@@ -176,6 +176,20 @@ def test_a_reader_beside_a_writer_sees_whole_lines_only(path):
         assert (len(rows), len(health), len(events)) == (cut >= first, 0, cut == len(text) - 1)
 
 
+def test_no_line_is_written_or_cut_through_a_link_and_a_fifo_is_an_error(tmp_path, path):
+    victim = tmp_path / "victim"
+    victim.write_text("precious\n")
+    path.symlink_to(victim)
+    for write in (lambda: MetricsFile(path).append(ROW), lambda: MetricsFile(path).truncate(0)):
+        with pytest.raises(OSError, match="link"):
+            write()
+    assert victim.read_text() == "precious\n"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(SchurganError, match="not a regular file"):
+        read_records(path)
+
+
 def test_no_file_is_no_lines_and_a_folder_in_its_place_is_an_error(tmp_path, path):
     assert read_records(path) == ([], [], [])
     with pytest.raises(SchurganError, match=str(tmp_path)):

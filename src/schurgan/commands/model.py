@@ -93,8 +93,8 @@ def sample(
 
 
 def _check_refine(refine: int | None) -> None:
-    if refine is not None and refine < 0:
-        raise SchurganError(f"--refine: {refine} given, 0 or more iterations are needed")
+    if refine is not None and not 0 <= refine <= 100_000:
+        raise SchurganError(f"--refine: {refine} given, 0 to 100000 iterations are possible")
 
 
 def reconstruct(

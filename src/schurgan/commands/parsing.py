@@ -144,7 +144,9 @@ def _help(command: Callable[..., Any], name: str) -> str:
 
 
 def check_counts(**counts: int | None) -> None:
-    """SchurganError naming the first option below 1 (None stands for a default)."""
+    """SchurganError naming the first option outside 1 to 65536 (None stands for a default)."""
     for name, count in counts.items():
-        if count is not None and count < 1:
-            raise SchurganError(f"--{name.replace('_', '-')}: {count} given, a whole number of 1 or more is needed")
+        if count is not None and not 1 <= count <= 2**16:
+            raise SchurganError(
+                f"--{name.replace('_', '-')}: {count} given, a whole number from 1 to {2**16} is needed"
+            )

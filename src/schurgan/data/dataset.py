@@ -190,6 +190,8 @@ class DatasetImages(LabelledImages):
         self.classes = tuple(map(str, range(max(labels) + 1) if names is None else names))
         if min(labels) < 0 or max(labels) >= len(self.classes):
             raise ValueError(f"classes: {len(self.classes)} given, labels reach from {min(labels)} to {max(labels)}")
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"classes: {', '.join(self.classes)} given, each name is needed once")
         self.references = (1.0,) * len(self.classes)
         self._digest = digest.hexdigest()
 

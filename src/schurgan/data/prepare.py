@@ -31,7 +31,7 @@ from schurgan.core.errors import SchurganError, enough_memory, writing
 from schurgan.core.files import lock
 from schurgan.core.isolation import isolated
 from schurgan.data.codec import Codec, ImageCodec, codec_for, open_codec
-from schurgan.data.manifest import FORMAT_VERSION, Clip, DType, Manifest, Skipped, printable
+from schurgan.data.manifest import Clip, DType, Manifest, Skipped, printable
 from schurgan.data.shards import quantise
 from schurgan.data.sources import SOURCES, Item, Source, open_source
 from schurgan.data.sources.base import FileSource
@@ -129,9 +129,9 @@ def prepare(
         ValueError: arguments that do not fit each other.
     """
     refuse_in_worker()
-    for name, count in (("shard_clips", shard_clips), ("workers", workers)):
-        if count is not None and count < 1:
-            raise ValueError(f"{name}: {count} given, a whole number of 1 or more is needed")
+    for name, count, most in (("shard_clips", shard_clips, 10**6), ("workers", workers, 1000)):
+        if count is not None and not 1 <= count <= most:
+            raise ValueError(f"{name}: {count} given, a whole number from 1 to {most} is needed")
     _check_kind(source, codec, pitches)
     job = Job(
         source,
@@ -221,7 +221,8 @@ class Job:
 
     def plan(self, described: dict[str, JsonValue], items: Sequence[Item], shard_clips: int) -> str:
         """Hex SHA-256 of all that determines the files."""
-        options = [FORMAT_VERSION, CHUNK, BATCH, shard_clips, self.dtype, self.keep_audio, self.codec]
+        # The 1 is the version of the shards, which are as they always were.
+        options = [1, CHUNK, BATCH, shard_clips, self.dtype, self.keep_audio, self.codec]
         listed = [(item.origin, item.label, item.fold) for item in items]
         known: list[object] = [options, self.source.name, described, list(self.number), listed]
         known += [self.pitches] if self.pitches else []
