@@ -21,7 +21,8 @@ from schurgan.model import Model, load
 from schurgan.runs.folder import RunFolder
 from schurgan.runs.options import HealthOptions
 from schurgan.studies import figures
-from schurgan.studies.figures import borrow, choose_clips, phase_picture, save_figures
+from schurgan.studies.figures import save_figures
+from schurgan.studies.listening import borrow, choose_clips, phase_picture
 from schurgan.studies.runner import run_trials
 from schurgan.studies.study import Study, Trial, read_study
 from schurgan.studies.trial import Outcome
@@ -94,19 +95,55 @@ def test_truncations_are_shown_with_gap_and_kinds_of_the_sweep(trials, tmp_path,
 
     def kept(*arguments: object, **options: object) -> Sweep:
         found.append(sweep(*arguments, **options))  # type: ignore[arg-type]
-        return found[0]
+        return found[-1]
 
     monkeypatch.setattr(figures, "sweep", kept)
     save_figures(drawn("sweep"), "laptop", trials, tmp_path)
     text = (tmp_path / "small-laptop.svg").read_text()
-    at = found[0].points[found[0].truncations.index(0.5)]
+    at = found[0].points[0]
+    assert [each.truncations for each in found] == [(0.5,), (1.0,)]
     assert f"k = {at['vendi_score'].value:.4g}" in text
     assert "truncation α" in (tmp_path / "small-laptop.md").read_text()
 
 
-def test_a_truncation_that_was_not_swept_is_refused(trials, tmp_path):
-    with pytest.raises(SchurganError, match=r"truncation 0\.33 "):
-        save_figures(drawn("sweep", alphas=[0.33]), "laptop", trials, tmp_path)
+def paired(trials: tuple[Trial, ...], kind: str) -> tuple[Study, list[Trial]]:
+    """A row of another model at each truncation, one with a printed ε and one with a share."""
+    content = small_study()
+    rows = [row | {"alpha": alpha} for row, alpha in zip(content["rows"], (1.0, 0.5), strict=True)]
+    options = {"epsilon": 34.53, "relative_epsilon": None}, {"relative_epsilon": 0.039}
+    configs = [
+        t.config.model_copy(update={"ddfn": t.config.ddfn.model_copy(update=o)})
+        for t, o in zip(trials, options, strict=True)
+    ]
+    return drawn(kind, rows=rows), [replace(t, config=config) for t, config in zip(trials, configs, strict=True)]
+
+
+def test_each_truncation_of_a_sweep_is_of_its_own_model(trials, tmp_path, monkeypatch):
+    runs = []
+    sweep = figures.sweep
+    monkeypatch.setattr(figures, "sweep", lambda run, *a, **o: runs.append((run, *a)) or sweep(run, *a, **o))
+    study, pairs = paired(trials, "sweep")
+    save_figures(study, "laptop", pairs, tmp_path)
+    assert runs == [(trials[0].folder, [1.0]), (trials[1].folder, [0.5])]
+    text = (tmp_path / "small-laptop.svg").read_text()
+    assert "α = 1, ε = 34.53" in text
+    assert "α = 0.5, ε = 0.039 E Δ²(x)" in text
+
+
+def test_each_sound_of_a_set_is_of_its_own_model_with_its_epsilon(trials, tmp_path):
+    study, pairs = paired(trials, "waveform")
+    save_figures(study, "laptop", pairs, tmp_path)
+    made = json.loads((tmp_path / "small-laptop-sounds" / "set-1" / "about.json").read_text())["synthesized"]
+    assert [(each["truncation"], each["epsilon"], each["relative_epsilon"]) for each in made] == [
+        (1.0, 34.53, None),
+        (0.5, None, 0.039),
+    ]
+    same = replace(trials[1], folder=trials[0].folder)
+    study, pairs = paired((trials[0], same), "waveform")
+    save_figures(study, "laptop", pairs, tmp_path / "same")
+    sounds = [folder / "small-laptop-sounds" / "set-1" for folder in (tmp_path, tmp_path / "same")]
+    assert sha256(sounds[0] / "synthesized-1.wav") == sha256(sounds[1] / "synthesized-1.wav")
+    assert sha256(sounds[0] / "synthesized-2.wav") != sha256(sounds[1] / "synthesized-2.wav")
 
 
 def test_waveforms_come_with_two_sets_to_hear_and_their_pictures(trials, tmp_path):

@@ -142,3 +142,14 @@ def test_seeds_are_runs_of_every_row_all_rows_of_the_first_seed_first(tmp_path):
     rows = len(trials) // 3
     assert [trial.seed for trial in trials] == [0] * rows + [1] * rows + [2] * rows
     assert [trial.config.train.seed for trial in trials] == [trial.seed for trial in trials]
+
+
+@pytest.mark.parametrize("name", ["figure2", "figure3"])
+def test_figures_2_and_3_have_a_model_for_each_printed_pair(name, tmp_path):
+    study = load_study(name)
+    alphas = {row.name: row.alpha for row in study.rows}
+    pairs = {(alphas[t.row], t.config.ddfn.epsilon) for t in study.trials("paper", 1, {}, tmp_path)}
+    assert pairs == {(0.25, 34.53), (0.5, 47.05), (1.0, 56.37), (2.0, 78.145)}
+    for scale in ("laptop", "gpu"):
+        shares = {alphas[t.row]: t.config.ddfn.relative_epsilon for t in study.trials(scale, 1, {}, tmp_path)}
+        assert shares == {0.25: 0.017, 0.5: 0.023, 1.0: 0.028, 2.0: 0.039}  # of 2,025, ESC-10's mean at 128²

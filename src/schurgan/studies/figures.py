@@ -5,23 +5,21 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from schurgan.audio import Aux, MorletCWT, snr_db, write_audio
-from schurgan.audio.pictures import picture, save_png
 from schurgan.core.errors import SchurganError, writing
-from schurgan.core.files import atomic_write, write_json
+from schurgan.core.files import atomic_write
 from schurgan.data.shards import Shards, split
 from schurgan.evaluation.sweep import sweep
 from schurgan.evaluation.table import figure as digits
-from schurgan.model import Model, Phase, load
+from schurgan.model import Model, load
 from schurgan.runs.folder import RunFolder
+from schurgan.studies.listening import Borrowed, borrow, choose_clips, join_alphas, phase_picture, save_set
 from schurgan.studies.study import ScaleName, Study, Trial
 from schurgan.studies.trial import read_outcome
 
@@ -33,8 +31,6 @@ _FIRST_MS = 500
 _EXAMPLES = 9
 _LETTERS = "abcdefghij"
 _FIRST_PANELS = 5  # number of the paper's figure that the first signal of the first row is
-_APPROXIMATED: tuple[Phase, ...] = ("noise", "griffin-lim")
-"""Ways to a phase without a recording's. The paper's others (Krawczyk and Gerkmann, MelGAN) are not here."""
 _LINES: tuple[dict[str, Any], ...] = (
     {"color": "black", "linestyle": "-"},
     {"color": "0.45", "linestyle": "--"},
@@ -68,7 +64,7 @@ def save_figures(study: Study, scale: ScaleName, trials: Sequence[Trial], out: P
     if study.kind == "sweep":
         _draw_sweep(study, scale, trials, path)
     else:
-        _draw_waveforms(study, trials, path)
+        _draw_waveforms(study, scale, trials, path)
     return [path.with_suffix(".png")]
 
 
@@ -119,26 +115,34 @@ def _draw_gap(ax: Axes, trial: Trial, score: str, style: dict[str, Any], label: 
 
 
 def _draw_sweep(study: Study, scale: ScaleName, trials: Sequence[Trial], path: Path) -> None:
-    """Figure 2: generated images at each truncation with gap and kinds in a batch; under them both over truncation."""
-    trial, at = _first(study, trials), study.scale(scale)
-    result = sweep(
-        trial.folder, extractor=at.extractor, images=at.images, data=trial.config.data, seed=trial.seed, figures=False
-    )
-    points = dict(zip(result.truncations, result.points, strict=True))
-    if missing := [alpha for alpha in study.alphas if alpha not in points]:
-        raise SchurganError(f"study {study.name}: truncation {missing[0]:g} is none of a sweep's")
-    model = load(trial.folder)
-    labels = torch.arange(_EXAMPLES) % len(model.classes)
+    """Figure 2: a model's images at each truncation, its ε, gap and kinds in a batch; under them its scores."""
+    at, pairs = study.scale(scale), _pairs(study, scale, trials)
+    swept = [
+        sweep(
+            trial.folder,
+            [alpha],
+            extractor=at.extractor,
+            images=at.images,
+            data=trial.config.data,
+            seed=trial.seed,
+            figures=False,
+        )
+        for trial, alpha in pairs
+    ]
+    points = {alpha: each.points[0] for (_, alpha), each in zip(pairs, swept, strict=True)}
+    result = replace(swept[0], truncations=tuple(points), points=tuple(points.values()))
     with _sheet(path, 4.2) as page:
         upper, lower = page.subfigures(2, 1, height_ratios=(1.1, 1), squeeze=False)[:, 0]
-        for alpha, ax in zip(study.alphas, upper.subplots(1, len(study.alphas), squeeze=False).flat, strict=True):
-            images = model.images(labels, alpha, trial.seed).mean(1).numpy()
+        for (trial, alpha), ax in zip(pairs, upper.subplots(1, len(pairs), squeeze=False).flat, strict=True):
+            model = load(trial.folder)
+            images = model.images(torch.arange(_EXAMPLES) % len(model.classes), alpha, trial.seed).mean(1).numpy()
             # Three by three, lowest frequencies at the bottom, a line between them.
             framed = np.pad(images[:, ::-1], ((0, 0), (1, 1), (1, 1)), constant_values=1.0)
             ax.imshow(np.block([list(framed[i : i + 3]) for i in (0, 3, 6)]), cmap="gray", vmin=-1, vmax=1)
             ax.set_axis_off()
             gap, kinds = (points[alpha][name].value for name in ("departure_gap", "vendi_score"))
-            ax.set_title(f"α = {alpha:g}, ε = {digits(None if gap is None else abs(gap))}\nk = {digits(kinds)}")
+            came = digits(None if gap is None else abs(gap))
+            ax.set_title(f"α = {alpha:g}, ε = {_epsilon(trial)}\ngap {came}, k = {digits(kinds)}")
         curves = (("fid", "FID"), ("inception_score", "Inception Score"), ("variety", "variety, share of real"))
         x = sorted(points)
         for (name, title), ax in zip(curves, lower.subplots(1, len(curves)), strict=True):
@@ -157,13 +161,17 @@ def _draw_sweep(study: Study, scale: ScaleName, trials: Sequence[Trial], path: P
         file.write(f"# {study.title}\n\n{result.cells().markdown()}\n- Scale {scale}: {at.about}\n{notes}")
 
 
-def _draw_waveforms(study: Study, trials: Sequence[Trial], path: Path) -> None:
+def _draw_waveforms(study: Study, scale: ScaleName, trials: Sequence[Trial], path: Path) -> None:
     """Figure 3: the first half second of a recording and of generated images with its phase; and sets to hear."""
-    trial = _first(study, trials)
-    model, shards = load(trial.folder), _shards(trial)
-    sets = [borrow(model, shards, clip, study.alphas, trial.seed) for clip in choose_clips(shards, 2, seed=trial.seed)]
-    for number, borrowed in enumerate(sets, 1):
-        _save_set(model, borrowed, path.with_name(f"{path.name}-sounds") / f"set-{number}", trial.seed)
+    pairs = _pairs(study, scale, trials)
+    models = [load(trial.folder) for trial, _ in pairs]
+    model, shards, seed = models[0], _shards(pairs[0][0]), pairs[0][0].seed
+    sets = []
+    for number, clip in enumerate(choose_clips(shards, 2, seed=seed), 1):
+        parts = [borrow(m, shards, clip, [alpha], seed) for m, (_, alpha) in zip(models, pairs, strict=True)]
+        sets.append(join_alphas(parts))
+        folder = path.with_name(f"{path.name}-sounds") / f"set-{number}"
+        save_set(model, sets[-1], [trial.config.ddfn for trial, _ in pairs], folder, seed)
     first, rate = sets[0], model.spectrogram.sample_rate
     count = min(round(rate * _FIRST_MS / 1000), len(first.original))
     time = np.arange(count) / rate * 1000
@@ -171,9 +179,10 @@ def _draw_waveforms(study: Study, trials: Sequence[Trial], path: Path) -> None:
         axes = page.subplots(1 + len(first.alphas), 1, sharex=True, sharey=True)
         axes[0].plot(time, first.original[:count].numpy(), linewidth=0.5, **_LINES[0])
         axes[0].set_title(f'original, "{first.label}"', loc="left")
-        for number, (alpha, ax) in enumerate(zip(first.alphas, axes[1:], strict=True)):
+        for number, ((trial, alpha), ax) in enumerate(zip(pairs, axes[1:], strict=True)):
             ax.plot(time, first.sounds[number, :count].numpy(), linewidth=0.5, **_LINES[0])
-            ax.set_title(f"generated, α = {alpha:g}, its phase (SNR {first.snr(number)})", loc="left")
+            made = f"generated, α = {alpha:g}, ε = {_epsilon(trial)}, its phase (SNR {first.snr(number)})"
+            ax.set_title(made, loc="left")
         axes[-1].set_xlabel("ms")
 
 
@@ -216,6 +225,21 @@ def _draw_panel(path: Path, name: str, model: Model, borrowed: Borrowed) -> None
         page.suptitle(f'{name}: "{borrowed.label}"', fontsize=9)
 
 
+def _pairs(study: Study, scale: ScaleName, trials: Sequence[Trial]) -> list[tuple[Trial, float]]:
+    """A trial and its truncation, for each row that has one; else the first row's trial at each of the study's."""
+    rows = study.rows_at(scale)
+    own = {row.name: row.alpha for row in rows if row.alpha is not None}
+    if not own:
+        return [(_first(study, trials), alpha) for alpha in study.alphas]
+    return [(_first(study, [t for t in trials if t.row == name]), alpha) for name, alpha in own.items()]
+
+
+def _epsilon(trial: Trial) -> str:
+    """ε as the run had it: in units of Δ², or as a share of the real mean."""
+    ddfn = trial.config.ddfn
+    return f"{ddfn.epsilon:g}" if ddfn.relative_epsilon is None else f"{ddfn.relative_epsilon:.3g} E Δ²(x)"
+
+
 def _first(study: Study, trials: Sequence[Trial]) -> Trial:
     """The trial of the first seed. Raises SchurganError where it was not scored."""
     trial = min(trials, key=lambda each: (each.seed, each.variant != ""))
@@ -250,98 +274,3 @@ def _sheet(path: Path, height: float) -> Iterator[Figure]:
                 figure.savefig(buffer, format=kind, **options)
                 with atomic_write(path.with_suffix(f".{kind}")) as file:
                     file.write(buffer.getvalue())
-
-
-@dataclass(frozen=True)
-class Borrowed:
-    """A recording, and generated images of its class with its phase (the paper's: image times phase)."""
-
-    label: str
-    original: Tensor
-    """(L,), peak 1."""
-    image: Tensor
-    """(C, R, R) of the recording."""
-    reference: Tensor
-    """(1,), magnitude that the top of the scale stands for."""
-    alphas: tuple[float, ...]
-    images: Tensor
-    """(A, C, R, R), one an alpha, all of one noise."""
-    sounds: Tensor
-    """(A, L)."""
-
-    def snr_db(self, number: int) -> float:
-        """Signal over residual of a sound against the recording, dB."""
-        return float(snr_db(self.original, self.sounds[number]))
-
-    def snr(self, number: int) -> str:
-        """The same to be printed, with the paper's reading, 20 log₁₀, in brackets."""
-        value = self.snr_db(number)
-        return f"{value:.1f} dB ({2 * value:.1f})"
-
-
-def choose_clips(shards: Shards, count: int, seed: int) -> list[int]:
-    """`count` recordings (no altered copies) of different classes where there are as many, drawn by the seed.
-
-    Raises SchurganError where there are fewer recordings.
-    """
-    order = np.random.default_rng(seed).permutation(np.flatnonzero(~shards.augmented))
-    if len(order) < count:
-        raise SchurganError(f"{shards.folder}: {len(order)} recordings, {count} are needed")
-    firsts = np.sort(np.unique(shards.labels[order], return_index=True)[1])
-    clips: list[int] = np.concatenate([order[firsts], np.delete(order, firsts)])[:count].tolist()
-    return clips
-
-
-@torch.no_grad()
-def borrow(model: Model, shards: Shards, clip: int, alphas: Sequence[float], seed: int) -> Borrowed:
-    """Raises SchurganError for a set without recordings."""
-    original = shards.recording(clip)
-    label = shards.classes[int(shards.labels[clip])]
-    image, aux = model.spectrogram.encode(original[None])
-    number = torch.tensor([model.classes.index(label)])
-    images = torch.cat([model.images(number, alpha, seed) for alpha in alphas])
-    carrier = original.expand(len(alphas), -1)
-    here = Aux(aux.reference.expand(len(alphas)), carrier)
-    sounds = model.spectrogram.decode(images, here, phase="carrier", refine=0)
-    return Borrowed(label, original, image[0], aux.reference, tuple(alphas), images, sounds)
-
-
-@torch.no_grad()
-def phase_picture(model: Model, original: Tensor) -> Tensor:
-    """Recording (L,) -> its phase (R, R) in [−π, π], rows ascending in frequency, at the middle of each column.
-
-    Raises SchurganError for images that are not of wavelets.
-    """
-    transform, size = model.spectrogram.transform, model.spectrogram.size
-    if not isinstance(transform, MorletCWT):
-        raise SchurganError(
-            "a picture of the phase needs images of wavelets; prepare the data with --transform wavelet"
-        )
-    coefficients = transform.full_rate(original[None])[0]
-    middles = ((torch.arange(size) + 0.5) * (coefficients.shape[-1] / size)).long()
-    return coefficients[:, middles].angle()
-
-
-def _save_set(model: Model, borrowed: Borrowed, folder: Path, seed: int) -> None:
-    """Write a set to listen to: each sound as WAV with its image as PNG, and about.json."""
-    named = {"original": (borrowed.image, borrowed.original)}
-    for number, pair in enumerate(zip(borrowed.images, borrowed.sounds, strict=True), 1):
-        named[f"synthesized-{number}"] = pair
-    for phase in _APPROXIMATED:  # of the first image
-        sounds = model.spectrogram.decode(borrowed.images[:1], Aux(borrowed.reference), phase=phase, seed=seed)
-        named[f"approximated-{phase}"] = borrowed.images[0], sounds[0]
-    about = {
-        "class": borrowed.label,
-        "synthesized": [
-            {"name": f"synthesized-{n}", "truncation": alpha, "snr_db": round(borrowed.snr_db(n - 1), 3)}
-            for n, alpha in enumerate(borrowed.alphas, 1)
-        ],
-        "approximated_of": "synthesized-1",
-    }
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, (image, sound) in named.items():
-            path = folder / f"{name}.wav"
-            write_audio(path, sound / sound.abs().amax().clamp_min(1), model.spectrogram.sample_rate)
-            save_png(picture(image, max(1, 256 // image.shape[-1])), path.with_suffix(".png"))
-        write_json(folder / "about.json", about)

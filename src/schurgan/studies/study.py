@@ -46,6 +46,8 @@ class Row(Options):
     data: Name
     parts: tuple[str, ...]
     """Each on top of those before."""
+    alpha: Annotated[float, Field(gt=0)] | None = None
+    """Truncation that the row's model is shown at."""
     paper: dict[str, Printed] = Field(default_factory=dict)
     """By column; none of a row that the paper lacks."""
 
@@ -271,11 +273,11 @@ def read_study(name: str, content: Mapping[str, Any]) -> Study:
     content = dict(content)
     only, like = content.pop("only", None), content.pop("like", None)
     if like is not None:
-        content = _raw(like) | content
+        content = {key: value for key, value in _raw(like).items() if key != "only"} | content
     if only is not None:
         rows = {row["name"]: row for row in content["rows"]}
         if missing := [row for row in only if row not in rows]:
-            raise SchurganError(f'study {name}: "{missing[0]}" is no row of {like}')
+            raise SchurganError(f'study {name}: "{missing[0]}" is no row of {like or name}')
         content["rows"] = [rows[row] for row in only]
     try:
         return Study.model_validate(content | {"name": name})
