@@ -9,6 +9,7 @@ import torch
 from folded_set import CLASSES, LENGTH, RATE, SIZE, Folded, spectrogram, untrained
 from torch import Tensor
 
+from schurgan.core.distributed import World
 from schurgan.core.errors import SchurganError
 from schurgan.data import Shards, prepare
 from schurgan.evaluation.features.extractor import Extracted
@@ -18,6 +19,7 @@ from schurgan.evaluation.score_sounds import (
     ClassLevels,
     Donors,
     Fidelity,
+    _decode,
     consistency,
     frechet_audio_distance,
     measure_sounds,
@@ -40,6 +42,12 @@ def model() -> Model:
 def recordings(folded) -> tuple[Tensor, Tensor]:
     clips = range(len(folded))
     return torch.stack([folded.recording(clip) for clip in clips]), torch.from_numpy(folded.labels)
+
+
+def test_equal_images_in_different_chunks_are_decoded_from_different_noise(model):
+    images = torch.zeros(1, 3, SIZE, SIZE).expand(18, -1, -1, -1)  # two chunks
+    sounds = _decode("", model, images, torch.zeros(18, dtype=torch.long), 0, World())
+    assert len({sound.numpy().tobytes() for sound in sounds}) == 18
 
 
 def test_the_nearest_donor_of_a_donors_own_image_is_itself(recordings):

@@ -41,7 +41,7 @@ class SoundOptions(ShardOptions):
     scale: Annotated[Scale, arg(help="magnitude scale of the images")] = "log"
     transform: Annotated[TransformName, arg(help="wavelet (complex Morlet) or stft")] = "wavelet"
     frame: Frame = "paper"
-    """50 ms frames resized to the columns (paper), or one frame a column (native)"""
+    """50 ms frames resized to the columns (paper), or one frame a column (native); log_real has none"""
     sample_rate: Annotated[int, arg(help="in Hz")] = 16000
     seconds: float | None = None
     """length of a clip: longer ones are cut and shorter ones padded; 5 by default, for soundscape 2"""
