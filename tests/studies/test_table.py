@@ -105,6 +105,13 @@ def test_failures_and_collapses_without_scores_are_said_below(study, trials, tmp
     assert columns(text, "without")["onset"] == "3"
 
 
+def test_real_images_are_told_of_though_the_first_trial_failed(study, trials, tmp_path):
+    trials["a-laptop-0"].folder.mkdir(parents=True)
+    Outcome("failed", "out of memory").save(trials["a-laptop-0"].folder)
+    score(trials["b-laptop-0"], 10.0)
+    assert "Real images, sounds: Inception Score 7" in save_table(study, "laptop", list(trials.values()), tmp_path)
+
+
 def test_rows_that_were_evaluated_in_different_ways_are_refused(study, trials, tmp_path):
     score(trials["a-laptop-0"], 10.0)
     score(trials["b-laptop-0"], 10.0, protocol=replace(PROTOCOL, n_fake=99))
