@@ -152,6 +152,16 @@ def test_altered_copies_are_no_real_images_to_be_judged_by(made, monkeypatch):
     assert len(known[0][1]) == 40
 
 
+def test_frechet_distances_are_taken_by_a_classifier_of_the_data_if_asked_for(made, monkeypatch):
+    extractors = []
+    monkeypatch.setattr(watcher, "open_extractor", lambda name, *_, **__: name)
+    monkeypatch.setattr(watcher, "HealthScores", lambda *_, extractor, **__: extractors.append(extractor))
+    for classifier in (True, False):
+        watch, trainer = made(classifier=classifier)
+        watch._health_scores(trainer)
+    assert extractors == ["classifier", None]
+
+
 def test_how_often_is_settled_once_and_part_of_the_state(made, shards, monkeypatch):
     watch, trainer = made(every=5, budget=0.05)
     monkeypatch.setattr(watch, "_stretched", lambda seconds: 3)

@@ -158,5 +158,5 @@ def test_sets_that_share_no_class_or_shape_are_refused():
 def test_held_out_images_are_judged_against_all_the_others_of_their_class():
     held_out, train = torch.tensor([[0.0], [1.0], [5.0]]), torch.tensor([[10.0], [20.0]])
     labels = torch.zeros(3, dtype=torch.long)
-    found = memorisation(held_out, labels, train, labels[:2], held_out, labels)
-    assert found.reference_ratio == pytest.approx(9)  # of 10 / 1, 9 / 1 and 5 / 4
+    found = [memorisation(held_out, labels, train, labels[:2], held_out, labels, seed=seed) for seed in range(8)]
+    assert [each.reference_ratio for each in found] == [pytest.approx(9)] * 8  # of 10 / 1, 9 / 1 and 5 / 4
