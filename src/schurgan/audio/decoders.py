@@ -133,6 +133,7 @@ class _Libsndfile:
         self.declared, self.remark = self.contents.frames, self.contents.remark
         declared = n_frames = 0
         for piece in self.pieces:
+            before = n_frames
             try:
                 with self._open(piece) as sound:
                     if (sound.samplerate, sound.channels) != (self.rate, self.channels):
@@ -144,7 +145,6 @@ class _Libsndfile:
                     if sound.frames < 2**62 and not (piece and piece.stretch > 1):  # otherwise it is not known
                         declared += sound.frames
                     self.remark = self.remark or _wrong_size(sound)
-                    before = n_frames
                     while len(block := sound.read(_BLOCK, "float32", always_2d=True)):
                         n_frames += len(block)
                         yield block

@@ -174,7 +174,7 @@ class Decoder:
             container = av.open(self.file, format=self.format, metadata_errors="ignore")
         except (av.error.FFmpegError, ValueError) as error:
             raise ValueError(_reason(error)) from None
-        if not container.streams.audio:
+        if not any(stream.rate and stream.channels for stream in container.streams.audio[:1]):
             container.close()
             raise ValueError("no sound in it")
         return container
