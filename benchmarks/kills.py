@@ -221,7 +221,7 @@ def torment_command(
     while sum(kills.values()) < arguments.kills:
         os.environ["SCHURGAN_CACHE"] = str(folder / f"cache-{ends}")
         process = life(place)
-        process.join(chance.uniform(0, calmly))
+        process.join(chance.uniform(0, calmly * arguments.longest))
         process.kill()
         process.join()
         if process.exitcode == 0:
@@ -351,6 +351,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--what", choices=("run", "study", "report"), default="run")
     parser.add_argument("--jobs", type=int, default=1, help="of a study")
+    parser.add_argument("--longest", type=float, default=1.0, help="share of a calm study or report that a life takes")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--fault-at", type=int, help="step from which attempt 0 looks collapsed")
