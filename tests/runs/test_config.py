@@ -220,11 +220,11 @@ def test_a_number_is_taken_at_its_bounds_and_refused_beyond(path, said):
         inside, outside = (
             (bound - sign * step, bound) if open_ else (bound, bound + sign * max(step, abs(bound) * step))
         )
-        pair = len(path) == 3 and path[1] == "betas"
+        pair = len(path) == 3 and path[1] in ("betas", "interval")
         for value, fits in ((inside, True), (outside, False), (sign * 10**30, False)):
             options = options_of(path, value)
             if pair:
-                options["train"]["betas"] *= 2
+                options[path[0]][path[1]] *= 2
             if fits:
                 Config.model_validate(options)
             else:
