@@ -5,7 +5,9 @@ A command's module is imported when the command is called: `schurgan --help` imp
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import os
 import sys
 import warnings
@@ -80,8 +82,13 @@ def _group(word: str) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command. Exit status 0, 1 (a run stopped as asked), or 2 with one sentence on standard error."""
+    """Run a command.
+
+    Exit status 0, 1 (a run stopped as asked), 2 with one sentence on standard error, 130 after Ctrl-C, or 141 where the
+    reader of a pipe went away.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    _ready_streams()
     try:
         with warnings.catch_warnings(), redirect_stdout(cast(TextIO, HarmlessStream(sys.stdout))):
             warnings.showwarning = lambda message, *_: say(f"warning: {message}")
@@ -95,12 +102,47 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Interrupted as stop:
         say(str(stop))
         sys.exit(1)
+    except UnicodeEncodeError as error:  # of a file's name: streams write "?"
+        say(
+            f'"{error.object}": {error.encoding}, this system\'s code for names of files, has no such letters; '
+            "PYTHONUTF8=1 would do"
+        )
+        sys.exit(2)
     except BrokenPipeError:
-        # The reader of a pipe went away; say nothing more to it, also not at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        _silence(sys.stdout)
+        sys.exit(141)
+    except OSError as error:  # a file's name is in it, unless it is of standard output
+        if error.filename is None:
+            _silence(sys.stdout)
+        say(f"{error.filename or 'standard output'}: {error.strerror or error}")
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+    finally:
+        try:
+            sys.stderr.flush()
+        except (OSError, ValueError):
+            _silence(sys.stderr)
+
+
+def _ready_streams() -> None:
+    """What a stream cannot encode becomes "?", and one that is closed leads nowhere."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass  # else the next file that is opened would become standard output
+    os.close(descriptor)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+        elif isinstance(stream, io.TextIOWrapper) and (stream.errors, stream.encoding) != ("surrogateescape", "utf-8"):
+            with contextlib.suppress(OSError):  # of a flush that fails
+                stream.reconfigure(errors="replace")
+
+
+def _silence(stream: TextIO) -> None:
+    """Say nothing more to a stream that fails, also not at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _run(arguments: list[str]) -> None:

@@ -9,6 +9,7 @@ import inspect
 import io
 import os
 import re
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -22,6 +23,9 @@ from schurgan.core.errors import SchurganError, did_you_mean
 
 Folder = Annotated[Path, arg(metavar="DIR")]
 """An option that names a folder."""
+
+_LEAST_COLUMNS = 20
+"""The parser never ends to lay its boxes out in fewer than six."""
 
 
 def value_of(arguments: list[str], option: str) -> str | None:
@@ -42,9 +46,10 @@ def parse(command: Callable[..., None], name: str, arguments: list[str]) -> Call
         return functools.partial(command, *args, **options)
 
     if {"-h", "--help"} & set(arguments):
-        return tyro.cli(bind, prog=f"schurgan {name}", args=arguments)
+        with _columns(max(shutil.get_terminal_size().columns, _LEAST_COLUMNS)):
+            return tyro.cli(bind, prog=f"schurgan {name}", args=arguments)
     printed = io.StringIO()
-    with contextlib.redirect_stderr(printed), contextlib.suppress(SystemExit), _wide():
+    with contextlib.redirect_stderr(printed), contextlib.suppress(SystemExit), _columns(1000):
         return tyro.cli(bind, prog=f"schurgan {name}", args=arguments)
     raise SchurganError(_sentence(printed.getvalue(), bind, name))
 
@@ -96,10 +101,10 @@ def _fields(kind: Any) -> Mapping[str, Any]:
 
 
 @contextlib.contextmanager
-def _wide() -> Iterator[None]:
-    """A terminal so wide that the parser's boxes break no word."""
+def _columns(width: int) -> Iterator[None]:
+    """A terminal of a width that the parser can do with, or so wide that its boxes break no word."""
     before = os.environ.get("COLUMNS")
-    os.environ["COLUMNS"] = "1000"
+    os.environ["COLUMNS"] = str(width)
     try:
         yield
     finally:
@@ -138,7 +143,7 @@ def _sentence(box: str, command: Callable[..., Any], name: str) -> str:
 
 def _help(command: Callable[..., Any], name: str) -> str:
     text = io.StringIO()
-    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit), _wide():
+    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit), _columns(1000):
         tyro.cli(command, prog=name, args=["--help"])
     return text.getvalue()
 

@@ -10,7 +10,7 @@ import sys
 import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -100,4 +100,32 @@ class HarmlessStream:
 
 def say(message: str) -> None:
     """One line for the user on standard error."""
-    print(f"schurgan: {harmless(' '.join(message.split()))}", file=sys.stderr)
+    Guarded(sys.stderr).write(f"schurgan: {harmless(' '.join(message.split()))}\n")
+
+
+class Guarded:
+    """A stream that work outlives: once it fails all that follows is ignored; what it cannot encode becomes "?"."""
+
+    def __init__(self, stream: IO[str] | None) -> None:
+        self._stream = stream
+        self.encoding = getattr(stream, "encoding", None) or "utf-8"
+
+    def write(self, text: str) -> int:
+        """Write and flush."""
+        self._try("write", text.encode(self.encoding, "replace").decode(self.encoding))
+        self._try("flush")
+        return len(text)
+
+    def flush(self) -> None:
+        """Do nothing: all is flushed."""
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal that still listens."""
+        return bool(self._try("isatty"))
+
+    def _try(self, method: str, *arguments: str) -> object:
+        try:
+            return getattr(self._stream, method)(*arguments) if self._stream else None
+        except (OSError, ValueError):
+            self._stream = None
+            return None

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from types import TracebackType
+from typing import IO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from schurgan.core.errors import harmless
+from schurgan.core.errors import Guarded, harmless
 
 LOG_SECONDS = 15.0
 """Between lines where there is no terminal."""
 
 
 class Bar:
-    """`with Bar("train", total) as bar: bar.update(done, "loss 0.3")`, on standard error."""
+    """`with Bar("train", total) as bar: bar.update(done, "loss 0.3")`, on standard error while that takes it."""
 
     def __init__(self, what: str, total: int, unit: str = "it", start: int = 0) -> None:
         self.what, self.total, self.unit, self.start = what, total, unit, start
-        self._console = Console(stderr=True, highlight=False)
+        self._console = Console(file=cast(IO[str], Guarded(sys.stderr)), highlight=False)
         self._began = self._logged = time.monotonic()
         self._bar: Progress | None = None
         self._line = ""  # of a log, not yet printed

@@ -92,8 +92,10 @@ def print_evaluation(evaluation: Evaluation) -> None:
     print(f"against {protocol.n_real} training and {protocol.n_held_out} held-out images")
     print(f"extractor {protocol.extractor} {protocol.extractor_digest[:12]}{known}\n", flush=True)
     console = Console(highlight=False)
-    (console if console.is_terminal else Console(highlight=False, width=160)).print(table)
-    print()
+    console = console if console.is_terminal else Console(highlight=False, width=160)
+    with console.capture() as text:  # rich would end the program where a pipe is closed
+        console.print(table)
+    print(text.get())
     print("real: training images, by halves where two sets are compared; matched: generated images at as many as those")
     print("held out: unseen real images in place of generated ones; ↑ higher is better, ↓ lower, else as real ones are")
     for flag, number in numbered.items():

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from schurgan.core.errors import harmless
+from schurgan.core.errors import Guarded, harmless
 from schurgan.core.progress import LOG_SECONDS
 from schurgan.runs.messages import (
     Tone,
@@ -46,7 +46,7 @@ class LiveView:
         self._row = Row(start)
         self._health: HealthRecord | None = None
         self._events: list[Event] = []
-        self._console = Console(file=cast(IO[str], _Guarded(None if quiet else sys.stderr)), highlight=False)
+        self._console = Console(file=cast(IO[str], Guarded(None if quiet else sys.stderr)), highlight=False)
         self._began = self._logged = time.monotonic()
         self._unlogged = False
         self._live: Live | None = None
@@ -131,28 +131,3 @@ class LiveView:
             self._live.stop()
         elif kind is None:  # an error says what there is to say
             self._log()
-
-
-class _Guarded:
-    """A stream that a run outlives: once it fails it ignores all that follows."""
-
-    def __init__(self, stream: IO[str] | None) -> None:
-        self._stream = stream
-        self.encoding = getattr(stream, "encoding", None) or "utf-8"
-
-    def write(self, text: str) -> int:
-        self._try("write", text)
-        return len(text)
-
-    def flush(self) -> None:
-        self._try("flush")
-
-    def isatty(self) -> bool:
-        return bool(self._try("isatty"))
-
-    def _try(self, method: str, *arguments: str) -> object:
-        try:
-            return getattr(self._stream, method)(*arguments) if self._stream else None
-        except (OSError, ValueError):
-            self._stream = None
-            return None
