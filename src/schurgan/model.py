@@ -22,7 +22,7 @@ from schurgan.core.files import file_name, lock
 from schurgan.core.isolation import isolated, seeded
 from schurgan.core.tensors import load_tensors, save_tensors
 from schurgan.data.codec import open_codec, same_levels
-from schurgan.data.manifest import Classes, Transform
+from schurgan.data.manifest import IMAGE, Classes, Transform
 from schurgan.data.shards import Shards
 from schurgan.networks import Architecture, Generator, Latent
 from schurgan.runs.folder import RunFolder
@@ -67,7 +67,7 @@ class Card:
     format: Literal["schurgan-generator/3", "schurgan-generator/2"] = "schurgan-generator/3"
 
     def __post_init__(self) -> None:
-        if len(self.references) != len(self.classes):
+        if len(self.references) != len(self.classes) and self.transform.get("transform") != IMAGE:
             raise ValueError(f"{len(self.references)} references for {len(self.classes)} classes")
 
 

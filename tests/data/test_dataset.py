@@ -46,6 +46,11 @@ def test_pixels_of_bytes_and_of_floats_are_the_same_images(pairs):
     assert floats.classes == ("a", "b", "c")
 
 
+def test_two_classes_of_one_name_are_refused():
+    with pytest.raises(ValueError, match="each name is needed once"):
+        DatasetImages(TensorDataset(pixels(), torch.arange(30) % 3), classes=("a", "b", "a"))
+
+
 def test_pictures_of_any_size_are_cropped_and_resized_and_classes_are_the_datasets():
     data = DatasetImages(Named(), size=8)
     assert (data.shape, data.classes) == ((1, 8, 8), Named.classes)

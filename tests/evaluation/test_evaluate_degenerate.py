@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -85,7 +85,7 @@ def test_a_generator_of_training_images_is_found_out(score, model, folded, monke
 def test_one_class_has_scores_and_a_flag_where_one_says_nothing(tmp_path, short_training):
     prepare(OneClass(per_class=12, seconds=0.5), tmp_path / "data", spectrogram(), workers=1)
     architecture = find_architecture("small-16")
-    card = Card(asdict(architecture), 4, 3, "normal", 1.0, ("bell",), spectrogram(channels=3).config, (0.2,), None, 0)
+    card = Card(architecture, 4, 3, "normal", 1.0, ("bell",), spectrogram(channels=3).config, (0.2,), None, 0)
     run = make_run(tmp_path / "run", tmp_path / "data", Model(build(card), card))
     found = schurgan.evaluate(run, images=60, runs=1, quick=True).scores
     assert found["inception_score"].value == 1

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -87,7 +86,7 @@ def test_scores_of_pictures(keep, call, tmp_path):
             Image.fromarray(pixels).save(tmp_path / "pictures" / label / f"{number}.png")
     assert call("prepare", "folder", tmp_path / "pictures", "--out", tmp_path / "data").status == 0
     shards = Shards(tmp_path / "data")
-    architecture = asdict(find_architecture("small-16"))
+    architecture = find_architecture("small-16")
     card = Card(architecture, 4, 3, "normal", 1.0, shards.classes, shards.manifest.transform, (), None, 0)
     torch.manual_seed(0)
     run = make_run(tmp_path / "run", tmp_path / "data", Model(build(card), card), exclude=())
