@@ -182,7 +182,7 @@ def run(work: Path, count: int, seed: int, seconds: float, files: list[str]) -> 
         with open(file, "a") as written:
             written.write(json.dumps(mutant) + "\n")
         print(mutant["result"], f"{mutant['file']}:{mutant['line']}", mutant["by"], flush=True)
-    killers = sorted({row["by"] for row in read(file).values() if "::" in row["by"]})
+    killers = sorted({row["by"].partition("[")[0] for row in read(file).values() if "::" in row["by"]})
     print("without any mutant:", tests.say(killers, None) or "all that killed one are green")
     shutil.rmtree(tests.source)
     show(list(read(file).values()))
