@@ -190,8 +190,10 @@ def same(one: Any, other: Any) -> bool:
     return one[0] == other[0] and (torch.equal(one[1], other[1]) if isinstance(one[1], Tensor) else one[1] == other[1])
 
 
-# How exactly networks multiply, and normality's estimators that do nothing else, is for the caller's loop to say.
+# How exactly networks multiply, and normality's estimators that do nothing else, is for the caller's loop to say, as is
+# on how many threads, which changes the order of sums and so their last bit.
 OF_THE_CALLER = {
+    "three threads": {"forward_passes", "made_of_networks", "evaluation", "model"},
     "autocast": {"forward_passes"},
     "medium precision": {"forward_passes", "matrices", "conditions"},
 }

@@ -114,6 +114,7 @@ def take_locks(world: World) -> list[str]:
             except SchurganError as error:
                 told.append(str(error))
             world.barrier()
+        world.barrier()  # not before it was let go
     return [*told, f"process {os.getpid()} "]
 
 

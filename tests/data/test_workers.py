@@ -37,7 +37,7 @@ except ValueError as error:
 
 def test_a_script_on_standard_input_without_a_guard_beside_a_random_py_has_workers(clips, tmp_path, undisturbed):
     (tmp_path / "random.py").write_text("open('executed', 'w')")
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
         [sys.executable, "-P", "-"],
         cwd=tmp_path,

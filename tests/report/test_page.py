@@ -237,7 +237,9 @@ def test_thousands_of_events_do_not_drown_the_page(died):
 
 def test_scores_are_a_table_with_their_floor_and_protocol(died):
     run = died([row(25), row(50)])
-    protocol = dict.fromkeys((field.name for field in fields(Protocol)), 500) | {"extractor": "a&b", "val_folds": (3,)}
+    texts = {"run", "data", "extractor_digest", "resize", "batch_norm", "weights", "version", "torch", "device", "date"}
+    protocol = dict.fromkeys((field.name for field in fields(Protocol)), 500) | dict.fromkeys(texts, "500")
+    protocol |= {"extractor": "a&b", "held_out_data": None, "val_folds": (3,)}
     scores = {"fid": Score(8.21, floor=1.2), "<recall>": Score(None)}
     Evaluation(Protocol(**protocol), scores).save(run / "scores.json")
     text = write_report(run).read_text("utf-8")

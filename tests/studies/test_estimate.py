@@ -209,7 +209,8 @@ def test_once_time_is_up_other_kinds_take_as_long_for_an_operation(tmp_path, mon
 def test_without_a_gpu_the_hours_are_those_of_an_a100(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     content = small_study()
-    content["scales"]["laptop"]["options"]["train"] |= {"device": "auto", "precision": "bf16"}
+    content["scales"]["laptop"]["options"]["train"] |= {"device": "auto"}
+    content["scales"]["laptop"]["precision"] = "bf16"
     estimates = list(estimate(read_study("small", content).trials("laptop", 1, {}, tmp_path), [8, 8]))
     assert estimates[0].seconds == pytest.approx(estimates[0].flops / (0.3 * 312e12))
     assert "GPU-hours (of an A100 at 30% of its peak)" in summary(estimates, 1)

@@ -12,12 +12,13 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pytest
 import torch
 from saved_states import IDENTITY, collapsed, files, loaded_step, names, saved, state
 
+from schurgan.core.documents import read_bytes
 from schurgan.runs import sidecar
 from schurgan.runs.sidecar import by_score, sidecar_path
 from schurgan.training.checkpoint import Checkpoints, read
@@ -89,13 +90,13 @@ def test_nothing_is_removed_while_a_file_cannot_be_opened(tmp_path, monkeypatch)
     checkpoints = saved(tmp_path, 1, 2, 3)
     checkpoints.keep = 1
 
-    def refuse(path: Path, mode: str) -> IO[bytes]:
+    def refuse(path: Path) -> bytes:
         if path == sidecar_path(checkpoints.path(2)):  # for now: nobody knows that it is not the best
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        return open(path, mode)
+        return read_bytes(path)
 
     with monkeypatch.context() as patched:
-        patched.setattr(sidecar, "open", refuse, raising=False)
+        patched.setattr(sidecar, "read_bytes", refuse)
         with pytest.warns(UserWarning, match=r"old checkpoints cannot be removed \(Too many open files\)"):
             checkpoints.save(state(4), 4, IDENTITY)
         assert [record.step for record in checkpoints.records().values()] == [1, 3, 4]
