@@ -189,7 +189,8 @@ def results(place: Path) -> dict[str, Any]:
         name = str(path.relative_to(place))
         if path.name == "scores.json":
             scores = json.loads(path.read_text())
-            files[name] = scores | {"protocol": {**scores["protocol"], "date": "", "run": ""}}
+            # Its checksum is of the time and the path too.
+            files[name] = scores | {"protocol": {**scores["protocol"], "date": "", "run": ""}, "checksum": ""}
         elif path.name not in ("metrics.jsonl", "trial.log") and path.parent.name != "checkpoints":
             files[name] = path.read_bytes()
     return files
