@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -144,7 +146,8 @@ def test_a_trial_has_a_process_of_its_own_whatever_the_current_folder_holds(tmp_
 
 
 @pytest.mark.slow
-def test_submitits_local_processes_run_a_trial(images, tmp_path):
+def test_submitits_local_processes_run_a_trial(images, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (Path(__file__).parent, *sys.path))))
     trials = trials_of(tmp_path, images, device="cpu")[:1]
     run_trials(trials, executor=slurm_executor(tmp_path / "jobs", {"cluster": "local", "timeout_min": "10"}))
     outcome = read_outcome(trials[0].folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator
+from importlib import import_module
 from io import FileIO
 from typing import Any, NamedTuple
 
@@ -13,9 +14,9 @@ import numpy as np
 from schurgan.audio.containers import behind_tags, find
 
 try:
-    import av as av
+    av: Any = import_module("av")
 except ImportError:  # the extra `codecs` is not installed
-    av = None  # type: ignore[assignment]
+    av = None
 
 SUFFIXES = (
     *(
