@@ -7,6 +7,7 @@ import locale
 import operator
 import os
 import random
+import shutil
 import signal
 import sys
 import warnings
@@ -125,7 +126,13 @@ def state() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def given(recordings: Path, shards: Path, finished_run: Path, tiny: Callable[..., Any]) -> SimpleNamespace:
+def given(
+    recordings: Path,
+    shards: Path,
+    finished_run: Path,
+    tiny: Callable[..., Any],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> SimpleNamespace:
     """What the cases start from, made under ordinary settings."""
     noise = torch.Generator().manual_seed(0)
     images = torch.rand(24, 1, 16, 16, generator=noise) * 2 - 1
@@ -138,7 +145,7 @@ def given(recordings: Path, shards: Path, finished_run: Path, tiny: Callable[...
     return SimpleNamespace(
         recordings=recordings,
         shards=shards,
-        run=finished_run,
+        run=shutil.copytree(finished_run, tmp_path_factory.mktemp("scored") / "run"),  # it will have scores
         options=config.train.model_dump(include={"steps", "batch_size", "checkpoint_every", "sample_every", "threads"})
         | {"model": small, "ddfn": {"relative_epsilon": 0.1, "weight": 1.0}},
         images=images,
