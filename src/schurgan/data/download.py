@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPException, HTTPMessage
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 from urllib.error import HTTPError, URLError
 from urllib.request import HTTPRedirectHandler, Request, build_opener
@@ -269,7 +269,7 @@ class _Redirects(HTTPRedirectHandler):
 def _unpack(archive: Path, final: Path, inside: str | None, check: Callable[[Path], object]) -> None:
     """The folder `inside` (a pattern; None: everything) of an archive as `final`, once `check` has opened it.
 
-    The standard library keeps every file inside the folder; an archive that is damaged or holds links is removed.
+    An archive that is damaged, or holds anything but files inside the folder, is removed.
     """
     scratch = final.with_name(f".{final.name}.unpacking")
     shutil.rmtree(scratch, ignore_errors=True)
@@ -317,9 +317,14 @@ def _members(archive: Path) -> Iterator[tuple[str, int, Callable[..., Any], int]
                 yield info.filename, info.file_size, partial(packed.extract, info), info.header_offset
         return
     with open_regular(archive) as raw, tarfile.open(fileobj=_Inflated(fileobj=raw), mode="r:") as tar:
+        # Python has that filter since 3.11.4; what it refuses is refused here, and a link, which led around it.
+        tar.extraction_filter = getattr(tarfile, "data_filter", None)
         for entry in tar:
-            if entry.issym() or entry.islnk():  # all known ways around the filter "data" are links
-                raise SchurganError(f'{archive}: "{entry.name}" is a link; it was removed')
-            yield entry.name, entry.size, partial(tar.extract, entry, filter="data"), raw.tell()
+            if not (entry.isfile() or entry.isdir()):
+                raise SchurganError(f'{archive}: "{entry.name}" is a link or a device; it was removed')
+            if ".." in PurePosixPath(entry.name).parts:
+                raise tarfile.ReadError(f'"{entry.name}" leads outside')
+            entry.name = entry.name.lstrip("/")
+            yield entry.name, entry.size, partial(tar.extract, entry, set_attrs=False), raw.tell()
         while tar.fileobj is not None and tar.fileobj.read(BLOCK):
             pass  # to the end of the compressed stream, where its checksum is
