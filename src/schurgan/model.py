@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from schurgan.audio import Aux, Spectrogram, write_audio
 from schurgan.audio.pictures import picture, save_png
-from schurgan.core.errors import SchurganError, did_you_mean, enough_memory, is_out_of_memory
+from schurgan.core.errors import SchurganError, did_you_mean, enough_memory, is_out_of_memory, one_line
 from schurgan.core.files import file_name, lock
 from schurgan.core.isolation import isolated, seeded
 from schurgan.core.tensors import load_tensors, save_tensors
@@ -294,7 +294,7 @@ def load(path: str | os.PathLike[str], device: str = "cpu", generator: nn.Module
     except (OSError, ValueError, RuntimeError) as error:
         if is_out_of_memory(error):
             raise
-        reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
+        reason = getattr(error, "strerror", None) or one_line(error)
         raise SchurganError(
             f"{file}: damaged, or not a generator of this program's format ({reason[:120]}); `schurgan train` makes one"
         ) from None

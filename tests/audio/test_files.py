@@ -222,7 +222,7 @@ def test_missing_files_folders_pipes_and_names_that_cannot_be_are_refused_in_a_s
     assert refused(tmp_path / "missing.wav") == "no such file"
     assert refused(tmp_path) == "a folder, not a sound file"
     os.mkfifo(tmp_path / "pipe.wav")
-    assert refused(tmp_path / "pipe.wav") == "not a regular file"
+    assert refused(tmp_path / "pipe.wav") == "cannot be opened (not a regular file)"
     assert "cannot be opened" in refused(f"{tmp_path}/nul\0.wav")
     assert "cannot be opened" in refused(tmp_path / ("long" * 100 + ".wav"))
 

@@ -15,8 +15,8 @@ import pytest
 
 from schurgan.commands import model
 from schurgan.commands.main import main
-from schurgan.core.errors import say
 from schurgan.core.progress import Bar
+from schurgan.core.terminal import say
 from schurgan.evaluation.table import print_evaluation
 
 

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from schurgan.core.errors import harmless, say
 from schurgan.core.progress import Bar
+from schurgan.core.terminal import harmless, say
 from schurgan.runs.records import Event
 from schurgan.training.live_view import LiveView
 

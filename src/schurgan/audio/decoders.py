@@ -7,11 +7,10 @@ import io
 import itertools
 import os
 import re
-import stat
 from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import soundfile
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from schurgan.audio import foreign
 from schurgan.audio.containers import Piece, survey
+from schurgan.core.files import open_regular
 
 _BLOCK, _STEP = 65_536, 512  # frames read at once, and where a decoder stumbles
 _FINE = {"PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"}  # steps so fine that equal neighbours mean a flat top
@@ -55,20 +55,22 @@ class Decoder(Protocol):
 def open_file(path: str | Path) -> FileIO:
     """The file, open for reading. Raises AudioError for what cannot hold sound."""
     try:
-        kind = os.stat(path)
-        if stat.S_ISREG(kind.st_mode) and kind.st_size and Path(path).suffix.lower() != ".raw":
-            return FileIO(path)
+        file = cast(FileIO, open_regular(path, "rb", buffering=0))
     except FileNotFoundError:
         raise AudioError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise AudioError(f"{path}: a folder, not a sound file") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise AudioError(f"{path}: cannot be opened ({getattr(error, 'strerror', None) or error})") from None
-    if stat.S_ISDIR(kind.st_mode):
-        raise AudioError(f"{path}: a folder, not a sound file")
-    if not stat.S_ISREG(kind.st_mode):  # reading a pipe or a device may never end
-        raise AudioError(f"{path}: not a regular file")
-    if not kind.st_size:
-        raise AudioError(f"{path}: empty file (0 bytes)")
-    raise AudioError(f"{path}: raw samples without a header; nothing tells their rate, WAV would")
+    if os.fstat(file.fileno()).st_size and Path(path).suffix.lower() != ".raw":
+        return file
+    with file:
+        why = (
+            "raw samples without a header; nothing tells their rate, WAV would"
+            if file.read(1)
+            else "empty file (0 bytes)"
+        )
+    raise AudioError(f"{path}: {why}")
 
 
 class _Window(io.RawIOBase):

@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from schurgan.commands.parsing import Folder, check_counts, name_options
-from schurgan.core.errors import SchurganError, say
+from schurgan.core.errors import SchurganError
+from schurgan.core.terminal import say
 
 Scale = Literal["log", "linear", "log_real"]
 TransformName = Literal["wavelet", "stft"]

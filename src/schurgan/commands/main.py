@@ -16,7 +16,8 @@ from contextlib import redirect_stdout
 from typing import Any, TextIO, cast
 
 import schurgan
-from schurgan.core.errors import HarmlessStream, Interrupted, SchurganError, did_you_mean, enough_memory, say
+from schurgan.core.errors import Interrupted, SchurganError, did_you_mean, enough_memory
+from schurgan.core.terminal import HarmlessStream, say
 from schurgan.version import __version__
 
 COMMANDS = {

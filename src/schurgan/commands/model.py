@@ -18,8 +18,9 @@ from tyro.conf import Positional, arg
 
 from schurgan.commands.data import Frame, Scale, TransformName
 from schurgan.commands.parsing import Folder, check_counts
-from schurgan.core.errors import SchurganError, say, writing
+from schurgan.core.errors import SchurganError, writing
 from schurgan.core.files import lock
+from schurgan.core.terminal import say
 from schurgan.runs.folder import RunFolder
 from schurgan.runs.presets import preset_names, preset_summary
 
@@ -138,6 +139,7 @@ def reconstruct(
 
     from schurgan.audio import AudioError, Spectrogram
     from schurgan.core.distributed import World
+    from schurgan.core.isolation import own_settings
 
     @functools.cache
     def spectrogram(n_samples: int) -> Spectrogram:
@@ -149,9 +151,9 @@ def reconstruct(
         spectrogram(longest)
     except ValueError as error:
         raise SchurganError(str(error)) from None
-    torch.set_num_threads(1)  # short FFTs: more threads would wait for each other
     rebuilt, names = 0, set[str]()
-    with World().lock(out):
+    with World().lock(out), own_settings():
+        torch.set_num_threads(1)  # short FFTs: more threads would wait for each other
         for file in files:
             numbered = (f"{file.stem}-{number}" for number in itertools.count(2))
             name = next(name for name in itertools.chain([file.stem], numbered) if name.casefold() not in names)

@@ -64,7 +64,7 @@ def study(
         raise SchurganError(f"--data {missing[0]}=DIR: missing, {chosen.about_data(scale, missing[0])} makes it")
     _check_sizes(chosen, scale, folders)
     from schurgan.core.distributed import World
-    from schurgan.core.errors import say
+    from schurgan.core.terminal import say
     from schurgan.studies.estimate import check_extractors, estimate, summary
     from schurgan.studies.figures import save_figures
     from schurgan.studies.runner import run_trials, slurm_executor

@@ -32,7 +32,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from schurgan.core.errors import SchurganError, writing
+from schurgan.core.errors import SchurganError, one_line, writing
 from schurgan.core.files import lock
 from schurgan.core.launch import Placement, choose_device, find_placement
 
@@ -265,9 +265,8 @@ def _meet(placement: Placement, world: World, timeout: float) -> dist.Store:
     except (RuntimeError, ValueError) as error:
         if dist.is_initialized():
             _leave(failed=True)
-        said = _one_line(error)
         raise SchurganError(
-            f"process {world.rank} of {world.size} did not meet the others in {timeout:g} s: {said}"
+            f"process {world.rank} of {world.size} did not meet the others in {timeout:g} s: {one_line(error)}"
         ) from error
     return store
 
@@ -281,7 +280,8 @@ def _why(error: BaseException, store: dist.Store, world: World, timeout: float) 
             if store.check([_FAILED]):
                 first = store.get(_FAILED).decode()
         else:
-            store.compare_set(_FAILED, "", f"process {world.rank} failed: {_one_line(error)}")
+            kind = "" if isinstance(error, SchurganError) else f"{type(error).__name__}: "
+            store.compare_set(_FAILED, "", f"process {world.rank} failed: {kind}{one_line(error)}")
     if not _is_of_others(error):
         return None
     first = first or f"another process ended, or did not answer for {timeout:g} s"
@@ -303,8 +303,3 @@ def _leave(failed: bool) -> None:
             group.abort()  # a collective that another process will never join must not be waited for
     with suppress(RuntimeError):
         dist.destroy_process_group()
-
-
-def _one_line(error: BaseException) -> str:
-    said = " ".join(str(error).split())
-    return said if isinstance(error, SchurganError) else f"{type(error).__name__}: {said}"

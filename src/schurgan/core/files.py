@@ -27,7 +27,8 @@ from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any, overload
 
-from schurgan.core.errors import SchurganError, harmless, say
+from schurgan.core.errors import SchurganError
+from schurgan.core.terminal import harmless, say
 
 _LEFTOVER = re.compile(r"\..+\.\d+\.partial")
 _NAME_BYTES = 80  # of a class in a file's name: with a number, a suffix and the name of a part it stays far below 255

@@ -1,11 +1,14 @@
-"""Where a launcher (torchrun or srun) put this process, and on which device it works."""
+"""Where a launcher (torchrun or srun) put this process, on which device it works, and new processes beside it."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
-from typing import NamedTuple
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 
@@ -80,6 +83,25 @@ def choose_device(name: str, placement: Placement | None = None) -> torch.device
             f"process {placement.local_rank + 1} on this machine, which has {gpus} GPUs: one process a GPU is needed"
         )
     return torch.device("cuda", placement.local_rank)
+
+
+def start_python(function: Callable[[], None], **options: Any) -> subprocess.Popen[bytes]:
+    """Call a function of this package in a new interpreter, which imports what this one does.
+
+    Processes of `multiprocessing` would run the caller's script again, which not every script is made for. The standard
+    library comes first in the path: a random.py in the current folder must not be run.
+
+    Args:
+        function: of a module; its standard input is a pipe.
+        options: further ones of Popen.
+    """
+    homes = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}
+    path = sorted(sys.path, key=lambda entry: entry not in homes and not entry.endswith("lib-dynload"))
+    module, name = function.__module__, function.__name__
+    program = f"import sys; sys.path[:] = {path!r}; from {module} import {name}; {name}()"
+    command = [sys.executable, "-P", f"-Xutf8={sys.flags.utf8_mode}", "-c", program]
+    # Ctrl-C is for this process alone, which ends the others.
+    return subprocess.Popen(command, stdin=subprocess.PIPE, process_group=0, **options)
 
 
 def restarted() -> bool:

@@ -10,7 +10,7 @@ from typing import IO, cast
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from schurgan.core.errors import Guarded, harmless
+from schurgan.core.terminal import Guarded, harmless
 
 LOG_SECONDS = 15.0
 """Between lines where there is no terminal."""

@@ -22,7 +22,7 @@ from typing import IO, Any
 from urllib.error import HTTPError, URLError
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from schurgan.core.errors import SchurganError, did_you_mean, writing
+from schurgan.core.errors import SchurganError, did_you_mean, one_line, writing
 from schurgan.core.files import lock, open_regular, sync_folder
 from schurgan.core.progress import Bar
 from schurgan.data.sources import Source, open_source
@@ -137,7 +137,7 @@ def _client(release: str, out: Path) -> Path:
     try:
         return Path(download_dataset(release, download_directory=str(out)))
     except Exception as error:  # of another project, which documents a dozen kinds of them
-        reason = f"Mozilla's client could not fetch {release} ({_one_line(error)})"
+        reason = f"Mozilla's client could not fetch {release} ({one_line(error)})"
         raise SchurganError(f"common_voice: {reason}; {_HOW}") from None
 
 
@@ -178,10 +178,6 @@ class _Broken(Exception):
     """A transfer ended early; another try may bring the rest."""
 
 
-def _one_line(text: object) -> str:
-    return " ".join(str(text).split())[:200]
-
-
 def _empty(file: IO[bytes]) -> None:
     file.seek(0)
     file.truncate()
@@ -220,7 +216,7 @@ def _request(url: str, file: IO[bytes], bar: Bar, patience: Patience) -> None:
                 return
             _empty(file)
             raise _Broken("the server has a shorter file") from None
-        status = f"the server answers {error.code} ({_one_line(error.reason)})"
+        status = f"the server answers {error.code} ({one_line(error.reason)})"
         raise _Broken(status) if error.code in BUSY else SchurganError(f"{url}: {status}") from None
     except (OSError, HTTPException) as error:
         raise _Broken(_reason(error)) from None
@@ -252,7 +248,7 @@ def _reason(error: BaseException) -> str:
         error = error.reason
     if isinstance(error, TimeoutError):
         return "the server does not answer"
-    return f"the connection failed ({_one_line(getattr(error, 'strerror', None) or error or type(error).__name__)})"
+    return f"the connection failed ({one_line(getattr(error, 'strerror', None) or error)})"
 
 
 class _Redirects(HTTPRedirectHandler):
@@ -294,7 +290,7 @@ def _unpack(archive: Path, final: Path, inside: str | None, check: Callable[[Pat
         archive.unlink()
         if isinstance(error, SchurganError):
             raise
-        reason = f"damaged ({_one_line(error)}); it was removed, the same command fetches it anew"
+        reason = f"damaged ({one_line(error)}); it was removed, the same command fetches it anew"
         raise SchurganError(f"{archive}: {reason}") from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

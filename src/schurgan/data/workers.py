@@ -11,16 +11,16 @@ import os
 import pickle
 import pickletools
 import sys
-import sysconfig
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ThreadPoolExecutor
 from queue import SimpleQueue
-from subprocess import PIPE, Popen
+from subprocess import PIPE
 from typing import IO, Any, TypeVar, cast
 
-from schurgan.core.errors import SchurganError
+from schurgan.core.errors import SchurganError, one_line
+from schurgan.core.launch import start_python
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -60,7 +60,7 @@ def worker_pool(
             yield lambda tasks: _in_order(submit, tasks, ahead)
         except BrokenExecutor as error:
             advice = "start again with fewer workers, what is finished is kept"
-            raise SchurganError(f"{_first_line(error)}; {advice}") from error
+            raise SchurganError(f"{one_line(error)}; {advice}") from error
 
 
 def _in_order(submit: Callable[[Task], Future[Result]], tasks: Iterable[Task], ahead: int) -> Iterator[Result]:
@@ -126,32 +126,15 @@ def _processes(work: Callable[[Task], Result], count: int) -> Iterator[Callable[
 answered: set[int] = set()
 """Process ids of the workers that can work, or have said why not."""
 
-# Python starts without the current folder in its path (-P), and finds its own library first: a random.py among the
-# recordings must not be run. Everything else is imported as in the caller's process.
-_PROGRAM = """
-import pickle, sys
-sys.path[:] = pickle.load(sys.stdin.buffer)
-from schurgan.data.workers import serve
-serve()
-"""
-
 
 class _Worker:
-    """A Python process that `serve`s this one by its standard input and output.
-
-    Processes of `multiprocessing` would run the caller's script again, which not every script is made for.
-    """
+    """A Python process that `serve`s this one by its standard input and output."""
 
     def __init__(self, start: object) -> None:
-        command = [sys.executable, "-P", f"-Xutf8={sys.flags.utf8_mode}", "-c", _PROGRAM]
-        # Ctrl-C is for this process alone, which ends the others.
-        self.process = Popen(command, stdin=PIPE, stdout=PIPE, process_group=0)
-        self._start = start
+        self.process, self._start = start_python(serve, stdout=PIPE), start
 
     def greet(self) -> None:
         """Wait until the process can work. Raises SchurganError where it cannot."""
-        homes = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}
-        self._send(sorted(sys.path, key=lambda entry: entry not in homes and not entry.endswith("lib-dynload")))
         try:
             self.call(self._start)
         finally:
@@ -196,7 +179,7 @@ def _start_message(work: Callable[[Any], Any]) -> tuple[dict[str, object], bytes
     try:
         content = pickle.dumps(work)
     except Exception as error:
-        raise SchurganError(f"source: cannot be sent to worker processes ({_first_line(error)}); {advice}") from error
+        raise SchurganError(f"source: cannot be sent to worker processes ({one_line(error)}); {advice}") from error
     if b"__main__" not in content or all(argument != "__main__" for _, argument, _ in pickletools.genops(content)):
         return {}, content
     main = sys.modules["__main__"]
@@ -236,7 +219,7 @@ def serve() -> None:
             work = _load(*pickle.load(tasks))
         except BaseException as error:
             said = "" if isinstance(error, SchurganError) else "worker processes cannot load the source: "
-            return send(False, SchurganError(f"workers: {said}{_first_line(error)}"))
+            return send(False, SchurganError(f"workers: {said}{one_line(error)}"))
         send(True, None)
         while True:
             task = pickle.load(tasks)
@@ -277,9 +260,7 @@ def dask_cluster(
     try:
         client = Client(address, timeout=PATIENCE, set_as_default=False)
     except (OSError, ValueError) as error:
-        raise SchurganError(
-            f"cluster: {address} given, no Dask scheduler answers there ({_first_line(error)})"
-        ) from error
+        raise SchurganError(f"cluster: {address} given, no Dask scheduler answers there ({one_line(error)})") from error
     with client:
         try:
             client.wait_for_workers(1, timeout=PATIENCE)
@@ -294,7 +275,7 @@ def dask_cluster(
         except (KilledWorker, CancelledError, OSError) as error:
             if isinstance(error, OSError) and client.status == "running":
                 raise  # the disk's
-            reason = f"the cluster at {address} failed ({_first_line(error)})"
+            reason = f"the cluster at {address} failed ({one_line(error)})"
             raise SchurganError(
                 f"{reason}; start again when it is back, or without it, what is finished is kept"
             ) from error
@@ -309,7 +290,3 @@ def _work_on_cluster(name: str, task: Any) -> Any:
 
     holder: Any = get_worker().plugins[name]
     return holder.work(task)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

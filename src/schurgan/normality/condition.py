@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from .real_moments import Loader, RealMoments, count_processes, sum_over_process
 LEAST = 1e-20  # count of the moving average below which a class counts as unseen: long ago is 0/0 in the end
 
 
-class Condition(nn.Module):
+class Condition(nn.Module, ABC):
     """A condition on the generator; `MomentMatching` and `DDFN` are two.
 
     After `fit_real`, a step with its discriminator and generator phases is
@@ -78,6 +79,7 @@ class Condition(nn.Module):
     def observe(self, fake: Tensor, labels: Tensor | None = None) -> None:
         """Take generated images of the discriminator phase into the moving average, if it is made of those."""
 
+    @abstractmethod
     def begin(self, fake: Tensor, labels: Tensor | None = None) -> Callable[[], tuple[Tensor, NamedTuple]]:
         """Begin with the penalty of generated images.
 
@@ -92,7 +94,6 @@ class Condition(nn.Module):
             RuntimeError: before `fit_real`.
             ValueError: for images of another shape than the real ones, or missing labels.
         """
-        raise NotImplementedError
 
     def forward(self, fake: Tensor, labels: Tensor | None = None) -> tuple[Tensor, NamedTuple]:
         """Begin and finish at once. A hinge's moving average rests in eval mode and without gradients."""
@@ -130,17 +131,17 @@ class Condition(nn.Module):
             setattr(self, name, torch.zeros_like(state_dict[prefix + name], device=self.real_share.device))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
+    @abstractmethod
     def _measure(self) -> str:
         """What two conditions must share for their values to compare."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _describe_real(self, images: Tensor, ranks: Tensor) -> Tensor:
         """Descriptor (B, m) of real images; of each, `ranks` (B,) says how many of its class came before it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _fit(self, real: RealMoments) -> dict[str, Tensor]:
         """Values of the buffers, `ema_sum` among them."""
-        raise NotImplementedError
 
     def _target(self) -> Tensor | float:
         """Real mean of the features (K, F)."""

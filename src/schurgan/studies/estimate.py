@@ -12,6 +12,7 @@ import torch
 
 from schurgan.core.distributed import World
 from schurgan.core.errors import SchurganError
+from schurgan.core.isolation import own_settings, seeded
 from schurgan.core.launch import choose_device
 from schurgan.evaluation.features.classifier import Classifier
 from schurgan.evaluation.features.inception import load_library
@@ -158,15 +159,13 @@ def _timed(config: Config, classes: int, flops: int, device: torch.device) -> fl
     whole = config.train.batch_size
     batch = min(whole, max(2, int(whole * _MOST[device.type] / flops)))
     train = config.train.model_copy(update={"batch_size": batch, "gradient_accumulation_steps": 1, "compile": False})
-    threads = torch.get_num_threads()
     try:
-        torch.set_num_threads(train.threads or threads)
-        with torch.random.fork_rng():
+        with own_settings(), seeded(0, device):
+            if train.threads:
+                torch.set_num_threads(train.threads)
             seconds = _measure(config.model_copy(update={"train": train}), classes, device)
     except torch.OutOfMemoryError:
         return flops / (A100[train.precision] * SHARE)
-    finally:
-        torch.set_num_threads(threads)
     return seconds * whole / batch
 
 

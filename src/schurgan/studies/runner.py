@@ -10,7 +10,6 @@ import itertools
 import os
 import pickle
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -24,10 +23,10 @@ from typing import Any, Protocol
 
 import torch
 
-import schurgan
-from schurgan.core.errors import Interrupted, SchurganError, say, writing
+from schurgan.core.errors import Interrupted, SchurganError, one_line, writing
 from schurgan.core.files import open_regular
-from schurgan.core.launch import find_placement
+from schurgan.core.launch import find_placement, start_python
+from schurgan.core.terminal import say
 from schurgan.data.workers import dask_cluster
 from schurgan.runs.folder import RunFolder
 from schurgan.studies.study import Trial
@@ -153,18 +152,10 @@ class TrialProcess:
         with stop_requests() as asked, writing(log):
             log.parent.mkdir(parents=True, exist_ok=True)
             with open_regular(log, "ab") as output:
-                process = subprocess.Popen(
-                    # Without the current folder in its path, whose modules may have the names of Python's own.
-                    [sys.executable, "-P", "-c", _PROGRAM, str(Path(schurgan.__file__).parents[1])],
-                    stdin=subprocess.PIPE,
-                    stdout=output,
-                    stderr=output,
-                    env=os.environ | self.environment,
-                    process_group=0,  # Ctrl-C is for the study, which passes it on
-                )
+                process = start_python(serve, stdout=output, stderr=output, env=os.environ | self.environment)
             assert process.stdin is not None
             with suppress(OSError):  # it has ended
-                process.stdin.write(pickle.dumps(([each for each in sys.path if each], pickle.dumps(trial))))
+                process.stdin.write(pickle.dumps(trial))
                 process.stdin.flush()
             stopped = False
             try:
@@ -185,14 +176,9 @@ class TrialProcess:
         return DelayedSubmission(self, trial)
 
 
-_PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from schurgan.studies.runner import serve; serve()"
-
-
 def serve() -> None:
     """Be the process of the trial that comes on standard input, and end when that does, with the state saved."""
-    path, content = pickle.load(sys.stdin.buffer)
-    sys.path += [entry for entry in path if entry not in sys.path]  # of the study's script, such as for an extractor
-    trial: Trial = pickle.loads(content)
+    trial: Trial = pickle.load(sys.stdin.buffer)
 
     def follow() -> None:
         while os.read(0, 1024):  # not by sys.stdin, which a thread may not hold when the interpreter ends
@@ -283,7 +269,7 @@ def slurm_executor(folder: Path, options: Mapping[str, str]) -> Executor:
         executor: Executor = submitit.AutoExecutor(folder, cluster=where)
         executor.update_parameters(**parameters)  # type: ignore[attr-defined]
     except Exception as error:  # NameError, RuntimeError, ValueError, ... of its own
-        raise SchurganError(f"slurm: {(str(error).splitlines() or [type(error).__name__])[0][:200]}") from error
+        raise SchurganError(f"slurm: {one_line(error)}") from error
     return executor
 
 

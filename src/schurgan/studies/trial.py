@@ -14,7 +14,7 @@ from pydantic import ConfigDict
 
 from schurgan.core.distributed import World, join
 from schurgan.core.documents import Unreadable, parse, read_bytes, write_sealed
-from schurgan.core.errors import Interrupted, SchurganError, writing
+from schurgan.core.errors import Interrupted, SchurganError, one_line, writing
 from schurgan.core.files import lock
 from schurgan.core.launch import find_placement
 from schurgan.data.shards import Shards
@@ -125,8 +125,7 @@ def _score(trial: Trial, outcome: Outcome, world: World) -> Outcome:
 
 
 def _failed(error: BaseException) -> Outcome:
-    lines = str(error).splitlines() or [type(error).__name__]
-    return Outcome("failed", reason=lines[0][:300])
+    return Outcome("failed", reason=one_line(error))
 
 
 def _take_best(run: Path, outcome: Outcome) -> int | None:

@@ -13,8 +13,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from schurgan.core.errors import Guarded, harmless
 from schurgan.core.progress import LOG_SECONDS
+from schurgan.core.terminal import Guarded, harmless
 from schurgan.runs.messages import (
     Tone,
     duration,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from schurgan.core.errors import SchurganError
+from schurgan.core.files import open_regular
 
 FORMATS = {
     "PNG": (".png",),
@@ -40,13 +39,11 @@ def read_image(path: str | Path) -> Tensor:
     decoded, is cut short, has more than `MAX_PIXELS` pixels, or holds floats or 32-bit integers.
     """
     try:
-        mode = os.stat(path).st_mode
+        file = open_regular(path)
     except (OSError, ValueError) as error:
         raise ImageError(f"{path}: cannot be opened ({getattr(error, 'strerror', None) or error})") from None
-    if not stat.S_ISREG(mode):
-        raise ImageError(f"{path}: not a regular file")  # reading a pipe or a device may never end
     try:
-        with Image.open(path, formats=tuple(FORMATS)) as image:
+        with file, Image.open(file, formats=tuple(FORMATS)) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise ImageError(f"{path}: {width} by {height} pixels; at most {MAX_PIXELS} in all are read")

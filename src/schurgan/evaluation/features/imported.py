@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from schurgan.core.errors import SchurganError, did_you_mean
+from schurgan.core.errors import SchurganError, did_you_mean, one_line
 from schurgan.core.files import sha256
 from schurgan.core.tensors import state_digest
 from schurgan.evaluation.features.extractor import Extracted, checked
@@ -91,7 +91,7 @@ def _imported(name: str) -> object:
     except Exception as error:  # whatever the user's module does when it is run
         where = "; is its folder in PYTHONPATH?" if isinstance(error, ModuleNotFoundError) else ""
         raise SchurganError(
-            f'extractor "{name}": module {module} cannot be imported ({_line(error)}){where}'
+            f'extractor "{name}": module {module} cannot be imported ({one_line(error)}){where}'
         ) from error
     try:
         return attrgetter(attribute)(value)
@@ -106,7 +106,7 @@ def _callable(name: str, value: object) -> Callable[..., Any]:
         try:
             value = value()
         except Exception as error:
-            raise SchurganError(f'extractor "{name}": making it failed ({_line(error)})') from error
+            raise SchurganError(f'extractor "{name}": making it failed ({one_line(error)})') from error
     if not callable(value):
         raise SchurganError(f'extractor "{name}": {type(value).__name__} cannot be called with images')
     return value
@@ -130,7 +130,3 @@ def _source(function: object) -> str:
         return sha256(inspect.getfile(inspect.unwrap(code)))
     except (TypeError, OSError):
         return ""
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

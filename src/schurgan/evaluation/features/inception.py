@@ -12,7 +12,7 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from schurgan.core.errors import SchurganError
+from schurgan.core.errors import SchurganError, one_line
 from schurgan.core.tensors import state_digest
 from schurgan.evaluation.features.extractor import Extracted, checked
 
@@ -57,7 +57,7 @@ def load_library() -> ModuleType:
         return importlib.import_module("torch_fidelity.feature_extractor_inceptionv3")
     except (ImportError, OSError, RuntimeError) as error:  # a torchvision of another torch raises any of them
         raise SchurganError(
-            f'extractor "inception": torch-fidelity cannot be loaded ({_line(error)}); `pip install torch-fidelity` '
+            f'extractor "inception": torch-fidelity cannot be loaded ({one_line(error)}); `pip install torch-fidelity` '
             'with a torchvision built for this torch, or choose "classifier"'
         ) from error
 
@@ -70,11 +70,7 @@ def open_inception(device: str | torch.device = "cpu") -> InceptionExtractor:
         network: nn.Module = library.FeatureExtractorInceptionV3("inception-v3-compat", list(_OUTPUTS))
     except (OSError, RuntimeError) as error:
         raise SchurganError(
-            f'extractor "inception": torch-fidelity cannot get its weights ({_line(error)}); use it once where '
+            f'extractor "inception": torch-fidelity cannot get its weights ({one_line(error)}); use it once where '
             'there is a connection, or choose "classifier"'
         ) from error
     return InceptionExtractor(network.to(device))
-
-
-def _line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
