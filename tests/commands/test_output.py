@@ -102,6 +102,8 @@ def test_no_work_ends_because_nobody_takes_its_messages(monkeypatch, request, st
     main_ends(["nonsense"], 2)
     if sys.stderr is not None:
         sys.stderr.flush()  # at exit
+    if stream == "ascii":
+        assert b"schurgan: ? is odd" in sys.stderr.buffer.getvalue()
 
 
 class Closing(io.StringIO):

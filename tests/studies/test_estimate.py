@@ -37,6 +37,7 @@ def cells(study: Study, scale: ScaleName) -> tuple[tuple[Trial, ...], list[int]]
 @pytest.mark.parametrize("scale", ["laptop", "gpu", "paper"])
 def test_networks_losses_conditions_and_extractor_of_every_trial_can_be_built(name, scale):
     trials, classes = cells(load_study(name), scale)
+    assert {trial.row for trial in trials} == {row.name for row in load_study(name).rows_at(scale)}
     for config, count in {
         (trial.config.model_copy(update={"data": None}), n) for trial, n in zip(trials, classes, strict=True)
     }:

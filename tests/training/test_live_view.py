@@ -175,12 +175,16 @@ def exercise(view: LiveView) -> None:
 
 @pytest.mark.parametrize("how", ["closed", "none", "terminal that was hung up", "full"])
 def test_a_stream_that_fails_ends_no_run(monkeypatch, how):
+    tries = []
+
     class Gone(Terminal):
         def write(self, text: str) -> int:
+            tries.append(text)
             raise OSError(5, "Input/output error")
 
     class Full(io.StringIO):
         def flush(self) -> None:
+            tries.append("")
             raise OSError(28, "No space left on device")
 
     streams = {"none": None, "terminal that was hung up": Gone(), "full": Full(), "closed": io.StringIO()}
@@ -189,6 +193,7 @@ def test_a_stream_that_fails_ends_no_run(monkeypatch, how):
         stream.close()  # type: ignore[union-attr]
     monkeypatch.setattr(sys, "stderr", stream)
     exercise(LiveView(10))
+    assert len(tries) == (how in ("full", "terminal that was hung up"))  # and not again for each line
 
 
 def test_a_broken_pipe_ends_no_run(monkeypatch):
