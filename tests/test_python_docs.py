@@ -25,7 +25,9 @@ def workplace(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def run(title: str, program: str) -> None:
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("os.cpu_count", lambda: 1)  # networks of this size gain nothing by threads that wait
+        patched.setattr(
+            "schurgan.training.loop.count_cores", lambda: 1
+        )  # networks of this size gain nothing by threads that wait
         exec(compile(program, f"docs/python.md, {title}", "exec"), {"__name__": "__main__"})
 
 

@@ -27,11 +27,8 @@ _KINDS = {  # first bytes: byte order and type of a chunk's size, first chunk, c
 _UNKNOWN = {"I": 0x7FFF_0000, "Q": 2**62}  # sizes from here on are written by programs that stream
 _TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN")
 _LEAST = 1024  # bytes behind the declared sound from which on they can be more of it
-_MOST_CHUNKS, _STRIDE, _TAIL = (
-    10_000,
-    2**20,
-    2**24,
-)  # bytes read at once, and in which chunks behind the sound are found
+_MOST_CHUNKS = 10_000
+_STRIDE, _TAIL = 2**20, 2**24  # bytes read at once, and in which chunks behind the sound are found
 
 _HERTZ = (44_100, 48_000, 32_000)
 _KBIT = {  # by whether it is MPEG 1, and layer

@@ -19,23 +19,8 @@ except ImportError:  # the extra `codecs` is not installed
     av = None
 
 SUFFIXES = (
-    *(
-        ".m4a",
-        ".m4b",
-        ".mp4",
-        ".3gp",
-        ".3g2",
-        ".webm",
-        ".weba",
-        ".mka",
-        ".aac",
-        ".adts",
-        ".wma",
-        ".asf",
-        ".amr",
-        ".awb",
-    ),
-    *(".ac3", ".dts", ".ape", ".wv", ".tta", ".mpc", ".dsf", ".dff", ".ra", ".qcp"),
+    *(".m4a", ".m4b", ".mp4", ".3gp", ".3g2", ".webm", ".weba", ".mka", ".aac", ".adts", ".wma", ".asf", ".amr"),
+    *(".awb", ".ac3", ".dts", ".ape", ".wv", ".tta", ".mpc", ".dsf", ".dff", ".ra", ".qcp"),
 )
 """Lower-case suffixes of files that hold such sound."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import re
 
@@ -14,9 +13,11 @@ def doctor() -> None:
     """Print what is installed and what this machine has, for a bug report."""
     import torch
 
+    from schurgan.core.launch import count_cores
+
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     print(f"schurgan {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
-    print(f"{os.cpu_count()} CPU cores, GPU: {', '.join(gpus) or 'none'}")
+    print(f"{count_cores()} CPU cores, GPU: {', '.join(gpus) or 'none'}")
     for requirement in importlib.metadata.requires("schurgan") or []:
         name = re.split(r"[^A-Za-z0-9_.-]", requirement, maxsplit=1)[0]
         try:

@@ -85,6 +85,11 @@ def choose_device(name: str, placement: Placement | None = None) -> torch.device
     return torch.device("cuda", placement.local_rank)
 
 
+def count_cores() -> int:
+    """CPU cores that this process may use: a scheduler or a container may have given it fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def start_python(function: Callable[[], None], **options: Any) -> subprocess.Popen[bytes]:
     """Call a function of this package in a new interpreter, which imports what this one does.
 

@@ -20,7 +20,7 @@ from subprocess import PIPE
 from typing import IO, Any, TypeVar, cast
 
 from schurgan.core.errors import SchurganError, one_line
-from schurgan.core.launch import start_python
+from schurgan.core.launch import count_cores, start_python
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -44,7 +44,7 @@ def worker_pool(
     Raises:
         SchurganError: Dask is not installed, its cluster does not answer or fails, or a worker process dies.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = count_cores()
     count = min(workers, n_tasks) if workers else min(cores, n_tasks // WORTH_A_WORKER)
     with contextlib.ExitStack() as stack:
         if cluster is not None:

@@ -25,7 +25,7 @@ import torch
 
 from schurgan.core.errors import Interrupted, SchurganError, one_line, writing
 from schurgan.core.files import open_regular
-from schurgan.core.launch import find_placement, start_python
+from schurgan.core.launch import count_cores, find_placement, start_python
 from schurgan.core.terminal import say
 from schurgan.data.workers import dask_cluster
 from schurgan.runs.folder import RunFolder
@@ -214,7 +214,7 @@ def _on_this_machine(jobs: int) -> Iterator[Submit]:
     stop, gpus = threading.Event(), SimpleQueue[str | None]()
     for _, gpu in zip(range(jobs), itertools.cycle(_gpus() or [None]), strict=False):
         gpus.put(gpu)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = count_cores()
 
     def run(trial: Trial) -> Outcome | None:
         gpu = gpus.get()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from schurgan.core.distributed import World
 from schurgan.core.errors import Interrupted, SchurganError, is_out_of_memory, writing
 from schurgan.core.files import clear_leftovers
+from schurgan.core.launch import count_cores
 from schurgan.data.dataset import LabelledImages
 from schurgan.data.loader import Batches, Prefetch
 from schurgan.data.shards import split
@@ -60,7 +60,7 @@ class Run:
         self, config: Config, run: Path, images: LabelledImages, world: World, own: Parts, callbacks: Sequence[Callback]
     ) -> None:
         self.config, self.run, self.folder, self.world, self.own = config, run, RunFolder(run), world, own
-        torch.set_num_threads(config.train.threads or max(1, (os.cpu_count() or 1) // world.size))
+        torch.set_num_threads(config.train.threads or max(1, count_cores() // world.size))
         self.training, self.held_out = split(images, config.train.val_folds, config.train.val_fraction)
         self.codec = choose_codec(config, images, own)
         self.attempt = 0
