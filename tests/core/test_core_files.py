@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schurgan.core.documents import read_bytes
 from schurgan.core.errors import did_you_mean
 from schurgan.core.files import atomic_write, file_name, sha256, sync_folder, write_json
 
@@ -25,6 +26,16 @@ def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path):
         assert path.read_bytes() == b"old"
     assert path.read_bytes() == b"new and longer"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_device_is_not_read_and_a_sparse_file_not_taken_into_memory(tmp_path):
+    with pytest.raises(OSError, match="not a regular file"):
+        read_bytes("/dev/zero")
+    path = tmp_path / "scores.json"
+    path.touch()
+    os.truncate(path, 2**30)
+    with pytest.raises(OSError, match="1073741824 bytes, more than 16777216"):
+        read_bytes(path)
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])

@@ -115,6 +115,12 @@ def test_several_tables_are_folds_and_no_clip_is_listed_twice(tmp_path):
     assert [item.fold for item in opened(tmp_path, split="test").items()] == [None] * 3
 
 
+def test_a_table_without_the_column_of_the_classes_shows_its_header(tmp_path):
+    common_voice(tmp_path)
+    table(tmp_path / "en" / "validated.tsv", [{"path": "0", "sentence": "a"}], ["client_id", "path", "sentence"])
+    assert 'no column "age" for the classes; the header is client_id,path,sentence' in sentence(tmp_path, by="age")
+
+
 def test_clips_that_are_not_there_are_counted_and_not_drawn(tmp_path):
     common_voice(tmp_path, count=6)
     for number in (1, 4):

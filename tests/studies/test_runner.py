@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -14,7 +15,7 @@ import torch
 from small_study import small_study
 
 from schurgan.core.errors import Interrupted, SchurganError
-from schurgan.studies.runner import TrialProcess, run_trials, slurm_executor
+from schurgan.studies.runner import TrialProcess, _outcome_of, run_trials, slurm_executor
 from schurgan.studies.study import Trial, read_study
 from schurgan.studies.trial import Outcome, read_outcome
 
@@ -164,3 +165,11 @@ def test_what_submitit_cannot_do_is_told_in_one_sentence(options, tmp_path):
 def test_jobs_beside_a_cluster_are_refused(images, tmp_path):
     with pytest.raises(SchurganError, match="jobs: 2 given"):
         run_trials(trials_of(tmp_path, images), 2, cluster="tcp://127.0.0.1:1")
+
+
+def test_a_trial_that_the_system_killed_says_what_may_have_been_wanting(images, tmp_path):
+    (trial,) = trials_of(tmp_path, images)[:1]
+    outcome = _outcome_of(trial, -signal.SIGKILL)
+    assert outcome.state == "failed"
+    assert "by signal 9, perhaps for want of memory: fewer `jobs`" in outcome.reason
+    assert read_outcome(trial.folder) == outcome

@@ -20,7 +20,8 @@ from pydantic import TypeAdapter, ValidationError
 from schurgan.core.files import atomic_write, open_regular
 
 Kind = TypeVar("Kind")
-_MOST = 2**31  # bytes of a file; a manifest of ten million clips has less
+LARGEST = 2**31  # bytes of a file with an entry for each clip or step; a manifest of ten million clips has less
+_MOST = 2**24  # bytes of any other: a sparse file takes no room on a disk, but all of its size in memory
 _DEEPEST = 64  # values within values of a pickle
 _FILLS = ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD")
 _ADAPTERS: dict[type, TypeAdapter[Any]] = {}

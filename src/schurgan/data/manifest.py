@@ -26,7 +26,7 @@ from pydantic import (
     model_validator,
 )
 
-from schurgan.core.documents import Unreadable, first_problem, parse, read_bytes, seal
+from schurgan.core.documents import LARGEST, Unreadable, first_problem, parse, read_bytes, seal
 from schurgan.core.errors import SchurganError
 from schurgan.core.files import atomic_write, open_regular
 
@@ -270,7 +270,7 @@ class Manifest(_Record):
         """The manifest in `folder`. SchurganError if there is none, or it is damaged, foreign or of a newer format."""
         path = Path(folder) / MANIFEST
         try:
-            return parse(cls, read_bytes(path))
+            return parse(cls, read_bytes(path, LARGEST))
         except FileNotFoundError:
             if (Path(folder) / MARKER).exists():
                 raise SchurganError(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
-from schurgan.core.documents import Unreadable, parse, read_bytes, seal
+from schurgan.core.documents import LARGEST, Unreadable, parse, read_bytes, seal
 from schurgan.core.errors import SchurganError
 from schurgan.core.files import atomic_write, sha256, write_json
 from schurgan.data.manifest import (
@@ -98,7 +98,7 @@ class OutputFolder:
     def part(self, number: int) -> Part | None:
         """The records of a finished shard of this plan whose files are there, whole by their sizes."""
         try:
-            part = parse(Part, read_bytes(self.path / f"part-{number:05}.json"))
+            part = parse(Part, read_bytes(self.path / f"part-{number:05}.json", LARGEST))
         except (OSError, Unreadable):
             return None
         whole = part.shard is None or not any(wrong_size(self.path, file) for file in part.shard.files)

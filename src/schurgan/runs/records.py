@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from schurgan.core.documents import read_bytes
+from schurgan.core.documents import LARGEST, read_bytes
 from schurgan.core.errors import SchurganError
 from schurgan.core.files import open_regular
 
@@ -128,7 +128,7 @@ def read_records(path: str | Path) -> Records:
     """
     records, decoder = Records([], [], []), json.JSONDecoder(parse_constant=lambda _: None)
     try:
-        content = read_bytes(path)
+        content = read_bytes(path, LARGEST)
     except FileNotFoundError:
         return records
     except OSError as error:
