@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tones import edit_manifest, tones
+from tones import HeldOutTones, edit_manifest, prepare_tones, tones
 
 from schurgan.core.errors import SchurganError
 from schurgan.data import Manifest, Shards
@@ -44,6 +44,16 @@ def test_a_manifest_is_read_back_as_it_was_written(own):
     manifest.save(own)
     assert (own / "manifest.json").read_bytes() == before
     assert Manifest.load(own) == manifest
+
+
+def test_folds_that_a_source_holds_out_are_the_datas_and_are_written_only_where_there_are_some(own, tmp_path):
+    assert Shards(own).val_folds == ()
+    assert "val_folds" not in (own / "manifest.json").read_text()
+    shards = Shards(prepare_tones(HeldOutTones(), tmp_path / "held out"))
+    assert shards.manifest.val_folds == (2, 5, 9)
+    assert shards.val_folds == (2, 5)  # no clip is in fold 9
+    assert shards.select(folds=[1, 5]).val_folds == (5,)
+    assert shards.fingerprint == Shards(own).fingerprint
 
 
 @pytest.mark.parametrize(

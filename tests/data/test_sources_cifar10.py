@@ -49,6 +49,7 @@ def test_both_layouts_are_found_where_they_were_unpacked_and_are_one_data_set(tm
     make(tmp_path / "data" / inner)
     source = open_source("cifar10", tmp_path / "data")
     check(source)
+    assert source.val_folds == (6,)
     other = open_source("cifar10", cifar10(tmp_path / "other"))
     assert source.describe() == other.describe()
     assert source.items() == other.items()

@@ -112,7 +112,9 @@ def test_several_tables_are_folds_and_no_clip_is_listed_twice(tmp_path):
     source = opened(tmp_path, split="train,dev,test")
     assert [item.fold for item in source.items()] == [1, 1, 1, 2, 3, 3]
     assert source.skipped == (("en/test.tsv", "1 clips named before"),)
+    assert source.val_folds == (2, 3)
     assert [item.fold for item in opened(tmp_path, split="test").items()] == [None] * 3
+    assert opened(tmp_path, split="dev,test").val_folds == ()  # or nothing would be left to train on
 
 
 def test_a_table_without_the_column_of_the_classes_shows_its_header(tmp_path):

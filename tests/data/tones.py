@@ -39,9 +39,20 @@ class Tones:
         return {"source": self.name, "shift": self.shift}
 
 
-def tones(out: Path) -> Path:
-    prepare(Tones(), out, SMALL, shard_clips=10, workers=1)
+@dataclass(frozen=True)
+class HeldOutTones(Tones):
+    """The same, which hold out two of their folds and one that they do not have."""
+
+    val_folds: tuple[int, ...] = (2, 5, 9)
+
+
+def prepare_tones(source: Tones, out: Path) -> Path:
+    prepare(source, out, SMALL, shard_clips=10, workers=1)
     return out
+
+
+def tones(out: Path) -> Path:
+    return prepare_tones(Tones(), out)
 
 
 def edit_manifest(folder: Path, **fields: object) -> None:

@@ -42,6 +42,7 @@ class LabelledImages(ABC):
     references: tuple[float, ...]
     _clips: NDArray[np.int64]  # this selection's images, as numbers in the whole set
     _folds: Sequence[int | None] = ()  # of the whole set, as are origins and parents; empty where there are none
+    _val_folds: Sequence[int] = ()
     _origins: Sequence[str] = ()
     _parents: Sequence[str | None] = ()
 
@@ -62,6 +63,11 @@ class LabelledImages(ABC):
     def folds(self) -> tuple[int | None, ...]:
         """The cross-validation fold of each image, None where there is none."""
         return tuple(self._folds[clip] if self._folds else None for clip in self._clips)
+
+    @property
+    def val_folds(self) -> tuple[int, ...]:
+        """The folds here that the data set itself holds out, its validation and test parts."""
+        return tuple(sorted({fold for fold in self.folds if fold is not None and fold in self._val_folds}))
 
     @property
     def origins(self) -> tuple[str, ...]:

@@ -209,6 +209,7 @@ class Manifest(_Record):
     skipped: tuple[Skipped, ...]
     transform: Transform  # `open_codec(transform)` made the images
     source: dict[str, JsonValue]  # what determines the data
+    val_folds: tuple[int, ...] = ()  # folds that the source holds out; not written where there are none
     shards: tuple[Shard, ...] = Field(min_length=1)
     clips: Clips
 
@@ -259,7 +260,8 @@ class Manifest(_Record):
         fields = self.model_dump(mode="json")
         columns = ",\n".join(f"  {_json(name)}: {_json(column)}" for name, column in fields["clips"].items())
         shards = ",\n  ".join(map(_json, fields["shards"]))
-        text = {name: _json(value) for name, value in fields.items() if name not in ("clips", "shards")}
+        left_out = {"clips", "shards"} if self.val_folds else {"clips", "shards", "val_folds"}
+        text = {name: _json(value) for name, value in fields.items() if name not in left_out}
         text |= {"shards": f"[\n  {shards}\n ]", "clips": f"{{\n{columns}\n }}"}
         with atomic_write(Path(folder) / MANIFEST, "w") as file:
             lines = (f"{_json(name)}: {value}" for name, value in text.items())

@@ -178,6 +178,7 @@ def prepare(
             planes=job.planes,
             transform=codec.config,
             source=described,
+            val_folds=tuple(getattr(source, "val_folds", ())),
         )
 
 

@@ -117,6 +117,7 @@ class Shards(LabelledImages):
         self.shape, self.planes = self.manifest.shape, self.manifest.planes
         clips = self.manifest.clips
         self._folds, self._origins, self._parents = clips.fold, clips.origin, clips.parent
+        self._val_folds = self.manifest.val_folds
         files = list(self.manifest.files())
         self._files = _Files(self.folder.absolute(), in_memory=sum(file.bytes for file in files) <= _SMALL)
         self._starts = np.cumsum([0, *(shard.count for shard in self.manifest.shards)])

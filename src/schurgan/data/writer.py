@@ -158,6 +158,7 @@ class OutputFolder:
         planes: int,
         transform: dict[str, JsonValue],
         source: dict[str, JsonValue],
+        val_folds: tuple[int, ...] = (),
     ) -> Manifest:
         """Write the manifest of finished parts, one clip or more in them. Empty classes are dropped and warned of."""
         rows = [row for part in parts for row in part.clips.rows()]
@@ -184,6 +185,7 @@ class OutputFolder:
             skipped=(*unlisted, *(skipped for part in parts for skipped in part.skipped)),
             transform=transform,
             source=source,
+            val_folds=val_folds,
             shards=tuple(part.shard for part in parts if part.shard),
             clips=Clips.of(rows),
         )

@@ -36,7 +36,10 @@ class Item:
 
 
 class Source(Protocol):
-    """A data set. Implementations are frozen, picklable dataclasses: worker processes load items in parallel."""
+    """A data set. Implementations are frozen, picklable dataclasses: worker processes load items in parallel.
+
+    One that holds some of its folds out for judging names them in an attribute `val_folds`, a tuple of numbers.
+    """
 
     @property
     def name(self) -> str:
@@ -78,6 +81,7 @@ class FileSource:
     options: tuple[tuple[str, object], ...] = ()  # what else determines the data
     tables: tuple[str, ...] = ()  # files that determine the data beside those of the items
     kind: str = "audio"
+    val_folds: tuple[int, ...] = ()  # folds that the data set itself holds out, its validation and test parts
 
     def classes(self) -> tuple[str, ...]:
         """Class names, in the order of their numbers."""

@@ -40,6 +40,7 @@ class CIFAR10:
     per_class: int | None = None
     name: str = "cifar10"
     kind: str = "images"
+    val_folds: tuple[int, ...] = (FOLDS["test_batch"],)
 
     def classes(self) -> tuple[str, ...]:
         """Class names, in the order of their numbers."""
@@ -74,8 +75,8 @@ class CIFAR10:
 def open_cifar10(root: Path, per_class: int | None = None) -> CIFAR10:
     """CIFAR-10 at `root`: cifar-10-batches-py or cifar-10-batches-bin, or the folder it was unpacked in.
 
-    Folds 1 to 5 are the training batches, fold 6 is the test batch. The pickles of the Python layout are read as data:
-    nothing in them is called. Batches that are missing or damaged are skipped with the reason.
+    Folds 1 to 5 are the training batches, fold 6 is the test batch, which is held out. The pickles of the Python layout
+    are read as data: nothing in them is called. Batches that are missing or damaged are skipped with the reason.
 
     Args:
         root: the folder.

@@ -7,7 +7,7 @@ import heapq
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import itemgetter
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from schurgan.data.sources.tables import Row, read_table
 
 BY = ("locale", "sentence", "gender", "age", "accents")
 SPLITS = ("validated", "train", "dev", "test", "other", "invalidated")
+HELD_OUT = ("dev", "test")
 DURATIONS = "clip_durations.tsv"
 MAX_CLASSES = 1000
 
@@ -38,7 +39,8 @@ def open_common_voice(
         root: the release, or one language of it.
         by: what the classes are: a column of the tables; rows where it is empty are left out.
         locales: which languages, a sequence or one text with commas; all by default.
-        split: which tables are read; of several, the first is fold 1, the second fold 2, and so on.
+        split: which tables are read; of several, the first is fold 1, the second fold 2, and so on, and dev and test
+            are held out beside others.
         max_seconds: longer clips are left out.
         clips: how many are drawn at random, fewer if there are not as many: the paper's 100,000 by default.
         seed: of the draw, which depends on it and on the clips' names alone, not on the order of rows.
@@ -72,7 +74,9 @@ def open_common_voice(
         raise SchurganError(f'{root}: {count} classes by "{by}" in {len(listing)} clips; at most {MAX_CLASSES} do')
     options = {"by": by, "split": list(splits), "max_seconds": max_seconds, "clips": clips, "seed": seed}
     ordered = tuple(sorted(listing, key=lambda item: item.origin))
-    return FileSource("common_voice", base, categories, ordered, tuple(skipped), tuple(options.items()))
+    held_out = tuple(fold for fold, name in enumerate(splits, start=1) if name in HELD_OUT)
+    source = FileSource("common_voice", base, categories, ordered, tuple(skipped), tuple(options.items()))
+    return replace(source, val_folds=held_out if len(held_out) < len(splits) else ())
 
 
 @dataclass(frozen=True)
