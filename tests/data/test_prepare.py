@@ -194,9 +194,19 @@ def test_the_summary_shows_the_histogram_the_warnings_and_what_was_skipped(clips
     source = Faulty(clips, raising=tuple((f"drum/{number:03}.wav", ValueError) for number in range(15)))
     lines = summary(prepare(source, tmp_path, SMALL, workers=1), width=26, most=3)
     assert lines[:3] == ["bell  24  " + "█" * 24, "drum  15  " + "█" * 15, "horn  26  " + "█" * 26]
-    assert lines[3] == "65 clips of 3 classes, 0 min 32 s of sound"
+    assert lines[3] == "65 clips of 3 classes, 32 s of sound"
     assert lines[-4] == "skipped: drum/000.wav: as commanded"
     assert "12 more skipped" in lines[-1]
+
+
+def test_the_sound_that_is_counted_is_what_was_kept_without_padding_while_it_is_prepared_too(tmp_path):
+    root = write_clips(tmp_path / "clips", {"bell": 11})
+    soundfile.write(root / "bell" / "long.wav", np.random.default_rng(0).normal(0, 0.1, 5 * RATE), RATE)
+    soundfile.write(root / "bell" / "short.wav", np.random.default_rng(1).normal(0, 0.1, RATE // 4), RATE)
+    calls: list[tuple[int, int, float]] = []
+    manifest = prepare(open_folder(root), tmp_path / "out", SMALL, workers=1, progress=lambda *call: calls.append(call))
+    assert manifest.seconds == calls[-1][2] == pytest.approx(12 * N_SAMPLES / RATE + 0.25)
+    assert "13 clips of 1 class, 6 s of sound" in summary(manifest)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file names of arbitrary bytes")

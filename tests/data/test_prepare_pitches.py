@@ -114,7 +114,7 @@ def test_copies_count_neither_as_items_nor_as_seconds_nor_as_clips_enough_to_lea
     assert manifest.seconds == 10
     assert any(warning.startswith('class "bell": 4 clips, too few') for warning in manifest.warnings)
     lines = summary(manifest)
-    assert "100 clips of 2 classes, 0 min 10 s of sound" in lines
+    assert "100 clips of 2 classes, 10 s of sound" in lines
     assert "80 of them are altered copies of the other 20" in lines
 
 

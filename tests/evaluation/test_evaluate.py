@@ -119,10 +119,10 @@ def test_without_held_out_clips_it_says_so_and_scores_the_rest(folded, model, tm
     run = make_run(tmp_path / "all", folded.folder, model, exclude=())
     found = schurgan.evaluate(run, extractor=OWN, images=60, runs=1)
     assert "sounds were not scored: all of them are silent" in found.notes
-    assert any("held out no clips" in note and "--train.val-folds" in note for note in found.notes)
+    assert any("no clips were held out" in note and "--train.val-folds" in note for note in found.notes)
     assert found.protocol.held_out_data is None
     assert found.scores["memorisation"].value is None
-    assert "no clip was held out" in found.scores["memorisation"].flags[0]
+    assert "no clips were held out" in found.scores["memorisation"].flags[0]
     known = EVERY - {"memorisation", "near_copies"}
     assert all(found.scores[name].value is not None for name in known)
     assert found.scores["fid"].held_out is None
@@ -138,7 +138,7 @@ def test_a_set_without_folds_is_scored_and_told_apart_from_one_trained_on_all_fo
 
 def test_usefulness_without_held_out_clips_is_refused_before_any_work(folded, model, tmp_path):
     run = make_run(tmp_path / "all", folded.folder, model, exclude=())
-    with pytest.raises(SchurganError, match=r"usefulness: .* held out no clips to test classifiers on"):
+    with pytest.raises(SchurganError, match=r"usefulness: .* no clips were held out to test classifiers on"):
         schurgan.evaluate(run, usefulness=True)
 
 

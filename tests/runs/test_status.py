@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from schurgan.core.errors import SchurganError
-from schurgan.runs.messages import duration, event_sentence, figures, file_size, health_sentence
+from schurgan.runs.messages import counted, duration, event_sentence, figures, file_size, health_sentence
 from schurgan.runs.records import Event, HealthRecord, Row
 from schurgan.runs.sidecar import Identity
 from schurgan.runs.status import read_status, status_lines
@@ -194,6 +194,13 @@ def test_durations_have_two_units_at_most(seconds, text):
 )
 def test_file_sizes_have_two_or_three_digits(count, text):
     assert file_size(count) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(0, "no classes"), (1, "1 class"), (2, "2 classes"), (1200, "1200 classes")]
+)
+def test_a_number_stands_with_its_noun_in_the_form_that_fits(number, text):
+    assert counted(number, "class") == text
 
 
 def test_sentences_leave_out_what_a_line_does_not_say():

@@ -12,6 +12,7 @@ from tyro.conf import Positional, arg
 from schurgan.commands.parsing import Folder, check_counts, name_options
 from schurgan.core.errors import SchurganError
 from schurgan.core.terminal import say
+from schurgan.runs.messages import counted
 
 Scale = Literal["log", "linear", "log_real"]
 TransformName = Literal["wavelet", "stft"]
@@ -177,7 +178,7 @@ def _prepare(name: str, root: Path | None, own: Mapping[str, object], options: S
         names = {each.name: f"--{each.name.replace('_', '-')}" for each in fields(sounds)}
         raise SchurganError(name_options(str(error), names)) from None
     print("\n".join(summary(manifest)))
-    print(f"{len(manifest)} clips in {options.out}")
+    print(f"{counted(len(manifest), 'image' if manifest.kind == 'images' else 'clip')} in {options.out}")
 
 
 def download(
@@ -197,8 +198,8 @@ def download(
 
     home, source = fetch(name, out, release=release)
     if source.skipped:
-        print(f"{len(source.skipped)} not used; the first, {': '.join(source.skipped[0])}")
-    print(f"{len(source.items())} items in {home}; `schurgan prepare {name} {home} --out DIR` is next")
+        print(f"{counted(len(source.skipped), 'file')} not used; the first, {': '.join(source.skipped[0])}")
+    print(f"{counted(len(source.items()), 'item')} in {home}; `schurgan prepare {name} {home} --out DIR` is next")
 
 
 _Prepared = Annotated[Positional[Path], arg(metavar="DIR", help="folder of the shards")]
@@ -216,9 +217,9 @@ def data_verify(folder: _Prepared, /) -> None:
     for problem in problems:
         say(problem)
     if problems:
-        found = f"{len(problems)} problem{'s' * (len(problems) > 1)} found"
-        raise SchurganError(f"{folder}: {found}; copy the folder again, or prepare the data again with --overwrite")
-    print(f"{folder}: {len(sizes)} files, {sum(sizes) / 1e6:.1f} MB, all as they were written")
+        found = f"{folder}: {counted(len(problems), 'problem')} found"
+        raise SchurganError(f"{found}; copy the folder again, or prepare the data again with --overwrite")
+    print(f"{folder}: {counted(len(sizes), 'file')}, {sum(sizes) / 1e6:.1f} MB, all as they were written")
 
 
 def data_export(
@@ -235,4 +236,4 @@ def data_export(
     from schurgan.data.shards import Shards
 
     paths = export_webdataset(Shards(folder), out, clips_per_tar=clips_per_tar, keep_audio=audio)
-    print(f"{len(paths)} tar files in {out}")
+    print(f"{counted(len(paths), 'tar file')} in {out}")

@@ -9,6 +9,7 @@ from schurgan.commands.parsing import Folder
 from schurgan.core.progress import Bar
 from schurgan.runs.config import Config
 from schurgan.runs.folder import RunFolder
+from schurgan.runs.messages import counted
 
 _SECONDS, _SIZE, _RATE = 2.0, 64, 16000
 
@@ -49,5 +50,5 @@ def demo(*, out: Folder = Path("runs/demo")) -> None:
                 bar.update(i + 1)
         page = write_report(out)
     took = f"{time.monotonic() - began:.0f} s in all"
-    print(f"{len(Shards(folder.data))} recordings learned, sounds in {folder.samples}, {took}")
+    print(f"{counted(len(Shards(folder.data)), 'recording')} learned, sounds in {folder.samples}, {took}")
     print(f"open {page.resolve().as_uri()}")

@@ -6,6 +6,7 @@ import importlib.metadata
 import platform
 import re
 
+from schurgan.runs.messages import counted
 from schurgan.version import __version__
 
 
@@ -17,7 +18,7 @@ def doctor() -> None:
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     print(f"schurgan {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
-    print(f"{count_cores()} CPU cores, GPU: {', '.join(gpus) or 'none'}")
+    print(f"{counted(count_cores(), 'CPU core')}, GPU: {', '.join(gpus) or 'none'}")
     for requirement in importlib.metadata.requires("schurgan") or []:
         name = re.split(r"[^A-Za-z0-9_.-]", requirement, maxsplit=1)[0]
         try:

@@ -22,6 +22,7 @@ from schurgan.core.errors import SchurganError, writing
 from schurgan.core.files import lock
 from schurgan.core.terminal import say
 from schurgan.runs.folder import RunFolder
+from schurgan.runs.messages import counted
 from schurgan.runs.presets import preset_names, preset_summary
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def sample(
         for name in [label] if label is not None else model.classes:
             sounds = model.sample(name, count, truncation, seed, phase=phase, refine=refine)
             written.update(sounds.save(folder))
-    print(f"{len(written)} {'pictures' if model.pictures else 'sounds'} in {folder}")
+    print(f"{counted(len(written), 'picture' if model.pictures else 'sound')} in {folder}")
 
 
 def _check_refine(refine: int | None) -> None:
@@ -169,9 +170,9 @@ def reconstruct(
             texts = (f"{key} {scores[key]:.2f}" for key in _SCORES if scores[key] is not None)
             print(json_format.dumps(scores) if json else "  ".join((str(file), *texts)), flush=True)
     if not rebuilt:
-        raise SchurganError(f"none of {len(files)} recordings can be used")
+        raise SchurganError(f"none of {counted(len(files), 'recording')} can be used")
     if not json:
-        print(f"{rebuilt} sound{'s' * (rebuilt > 1)} in {out}")
+        print(f"{counted(rebuilt, 'sound')} in {out}")
 
 
 def _rebuild(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self, cast
 
@@ -29,6 +29,7 @@ from pydantic import (
 from schurgan.core.documents import LARGEST, Unreadable, first_problem, parse, read_bytes, seal
 from schurgan.core.errors import SchurganError
 from schurgan.core.files import atomic_write, open_regular
+from schurgan.runs.messages import counted
 
 FORMAT: Literal["schurgan-shards"] = "schurgan-shards"
 FORMAT_VERSION: Literal[2] = 2  # version 1 had no checksum
@@ -141,6 +142,12 @@ class Clip(NamedTuple):
     parent: str | None = None  # origin of the recording that it is an altered copy of
 
 
+def kept_seconds(clips: Iterable[Clip], transform: Mapping[str, Any]) -> float:
+    """Seconds of the recordings that their clips, made by this transform, hold; copies and pictures are not counted."""
+    longest = transform.get("n_samples", 0) / transform.get("sample_rate", 16_000)
+    return float(sum(min(clip.seconds, longest) for clip in clips if clip.parent is None))
+
+
 class Clips(_Record):
     """The columns of `Clip`, all of one length; `parent` is empty in a set without copies, and not written then."""
 
@@ -223,8 +230,8 @@ class Manifest(_Record):
 
     @property
     def seconds(self) -> float:
-        """Duration of all recordings together; copies are not counted."""
-        return float(sum(clip.seconds for clip in self.clips.rows() if clip.parent is None))
+        """Sound that was kept of all recordings together: neither what was cut off, nor padding, nor copies."""
+        return kept_seconds(self.clips.rows(), self.transform)
 
     @property
     def n_samples(self) -> int:
@@ -295,27 +302,26 @@ def summary(manifest: Manifest, width: int = 40, most: int = 10) -> list[str]:
         f"{name:<{longest}}  {count:>{len(str(top))}}  {'█' * max(1, round(width * count / top))}"
         for name, count in zip(manifest.classes, manifest.histogram, strict=True)
     ]
-    many = f"of {len(manifest.classes)} classes"
-    if manifest.kind == "images":
-        lines.append(f"{len(manifest)} images {many}")
-    else:
-        minutes, seconds = divmod(round(manifest.seconds), 60)
-        lines.append(f"{len(manifest)} clips {many}, {minutes} min {seconds} s of sound")
+    minutes, seconds = divmod(round(manifest.seconds), 60)
+    sound = f", {minutes} min {seconds} s of sound" if minutes else f", {seconds} s of sound"
+    what, sound = ("image", "") if manifest.kind == "images" else ("clip", sound)
+    lines.append(f"{counted(len(manifest), what)} of {counted(len(manifest.classes), 'class')}{sound}")
     if copies := sum(parent is not None for parent in manifest.clips.parent):
         lines.append(f"{copies} of them are altered copies of the other {len(manifest) - copies}")
-    lines += _first(most, [f"warning: {warning}" for warning in manifest.warnings], "warnings")
+    lines += _first(most, [f"warning: {warning}" for warning in manifest.warnings], "more warning")
     kinds: dict[str, list[str]] = {}  # notes on single clips that differ in their numbers alone
     for clip in manifest.clips.rows():
         for note in clip.warnings:
             kinds.setdefault(re.sub(r"[\d.]+", "#", note), []).append(f"note: {clip.origin}: {note}")
     alike = [notes[0] + (f" (and {len(notes) - 1} more like it)" if len(notes) > 1 else "") for notes in kinds.values()]
-    lines += _first(most, alike, "kinds of notes")
-    return lines + _first(most, [f"skipped: {clip.origin}: {clip.reason}" for clip in manifest.skipped], "skipped")
+    lines += _first(most, alike, "more kind of note", "more kinds of notes")
+    skipped = [f"skipped: {clip.origin}: {clip.reason}" for clip in manifest.skipped]
+    return lines + _first(most, skipped, "more skipped file")
 
 
-def _first(most: int, lines: list[str], what: str) -> list[str]:
+def _first(most: int, lines: list[str], what: str, plural: str = "") -> list[str]:
     rest = len(lines) - most
-    return lines if rest <= 0 else [*lines[:most], f"… and {rest} more {what}, listed in {MANIFEST}"]
+    return lines if rest <= 0 else [*lines[:most], f"… and {counted(rest, what, plural)}, listed in {MANIFEST}"]
 
 
 def wrong_size(folder: Path, file: ShardFile) -> str:

@@ -13,7 +13,7 @@ import json
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -31,7 +31,7 @@ from schurgan.core.errors import SchurganError, enough_memory, writing
 from schurgan.core.files import lock
 from schurgan.core.isolation import isolated
 from schurgan.data.codec import Codec, ImageCodec, codec_for, open_codec
-from schurgan.data.manifest import Clip, DType, Manifest, Skipped, printable
+from schurgan.data.manifest import Clip, DType, Manifest, Skipped, kept_seconds, printable
 from schurgan.data.shards import quantise
 from schurgan.data.sources import SOURCES, Item, Source, open_source
 from schurgan.data.sources.base import FileSource
@@ -154,7 +154,7 @@ def prepare(
             return manifest
         ranges = _cut(items, shard_clips)
         parts = {number: part for number in range(len(ranges)) if (part := folder.part(number))}
-        watch = _Watch(len(items), strict, progress)
+        watch = _Watch(len(items), codec.config, strict, progress)
         for number, part in parts.items():
             watch.add(len(ranges[number]), part.clips.rows(), part.skipped)
         watch.report()
@@ -303,8 +303,8 @@ _catching = threading.Lock()  # caught warnings are the process's: in an executo
 class _Watch:
     """Passes chunks on, reports how far they are, and in strict mode raises at the first item that cannot be used."""
 
-    def __init__(self, total: int, strict: bool, progress: Progress | None) -> None:
-        self.total, self.strict, self.progress = total, strict, progress
+    def __init__(self, total: int, transform: Mapping[str, Any], strict: bool, progress: Progress | None) -> None:
+        self.total, self.transform, self.strict, self.progress = total, transform, strict, progress
         self.done, self.seconds = 0, 0.0
 
     def __call__(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
@@ -317,7 +317,7 @@ class _Watch:
         if self.strict and skipped:
             raise SchurganError(_reason(skipped))
         self.done += n_items
-        self.seconds += sum(clip.seconds for clip in clips if clip.parent is None)
+        self.seconds += kept_seconds(clips, self.transform)
 
     def report(self) -> None:
         if self.progress:

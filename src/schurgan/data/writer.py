@@ -34,6 +34,7 @@ from schurgan.data.manifest import (
     is_manifest,
     wrong_size,
 )
+from schurgan.runs.messages import counted
 from schurgan.version import __version__
 
 OURS = re.compile(r"(images|audio)-\d{5,}\.npy|part-\d{5,}\.json|unfinished\.json|manifest\.json")
@@ -222,9 +223,9 @@ def _oddities(rows: Sequence[Clip], classes: Sequence[str], empty: Iterable[str]
     if len(classes) == 1:
         yield f'only one class, "{classes[0]}": there is nothing to condition on'
     counts = np.bincount([row.label for row in rows], minlength=len(classes)).tolist()
-    for name, count in zip(classes, counts, strict=True):
-        if count < FEW:
-            yield f'class "{name}": {count} clip{"s" * (count > 1)}, too few to learn from ({FEW} or more would do)'
+    for name, number in zip(classes, counts, strict=True):
+        if number < FEW:
+            yield f'class "{name}": {counted(number, "clip")}, too few to learn from ({FEW} or more would do)'
     same: dict[str, list[Clip]] = {}
     for row in rows:
         same.setdefault(row.digest, []).append(row)

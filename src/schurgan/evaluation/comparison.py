@@ -98,7 +98,7 @@ class Comparison:
     def memorised(self) -> tuple[Memorisation | None, str]:
         """Whether training images were copied, or why that is not known."""
         if self.held_out is None:
-            return None, "no clip was held out: copies cannot be told from luck, see the distance to training images"
+            return None, "no clips were held out: copies cannot be told from luck, see the distance to training images"
         fake, real, unseen = self.looked_at, self.real, self.held_out
         labels = fake.labels[: len(fake.thumbnails)]
         sets = (fake.thumbnails, labels, real.thumbnails, real.labels, unseen.thumbnails, unseen.labels)

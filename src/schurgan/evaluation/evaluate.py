@@ -88,7 +88,7 @@ def evaluate(
     subject.check_truncation(truncation)
     if usefulness and subject.held_out is None:
         raise SchurganError(
-            f"usefulness: {subject.run} held out no clips to test classifiers on;"
+            f"usefulness: {subject.run}: no clips were held out to test classifiers on;"
             " train with --train.val-folds or --train.val-fraction"
         )
     with world.lock(RunFolder(subject.run).evaluation):
@@ -314,7 +314,7 @@ def _notes(subject: Subject, not_finite: int, images: int) -> list[str]:
     if subject.held_out is None:
         option = "val-fraction" if set(subject.shards.folds) == {None} else "val-folds"
         notes.append(
-            f"{subject.run.name} held out no clips: what unseen recordings would score is not known, and copies of"
+            f"no clips were held out: what unseen recordings would score is not known, and copies of"
             f" training images can hardly be told; train with --train.{option} to know"
         )
     if not subject.model.pictures and not subject.recordings:

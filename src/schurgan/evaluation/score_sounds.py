@@ -23,6 +23,7 @@ from schurgan.evaluation.metrics.loudness import Levels, levels
 from schurgan.evaluation.scores import Counts, Score
 from schurgan.evaluation.target import check_apart, check_fits, chunks
 from schurgan.model import Model
+from schurgan.runs.messages import counted
 
 _AT_ONCE, _DECODED = 32, 16  # images
 _SPLITS = 10
@@ -247,7 +248,7 @@ def measure_sounds(
 
 def score_snr(sounds: SoundMeasures) -> Score:
     """The paper's signal-to-noise ratio, in its three readings."""
-    unknown = "no clip was held out: what a new recording would reach is not known"
+    unknown = "no clips were held out: what a new recording would reach is not known"
     copies = "over that of held-out recordings, a higher SNR means copies or averages"
     parts = {"generated": sounds.generated, "fresh_recordings": sounds.fresh}
     parts |= {"own_phase": sounds.own_phase, "class_mean": sounds.class_mean}
@@ -298,7 +299,7 @@ def score_clipped(sounds: SoundMeasures) -> Score:
 
 
 def _left_out(sounds: SoundMeasures) -> tuple[str, ...]:
-    return (f"{sounds.not_finite} generated images are not finite, and left out",) if sounds.not_finite else ()
+    return (f"not finite, and left out: {counted(sounds.not_finite, 'generated image')}",) if sounds.not_finite else ()
 
 
 def _decode(what: str, model: Model, images: Tensor, labels: Tensor, seed: int, world: World) -> Tensor:

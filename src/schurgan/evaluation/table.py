@@ -14,6 +14,7 @@ from schurgan.core.errors import SchurganError
 from schurgan.evaluation.metric_table import BY_NAME, METRICS, title
 from schurgan.evaluation.scores import Evaluation, Score, difference
 from schurgan.runs.folder import RunFolder
+from schurgan.runs.messages import counted
 
 MARK = {True: " ↑", False: " ↓", None: ""}
 
@@ -88,8 +89,9 @@ def print_evaluation(evaluation: Evaluation) -> None:
     truncation = "" if protocol.truncation is None else f", truncation {protocol.truncation:g}"
     accuracy = protocol.extractor_accuracy
     known = "" if accuracy is None else f" (right on {accuracy:.1%} of unseen real images)"
-    print(f"{protocol.run}, step {protocol.step}: {protocol.runs} x {protocol.n_fake} images{truncation}")
-    print(f"against {protocol.n_real} training and {protocol.n_held_out} held-out images")
+    print(f"{protocol.run}, step {protocol.step}: {protocol.runs} × {counted(protocol.n_fake, 'image')}{truncation}")
+    real, unseen = counted(protocol.n_real, "training image"), counted(protocol.n_held_out, "held-out image")
+    print(f"against {real} and {unseen}")
     print(f"extractor {protocol.extractor} {protocol.extractor_digest[:12]}{known}\n", flush=True)
     console = Console(highlight=False)
     console = console if console.is_terminal else Console(highlight=False, width=160)
@@ -123,7 +125,7 @@ def compare(runs: Sequence[str | Path]) -> Cells:
     """
     paths = [Path(run) for run in runs]
     if len(paths) < 2:
-        raise SchurganError(f"{len(paths)} run given, two or more are needed to compare")
+        raise SchurganError(f"{counted(len(paths), 'run')} given, two or more are needed to compare")
     evaluations = [_load(path) for path in paths]
     first = evaluations[0]
     for path, each in zip(paths[1:], evaluations[1:], strict=True):
@@ -156,10 +158,11 @@ def legend(runs: Sequence[str | Path]) -> str:
     """How the compared scores were taken: one line under the table."""
     protocol = _load(Path(runs[0])).protocol
     truncation = "" if protocol.truncation is None else f", truncation {protocol.truncation:g}"
+    real, fake = counted(protocol.n_real, "training image"), counted(protocol.n_fake, "generated image")
     return (
-        f"{protocol.n_fake} generated images against {protocol.n_real} training images{truncation}, batch norm "
-        f"{protocol.batch_norm}, extractor {protocol.extractor} {protocol.extractor_digest[:12]}. ± is over runs of "
-        "generated images. Real images: of training images in random halves, or else of held-out ones."
+        f"{fake} against {real}{truncation}, batch norm {protocol.batch_norm}, extractor "
+        f"{protocol.extractor} {protocol.extractor_digest[:12]}. ± is over runs of generated images. Real "
+        "images: of training images in random halves, or else of held-out ones."
     )
 
 

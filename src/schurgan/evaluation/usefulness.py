@@ -22,6 +22,7 @@ from schurgan.evaluation.metrics.intervals import Interval, wilson
 from schurgan.evaluation.scores import Score
 from schurgan.evaluation.target import check_apart
 from schurgan.model import Model
+from schurgan.runs.messages import counted
 
 
 @dataclass(frozen=True)
@@ -87,11 +88,12 @@ class Usefulness:
     def lines(self) -> list[str]:
         """For the terminal."""
         lines = [
-            f"trained on {arm.name} ({arm.n_train} images): {arm.mean:.1%} [{arm.low:.1%}, {arm.high:.1%}]"
+            f"trained on {arm.name} ({counted(arm.n_train, 'image')}): {arm.mean:.1%} [{arm.low:.1%}, {arm.high:.1%}]"
             for arm in (self.real, self.both, self.generated)
         ]
         seeds = len(self.real.accuracies)
-        lines.append(f"each {seeds} times for {self.steps} steps, tested on {self.n_test} held-out images")
+        tested = counted(self.n_test, "held-out image")
+        lines.append(f"each {counted(seeds, 'time')} for {counted(self.steps, 'step')}, tested on {tested}")
         if not self.informative:
             return [*lines, f"no classifier is better than chance ({self.chance:.1%}): nothing can be said"]
         lines.append(f"adding generated images: {self.gain.verdict('they help', 'they harm')}")

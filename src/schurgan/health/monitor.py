@@ -159,7 +159,8 @@ class Monitor:
         state, reasons = self._state, []
         active = [(rule, state.streaks[rule.name]) for rule in self.rules if state.streaks[rule.name].active]
         for rule, streak in sorted(active, key=lambda pair: (pair[0].level == "warning", pair[1].since)):
-            times = f" at step {streak.since}" if rule.at_once else f", {streak.held} times since step {streak.since}"
+            once = rule.at_once or streak.held == 1
+            times = f" at step {streak.since}" if once else f", {streak.held} times since step {streak.since}"
             reasons.append(f"{streak.sentence}{times}; {rule.advice}")
         best = state.best.get("frechet_ema") or state.best.get("frechet")
         steps = (state.onset, state.extreme, int(best[0]) if best else None, state.healthy_step, state.step)

@@ -25,6 +25,12 @@ _EVENTS: dict[str, tuple[str, Tone]] = {
 _VERDICTS: dict[str, Tone] = {"healthy": "good", "warning": "warn", "collapsed": "bad"}
 
 
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """A number with its noun: "no clips", "1 clip", "1200 clips", "2 classes"."""
+    many = plural or (f"{noun}es" if noun.endswith("s") else f"{noun}s")
+    return f"1 {noun}" if number == 1 else f"{number or 'no'} {many}"
+
+
 def duration(seconds: float) -> str:
     """Time as "45 s", "12 min", "3 h 20 min" or "2 d 4 h": two units at most, rounded down."""
     seconds = int(max(0.0, seconds))

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 from schurgan.core.errors import SchurganError
 from schurgan.runs.config import read_yaml
 from schurgan.runs.folder import RunFolder
-from schurgan.runs.messages import duration, event_sentence, figures, file_size, health_sentence, rate, tone_of
+from schurgan.runs.messages import counted, duration, event_sentence, figures, file_size, health_sentence, rate, tone_of
 from schurgan.runs.records import Event, HealthRecord, Record, Records, Row
 from schurgan.runs.sidecar import CheckpointRecord, Damaged, Sidecar, by_score
 
@@ -126,7 +126,7 @@ def status_lines(run: str | Path, now: float | None = None) -> list[str]:
     noted = [event for event in status.events if tone_of(event) != "plain"]
     lines += [("event", event_sentence(event)) for event in noted[-_SHOWN_EVENTS:]]
     if (more := len(noted) - _SHOWN_EVENTS) > 0:
-        lines.append(("", f"and {more} events before"))
+        lines.append(("", f"and {counted(more, 'event')} before"))
     for checkpoint in status.checkpoints:
         roles = f"  {', '.join(checkpoint.roles)}" if checkpoint.roles else ""
         lines.append(("checkpoint", f"{checkpoint.name}  {file_size(checkpoint.bytes)}{roles}"))

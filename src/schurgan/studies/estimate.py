@@ -19,7 +19,7 @@ from schurgan.evaluation.features.inception import load_library
 from schurgan.evaluation.features.registry import open_extractor
 from schurgan.networks.costs import Costs, network_costs
 from schurgan.runs.config import Config
-from schurgan.runs.messages import duration
+from schurgan.runs.messages import counted, duration
 from schurgan.studies.study import Trial
 from schurgan.studies.trial import finished_outcome
 from schurgan.training.build import build_architecture, build_trainer
@@ -103,7 +103,8 @@ def summary(estimates: Sequence[Estimate], jobs: int) -> str:
     spent += f" (of an A100 at {SHARE:.0%} of its peak)" if "a100" in where else ""
     beside = f", {duration(seconds / min(jobs, len(left)))} by {jobs} jobs" if jobs > 1 and left else ""
     most = max((each.memory for each in left), default=0) / 2**30
-    return f"{len(left)} trials to run, {flops / 1e15:,.2f} PFLOP, about {spent}{beside}, {most:.2f} GiB at most each"
+    what = f"{counted(len(left), 'trial')} to run, {flops / 1e15:,.2f} PFLOP"
+    return f"{what}, about {spent}{beside}, {most:.2f} GiB at most each"
 
 
 def arithmetic(config: Config, classes: int, known: dict[str, Costs] | None = None) -> tuple[int, int]:

@@ -29,6 +29,7 @@ from schurgan.core.launch import count_cores, find_placement, start_python
 from schurgan.core.terminal import say
 from schurgan.data.workers import dask_cluster
 from schurgan.runs.folder import RunFolder
+from schurgan.runs.messages import counted
 from schurgan.studies.study import Trial
 from schurgan.studies.trial import Outcome, check_same, finished_outcome, is_main, read_outcome, run_trial
 from schurgan.training.run import stop_requests
@@ -87,7 +88,7 @@ def run_trials(
         raise SchurganError(f"jobs: {jobs} given beside a cluster, which has its own workers; leave one of them out")
     waiting = [trial for trial in trials if processes > 1 or not _done(trial)]
     if done := len(trials) - len(waiting):
-        say(f"{done} of {len(trials)} trials are done already")
+        say(f"{done} of {counted(len(trials), 'trial')} done already")
     place: AbstractContextManager[Submit]
     if cluster is not None:
         place = _on_dask(cluster)
@@ -126,7 +127,9 @@ def _follow(running: list[tuple[Trial, Running]], stop: Sequence[int]) -> None:
         for _, call in running:
             call.cancel()
     if stop:
-        raise Interrupted(f"stopped with {len(running)} trials to run or to finish; the same command goes on")
+        raise Interrupted(
+            f"stopped with {counted(len(running), 'trial')} to run or to finish; the same command goes on"
+        )
 
 
 def _result(trial: Trial, call: Running) -> Outcome | None:

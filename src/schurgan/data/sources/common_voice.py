@@ -16,6 +16,7 @@ import soundfile
 from schurgan.core.errors import SchurganError
 from schurgan.data.sources.base import FileSource, Item, choices
 from schurgan.data.sources.tables import Row, read_table
+from schurgan.runs.messages import counted
 
 BY = ("locale", "sentence", "gender", "age", "accents")
 SPLITS = ("validated", "train", "dev", "test", "other", "invalidated")
@@ -65,7 +66,8 @@ def open_common_voice(
             listing.append(item)
         if len(listing) == clips:
             break
-    skipped = [(table, f"{count} clips {reason}") for (table, reason), count in sorted(reader.left_out.items())]
+    left_out = sorted(reader.left_out.items())
+    skipped = [(table, f"{counted(count, 'clip')} {reason}") for (table, reason), count in left_out]
     if not listing:
         why = f" ({skipped[0][0]}: {skipped[0][1]})" if skipped else ""
         raise SchurganError(f'{root}: no clip can be used with classes by "{by}"{why}')
