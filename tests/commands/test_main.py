@@ -151,7 +151,7 @@ def test_sample_makes_every_class_where_none_is_named_and_puts_them_into_the_run
 def test_sample_takes_a_bare_generator_file(call, copied_run, tmp_path):
     (copied_run / "generator.safetensors").rename(tmp_path / "sent.safetensors")
     said = call("sample", tmp_path / "sent.safetensors", "--class", "bell", "--count", 1, "--refine", 0)
-    assert said.out == f"1 sounds in {tmp_path / 'sounds'}\n"
+    assert said.out == f"1 sound in {tmp_path / 'sounds'}\n"
     assert (tmp_path / "sounds" / "bell-000.wav").exists()
 
 

@@ -55,8 +55,8 @@ IMAGE_METRICS = (
     Metric("near_copies", "near copies", partial(images.score_memorisation, "near_copies"), **_DOWN),
 )
 SOUND_METRICS = (
-    Metric("snr_db", "SNR, dB (20 log₁₀)", sounds.score_snr, other_reading=2.0),  # see `audio.snr.snr_paper_db`
     Metric("image_distance_db", "image after decoding, dB", sounds.score_consistency, **_DOWN),
+    Metric("snr_db", "SNR, dB (20 log₁₀)", sounds.score_snr, other_reading=2.0),  # see `audio.snr.snr_paper_db`
     Metric("frechet_audio_distance", "Fréchet audio distance", attrgetter("distance"), compared=True, **_DOWN),
     Metric("louder_lu", "louder than real, LU", sounds.score_loudness),
     Metric("clipped", "clipped samples", sounds.score_clipped, **_DOWN),
@@ -67,6 +67,42 @@ USEFULNESS_METRICS = (
 )
 METRICS = (*IMAGE_METRICS, *SOUND_METRICS, *USEFULNESS_METRICS)
 """All of them, in the order of tables."""
+ABOUT: Mapping[str, str] = {
+    "inception_score": "how surely a classifier names each image, and how many classes it names: 1 at worst, the "
+    "number of classes at best",
+    "fid": "Fréchet distance of generated from real images, by what a classifier sees in them: 0 where they are alike",
+    "fid_per_class": "the same within each class: far too high where a class has few images",
+    "kid": "a distance of generated from real images that few images do not raise: about 0 where they are alike",
+    "precision": "share of generated images that lie among real ones: 1 at best",
+    "recall": "share of real images that lie among generated ones: 1 at best",
+    "density": "as precision, counting how many real images each generated one lies among: about 1 is good",
+    "coverage": "as recall, but odd generated images count for little: 1 at best",
+    "accuracy": "share of generated images that a classifier, which learned from real ones, takes for the class that "
+    "was asked for: good where it is as high as of real ones",
+    "variety": "how much two generated images of a class differ, over how much two real ones do: 1 is as varied as "
+    "real ones, near 0 all are alike, well over 1 is often noise",
+    "vendi_score": "how many different images a batch of 64 holds: good where it is as high as of real ones",
+    "departure_gap": "departure from normality of generated images, which DDFN holds, less that of real ones: 0 is "
+    "best",
+    "nearest_training": "how far a generated image is from the nearest one that was learned from, over how far those "
+    "are from each other: about 1 is usual, copies are near 0",
+    "memorisation": "distance to the nearest image that was learned from, over that to the nearest held-out one: good "
+    "near the value of held-out images, copies are near 0",
+    "near_copies": "share of generated images at less than half the distance from one that was learned from as from "
+    "any held-out one: good where it is no more than of held-out images",
+    "image_distance_db": "how far the image of a sound is from the image that the sound was made of: −20 dB is a tenth "
+    "of it, lower is better",
+    "snr_db": "signal to noise: how exactly one waveform is the other. Sounds that are alike to the ear have 0 dB or "
+    "less where their phases were found or borrowed, and over the value of held-out recordings they are copies",
+    "frechet_audio_distance": "Fréchet distance of generated sounds from recordings, by their levels: 0 where alike",
+    "louder_lu": "loudness of generated sounds less that of recordings, in LU (1 dB): 0 is as loud",
+    "clipped": "share of samples cut off at full scale, heard as crackle: 0 is best",
+    "augmentation_utility": "accuracy that a classifier of recordings gains by learning from generated images too: "
+    "below 0 they harm",
+    "classification_accuracy_score": "accuracy on recordings of a classifier that learned from generated images alone: "
+    "good where it is as high as after real ones",
+}
+"""What each is, and which way is good: the glossary of the terminal, the report and docs/evaluation.md."""
 BY_NAME: Mapping[str, Metric] = {metric.name: metric for metric in METRICS}
 
 

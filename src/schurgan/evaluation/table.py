@@ -11,12 +11,21 @@ from rich.console import Console
 from rich.table import Table
 
 from schurgan.core.errors import SchurganError
-from schurgan.evaluation.metric_table import BY_NAME, METRICS, title
-from schurgan.evaluation.scores import Evaluation, Score, difference
+from schurgan.evaluation.metric_table import ABOUT, BY_NAME, METRICS, title
+from schurgan.evaluation.scores import Evaluation, Protocol, Score, difference
 from schurgan.runs.folder import RunFolder
 from schurgan.runs.messages import counted
 
 MARK = {True: " ↑", False: " ↓", None: ""}
+COLUMNS = ("generated", "±", "matched", "real", "held out")
+"""Columns of a table of one run, after that of titles."""
+LEGEND = {
+    "±": "deviation over sets of generated images",
+    "matched": "generated images, as many as were taken for the column real: compare these two",
+    "real": "training images, by halves where two sets are compared: the best there is",
+    "held out": "real images that were not learned from, in place of generated ones: what to hope for",
+    "↑, ↓": "higher is better, lower is better; with neither, as real images are",
+}
 
 
 @dataclass(frozen=True)
@@ -71,37 +80,48 @@ def real_figure(name: str, score: Score) -> str:
     return score_figure(name, score.floor if score.floor is not None else score.held_out)
 
 
-def print_evaluation(evaluation: Evaluation) -> None:
-    """Print for people, as plain text where standard output is no terminal."""
-    protocol, numbered = evaluation.protocol, dict[str, int]()
-    table = Table("score", box=None, pad_edge=False, header_style="bold")
-    for name in ("generated", "±", "matched", "real", "held out"):
-        table.add_column(name, justify="right")
-    table.add_column("note")
-    for name, score in ordered(evaluation.scores):
-        marks = [str(numbered.setdefault(flag, len(numbered) + 1)) for flag in score.flags]
-        values = (score.value, score.sd, score.matched, score.floor, score.held_out)
-        texts = ["" if value is None else score_figure(name, value) for value in values]
-        texts[1] = "" if score.sd is None else figure(score.sd, 2)
-        texts[3] = "" if score.floor is None else real_figure(name, score)
-        texts[0] = texts[0] or "–"
-        table.add_row(f"{title(name)}{MARK[score.higher_is_better]}", *texts, " ".join(marks))
+def score_cells(name: str, score: Score) -> tuple[str, ...]:
+    """Write a score for a table of one run: its title with the way that is better, and a cell for each of `COLUMNS`."""
+    cells = ["" if each is None else score_figure(name, each) for each in (score.value, score.matched, score.held_out)]
+    spread = "" if score.sd is None else figure(score.sd, 2)
+    floor = "" if score.floor is None else real_figure(name, score)
+    return f"{title(name)}{MARK[score.higher_is_better]}", cells[0] or "–", spread, cells[1], floor, cells[2]
+
+
+def describe_protocol(protocol: Protocol) -> tuple[str, ...]:
+    """Say in three lines what was scored, against what, and by what."""
     truncation = "" if protocol.truncation is None else f", truncation {protocol.truncation:g}"
     accuracy = protocol.extractor_accuracy
     known = "" if accuracy is None else f" (right on {accuracy:.1%} of unseen real images)"
-    print(f"{protocol.run}, step {protocol.step}: {protocol.runs} × {counted(protocol.n_fake, 'image')}{truncation}")
+    times, images = "" if protocol.runs == 1 else f"{protocol.runs} times ", counted(protocol.n_fake, "generated image")
     real, unseen = counted(protocol.n_real, "training image"), counted(protocol.n_held_out, "held-out image")
-    print(f"against {real} and {unseen}")
-    print(f"extractor {protocol.extractor} {protocol.extractor_digest[:12]}{known}\n", flush=True)
+    return (
+        f"{protocol.run}, step {protocol.step}: {times}{images}{truncation}, batch norm {protocol.batch_norm}",
+        f"against {real} and {unseen}",
+        f"extractor {protocol.extractor} {protocol.extractor_digest[:12]}{known}",
+    )
+
+
+def print_evaluation(evaluation: Evaluation) -> None:
+    """Print for people, as plain text where standard output is no terminal."""
+    numbered, rows = dict[str, int](), ordered(evaluation.scores)
+    table = Table("score", box=None, pad_edge=False, header_style="bold")
+    for name in COLUMNS:
+        table.add_column(name, justify="right")
+    table.add_column("note")
+    for name, score in rows:
+        marks = [str(numbered.setdefault(flag, len(numbered) + 1)) for flag in score.flags]
+        table.add_row(*score_cells(name, score), " ".join(marks))
+    print("\n".join(describe_protocol(evaluation.protocol)), end="\n\n", flush=True)
     console = Console(highlight=False)
     console = console if console.is_terminal else Console(highlight=False, width=160)
     with console.capture() as text:  # rich would end the program where a pipe is closed
         console.print(table)
     print(text.get())
-    print("real: training images, by halves where two sets are compared; matched: generated images at as many as those")
-    print("held out: unseen real images in place of generated ones; ↑ higher is better, ↓ lower, else as real ones are")
+    print("\n".join(f"{name}: {meaning}" for name, meaning in LEGEND.items()))
     for flag, number in numbered.items():
         print(f"{number}  {flag}")
+    print("".join(f"\n{title(name)}: {ABOUT[name]}" for name, _ in rows if name in ABOUT))
     utility = evaluation.scores.get("augmentation_utility")
     for line in utility.details.get("lines", ()) if utility else ():
         print(f"usefulness: {line}")
