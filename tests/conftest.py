@@ -20,6 +20,7 @@ import torch
 
 from schurgan.audio import Spectrogram
 from schurgan.commands.main import main
+from schurgan.core import progress
 from schurgan.data import prepare
 from schurgan.data.sources import open_source
 from schurgan.runs.config import Config
@@ -36,6 +37,12 @@ class Said:
     status: int
     out: str
     err: str
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing takes long enough for a line of progress, however busy the machine is."""
+    monkeypatch.setattr(progress, "FIRST", 1e9)
 
 
 @pytest.fixture(autouse=True)

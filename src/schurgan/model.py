@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
@@ -148,6 +148,7 @@ class Model:
         *,
         phase: Phase = "noise",
         refine: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> Sounds:
         """Make sounds of one class; the same seed gives the same sounds.
 
@@ -158,6 +159,7 @@ class Model:
             seed: 0 to 2³¹ − 1.
             phase: "noise" and "griffin-lim" find one; "carrier" starts from a recording of the class in the shards.
             refine: iterations of fitting sound to image, 32 by default.
+            progress: called with (sounds made, their number).
 
         Raises:
             SchurganError: a class or a number is out of range.
@@ -176,7 +178,7 @@ class Model:
             raise SchurganError(str(error)) from None
         if self.pictures:
             return Sounds(label, None, images, None)
-        audio = self.decode(images, labels, phase, refine, seed)
+        audio = self.decode(images, labels, phase, refine, seed, progress)
         return Sounds(label, audio, images, self.spectrogram.sample_rate)
 
     @isolated
@@ -198,7 +200,13 @@ class Model:
     @isolated
     @torch.no_grad()
     def decode(
-        self, images: Tensor, labels: Tensor, phase: Phase = "noise", refine: int | None = None, seed: int = 0
+        self,
+        images: Tensor,
+        labels: Tensor,
+        phase: Phase = "noise",
+        refine: int | None = None,
+        seed: int = 0,
+        progress: Callable[[int, int], None] | None = None,
     ) -> Tensor:
         """Turn images (N, C, R, R) of classes (N,) into sounds (N, L), none louder than full scale."""
         reference = torch.tensor(self.card.references)[labels]
@@ -210,6 +218,8 @@ class Model:
             part = slice(i, i + _BATCH)
             here = Aux(reference[part], None if carriers is None else carriers[part])
             sounds.append(self.spectrogram.decode(images[part], here, seed=seed + i, **options))
+            if progress:
+                progress(min(i + _BATCH, len(images)), len(images))
         audio = torch.cat(sounds)
         return audio / audio.abs().amax(1, keepdim=True).clamp_min(1)
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
+import signal
 import subprocess
 import sys
 import warnings
@@ -14,6 +15,7 @@ from PIL import Image
 
 import schurgan
 from schurgan.commands import demo, model
+from schurgan.commands import main as commands
 from schurgan.commands.main import COMMANDS, main
 from schurgan.data import Shards, sources
 from schurgan.data.sources import open_source
@@ -220,6 +222,26 @@ def test_an_interrupt_ends_with_the_status_of_one_and_no_traceback(call, monkeyp
     monkeypatch.setattr(model, "presets", interrupted)
     said = call("presets")
     assert (said.status, said.out, said.err) == (130, "", "")
+
+
+def test_ctrl_c_kills_a_command_while_it_imports_and_later_raises_an_interrupt(call, monkeypatch):
+    handlers = []
+
+    def interrupt(**options):
+        handlers.append(signal.getsignal(signal.SIGINT))
+
+    def find(*arguments):
+        handlers.append(signal.getsignal(signal.SIGINT))
+        return interrupt
+
+    monkeypatch.setattr(commands, "find_command", find)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+    try:
+        call("doctor")
+        assert handlers == [signal.SIG_DFL, signal.default_int_handler]
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_warning_is_one_line_of_ours(call, monkeypatch):

@@ -52,6 +52,8 @@ class NearestMean:
         self.counts.append(torch.bincount(labels).tolist())
         known, classes = images(clips).flatten(1), labels.unique()
         means = torch.stack([known[labels == c].mean(0) for c in classes])
+        if options["progress"]:
+            options["progress"](options["steps"], options["steps"])
         return SimpleNamespace(predict=lambda unseen: classes[torch.cdist(unseen.flatten(1), means).argmin(1)])
 
 
@@ -126,9 +128,11 @@ def test_the_wilson_interval_is_that_of_the_test_images(measure):
 def test_each_arm_gets_the_images_that_its_name_says(measure):
     labels = torch.tensor([0] * 10 + [1] * 4)
     done: list[tuple[int, int]] = []
-    result = measure((draw(labels, 1), labels), clouds(20, 9), seeds=2, progress=lambda *each: done.append(each))
+    result = measure(
+        (draw(labels, 1), labels), clouds(20, 9), seeds=2, steps=5, progress=lambda *each: done.append(each)
+    )
     assert measure.trainer.counts == [[10, 4], [20, 8], [10, 4]] * 2
-    assert done == [(n, 6) for n in range(1, 7)]
+    assert done == [(5 * n, 30) for n in range(1, 7)]  # steps of all classifiers
     assert (result.real.n_train, result.both.n_train, result.generated.n_train) == (14, 28, 14)
 
 

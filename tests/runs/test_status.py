@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from schurgan.core.errors import SchurganError
-from schurgan.runs.messages import counted, duration, event_sentence, figures, file_size, health_sentence
+from schurgan.runs.messages import counted, event_sentence, figures, file_size, health_sentence
 from schurgan.runs.records import Event, HealthRecord, Row
 from schurgan.runs.sidecar import Identity
 from schurgan.runs.status import read_status, status_lines
@@ -178,14 +178,6 @@ def test_nothing_is_written_and_torch_is_not_loaded(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(-3, "0 s"), (119.9, "119 s"), (120, "2 min"), (7199, "119 min"), (12_000, "3 h 20 min"), (190_000, "2 d 4 h")],
-)
-def test_durations_have_two_units_at_most(seconds, text):
-    assert duration(seconds) == text
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from schurgan.core import progress
+from schurgan.core.progress import Bar
 from schurgan.runs.records import Event, HealthRecord, Row
-from schurgan.training import live_view as views
 from schurgan.training.live_view import LiveView
 
 ROW = Row(
@@ -39,9 +40,11 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Time that goes on by what is added to its only entry."""
+    """Time that goes on by what is added to its only entry, and no thread that waits for it."""
     now = [100.0]
-    monkeypatch.setattr(views.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress.Display, "_keep_log", lambda self: None)
+    monkeypatch.setattr(progress, "FIRST", 1.0)
     return now
 
 
@@ -49,7 +52,7 @@ def clock(monkeypatch):
 def terminal(monkeypatch):
     """Standard error as a terminal, for the view alone: pytest takes sys.stderr back between fixture and test."""
     stream = Terminal()
-    monkeypatch.setattr(views, "sys", types.SimpleNamespace(stderr=stream, stdout=None))
+    monkeypatch.setattr(progress, "sys", types.SimpleNamespace(stderr=stream, stdout=None))
     for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
@@ -61,20 +64,31 @@ def seen(view: LiveView) -> str:
     """The picture as text."""
     console = Console(width=120, file=io.StringIO(), color_system=None)
     with console.capture() as captured:
-        console.print(view._picture())
+        console.print(view.picture())
     return captured.get()
 
 
-def test_without_a_terminal_there_is_a_line_every_fifteen_seconds_and_one_at_the_end(clock, capsys):
+def test_a_line_of_a_log_has_the_step_the_rate_the_time_left_and_losses_and_one_is_the_last(clock, capsys):
     with LiveView(1000, 100) as view:
         view.row(ROW)
-        for step in range(110, 160, 10):
-            clock[0] += 10
-            view.step(step)
-    lines = capsys.readouterr().err.splitlines()
-    assert [line.split()[1] for line in lines] == ["120/1000", "140/1000", "150/1000"]
-    # 20 steps in 20 seconds, 880 to go
-    assert lines[0] == "train 120/1000  1.00 it/s  D 0.812  G -0.250  DDFN gap +12.3  14 min left"
+        clock[0] += 20
+        view.step(120)
+        view.tick()
+        # 20 steps in 20 seconds, 880 to go
+        line = "train 120/1000  1.00 it/s  14 min left  D 0.812  G -0.250  DDFN gap +12.3\n"
+        assert capsys.readouterr().err == line
+        view.step(130)
+    assert capsys.readouterr().err.startswith("train 130/1000")
+
+
+def test_what_a_run_does_beside_its_steps_is_in_its_line(clock, capsys):
+    with LiveView(300) as view:
+        view.step(300)
+        with Bar("samples", 10, "classes") as bar:
+            clock[0] += 4
+            bar.update(2)
+            view.tick()
+        assert capsys.readouterr().err == "train 300/300  75 it/s  in 4 s: samples 2/10  0.50 classes/s  16 s left\n"
 
 
 def test_time_left_after_a_rollback_counts_every_step_that_was_made(clock, capsys):
@@ -124,7 +138,7 @@ def test_the_picture_shows_progress_losses_gap_with_its_band_verdict_and_events(
     view.health(HEALTHY)
     view.event(COLLAPSED)
     text = seen(view)
-    assert re.search(r"train .* 10% 100/1000  10 it/s .* left 90 s", text)
+    assert re.search(r"train .* 10% 100/1000  10 it/s  1 min 30 s left", text)
     assert re.search(r"loss +D 0\.812  G -0\.250", text)
     assert re.search(r"D right +73%", text)
     assert re.search(r"DDFN gap +\+12\.3, inside ±37\.2, noise of a batch ±10\.0", text)

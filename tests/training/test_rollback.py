@@ -102,7 +102,7 @@ def stopped_after(patched: pytest.MonkeyPatch, step: int, seed: int) -> Iterator
         return metrics
 
     @contextmanager
-    def requests() -> Iterator[list[int]]:
+    def requests(answer: str) -> Iterator[list[int]]:
         yield asked
 
     with patched.context() as inside:

@@ -92,7 +92,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
         return metrics
 
     @contextlib.contextmanager
-    def requests() -> Iterator[list[int]]:
+    def requests(answer: str) -> Iterator[list[int]]:
         yield asked
         asked.clear()
 

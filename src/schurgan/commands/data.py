@@ -232,8 +232,10 @@ def data_export(
 ) -> None:
     """Prepared shards as tar files that the webdataset library reads."""
     check_counts(clips_per_tar=clips_per_tar)
+    from schurgan.core.progress import Bar
     from schurgan.data.export import export_webdataset
     from schurgan.data.shards import Shards
 
-    paths = export_webdataset(Shards(folder), out, clips_per_tar=clips_per_tar, keep_audio=audio)
+    with Bar("export", unit="clips") as bar:
+        paths = export_webdataset(Shards(folder), out, clips_per_tar=clips_per_tar, keep_audio=audio, progress=bar)
     print(f"{counted(len(paths), 'tar file')} in {out}")

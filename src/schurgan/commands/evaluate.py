@@ -50,7 +50,8 @@ def evaluate(
         batch_norm: fixed statistics (standing), or those of each generated batch (batch)
         seed: the same seed gives the same scores
         usefulness: also train classifiers on real and generated images, tested on held-out folds (minutes)
-        quick: a rough look: 256 images at most, one run, a classifier trained a quarter as long, no sounds
+        quick: a rough look: one run of 256 images at most, 1,000 real ones, fewer classifiers, each trained a
+            quarter as long, and no sounds
         data: where the shards are now, if they were moved
         device: cpu, cuda, ...; auto takes a GPU where there is one
     """
@@ -134,7 +135,7 @@ def sweep(
         images: generated images at each
         batch_norm: as in `schurgan evaluate`
         seed: of the noise, which is the same for all but for its scale
-        quick: a classifier trained a quarter as long
+        quick: a rough look: 256 images at most, 1,000 real ones, a classifier trained a quarter as long
         figures: draw PNG and SVG
         data: where the shards are now, if they were moved
         device: cpu, cuda, ...; auto takes a GPU where there is one
@@ -150,7 +151,7 @@ def sweep(
             run,
             alphas,
             extractor=extractor,
-            images=images,
+            images=min(images, _QUICK_IMAGES) if quick else images,
             batch_norm=batch_norm,
             seed=seed,
             quick=quick,

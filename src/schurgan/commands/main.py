@@ -9,6 +9,7 @@ import contextlib
 import importlib
 import io
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -17,7 +18,7 @@ from typing import Any, TextIO, cast
 
 import schurgan
 from schurgan.core.errors import Interrupted, SchurganError, did_you_mean, enough_memory
-from schurgan.core.terminal import HarmlessStream, say
+from schurgan.core.terminal import Guarded, HarmlessStream, say
 from schurgan.version import __version__
 
 COMMANDS = {
@@ -47,6 +48,8 @@ COMMANDS = {
     "doctor": ("doctor", "Print what is installed and what this machine has."),
 }
 """Module and summary of each command. Its function has its name, with _ for the space of one of two words."""
+
+_WITHOUT_TORCH = ("status", "presets")
 
 
 def find_command(name: str, arguments: list[str]) -> Callable[..., Any]:
@@ -90,7 +93,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     _ready_streams()
+    handler = signal.getsignal(signal.SIGINT)
     try:
+        if handler is signal.default_int_handler:
+            with contextlib.suppress(ValueError):  # another thread than the main one
+                signal.signal(signal.SIGINT, signal.SIG_DFL)  # which ends imports at once, without a traceback
         with warnings.catch_warnings(), redirect_stdout(cast(TextIO, HarmlessStream(sys.stdout))):
             warnings.showwarning = lambda message, *_: say(f"warning: {message}")
             try:
@@ -124,6 +131,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.stderr.flush()
         except (OSError, ValueError):
             _silence(sys.stderr)
+        if handler is signal.default_int_handler:
+            with contextlib.suppress(ValueError):
+                signal.signal(signal.SIGINT, handler)
 
 
 def _ready_streams() -> None:
@@ -161,12 +171,29 @@ def _run(arguments: list[str]) -> None:
     name, rest = command_of(arguments)
     command = find_command(name, rest)
     from schurgan.commands.parsing import name_options, option_names, parse
+    from schurgan.core.interrupts import ended_by_ctrl_c
 
     try:
         with enough_memory("other programs that are ended give some back"):
-            parse(command, name, rest)()
+            run = parse(command, name, rest)
+            if name not in _WITHOUT_TORCH:
+                _import_torch()
+            with ended_by_ctrl_c():
+                run()
     except SchurganError as error:
         raise SchurganError(name_options(str(error), option_names(command))) from error
+
+
+def _import_torch() -> None:
+    """Import what takes seconds, with a word about it on a terminal."""
+    if "torch" in sys.modules:
+        return
+    terminal = sys.stderr.isatty()
+    if terminal:
+        Guarded(sys.stderr).write("loading PyTorch ...\r")
+    importlib.import_module("torch")
+    if terminal:
+        Guarded(sys.stderr).write("\x1b[2K")
 
 
 def _usage(names: Iterable[str]) -> str:

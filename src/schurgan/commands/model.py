@@ -47,11 +47,12 @@ def export(
     """
     if out.suffix not in (".pt2", ".onnx"):
         raise SchurganError(f"--out: {out} given, a name that ends in .pt2 or .onnx is needed")
+    from schurgan.core.progress import Bar
     from schurgan.model import load
     from schurgan.networks import export_generator
 
     model = load(run)
-    with writing(out), lock(out, beside=True):
+    with writing(out), lock(out, beside=True), Bar("export"):
         export_generator(model.generator, out, "pt2" if out.suffix == ".pt2" else "onnx")
     shape = f"z (batch, {model.generator.latent_dim}) and labels (batch,) below {len(model.classes)}"
     print(f"{out}: takes {shape}")
@@ -81,15 +82,21 @@ def sample(
         refine: iterations that fit the sound to its image, 32 by default
         out: folder for the files, RUN/sounds by default
     """
+    from schurgan.core.progress import Bar
     from schurgan.model import load
 
     _check_refine(refine)
     model = load(run)
     folder = out or RunFolder(run if run.is_dir() else run.parent).sounds
     written = set[Path]()
-    with writing(folder), lock(folder):
-        for name in [label] if label is not None else model.classes:
-            sounds = model.sample(name, count, truncation, seed, phase=phase, refine=refine)
+    names = [label] if label is not None else model.classes
+    with writing(folder), lock(folder), Bar("sample", count * len(names), "sounds") as bar:
+        for before, name in enumerate(names):
+
+            def tell(done: int, _: int, before: int = before * count, name: str = name) -> None:
+                bar.update(before + done, name)
+
+            sounds = model.sample(name, count, truncation, seed, phase=phase, refine=refine, progress=tell)
             written.update(sounds.save(folder))
     print(f"{counted(len(written), 'picture' if model.pictures else 'sound')} in {folder}")
 
@@ -141,6 +148,7 @@ def reconstruct(
     from schurgan.audio import AudioError, Spectrogram
     from schurgan.core.distributed import World
     from schurgan.core.isolation import own_settings
+    from schurgan.core.progress import Bar
 
     @functools.cache
     def spectrogram(n_samples: int) -> Spectrogram:
@@ -153,10 +161,11 @@ def reconstruct(
     except ValueError as error:
         raise SchurganError(str(error)) from None
     rebuilt, names = 0, set[str]()
-    with World().lock(out), own_settings():
+    with World().lock(out), own_settings(), Bar("reconstruct", len(files), "recordings") as bar:
         torch.set_num_threads(1)  # short FFTs: more threads would wait for each other
-        for file in files:
-            numbered = (f"{file.stem}-{number}" for number in itertools.count(2))
+        for number, file in enumerate(files):
+            bar.update(number)
+            numbered = (f"{file.stem}-{count}" for count in itertools.count(2))
             name = next(name for name in itertools.chain([file.stem], numbered) if name.casefold() not in names)
             names.add(name.casefold())  # some file systems ignore case
             try:

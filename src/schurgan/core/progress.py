@@ -1,99 +1,240 @@
-"""One look for everything that takes time: a bar on a terminal, a line now and then in a log."""
+"""One look for everything that takes time: a line that changes on a terminal, lines now and then in a log."""
 
 from __future__ import annotations
 
 import sys
+import threading
 import time
+from collections.abc import Mapping
 from types import TracebackType
-from typing import IO, cast
+from typing import IO, Self, cast
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.text import Text
 
-from schurgan.core.terminal import Guarded, harmless
+from schurgan.core.terminal import Guarded, duration, harmless, rate
 
-LOG_SECONDS = 15.0
-"""Between lines where there is no terminal."""
+_REFRESH = 4  # pictures a second
+FIRST = 1.0
+"""Seconds until the first line of a log; what is over by then leaves none."""
+_LEAST, _MOST = 3.0, 300.0
+"""Seconds between its lines: a tenth of the time that passed, within these."""
+_WORTH_SAYING = 5.0
+"""Seconds from which on an estimate is said before the work begins."""
 
 
-class Bar:
-    """`with Bar("train", total) as bar: bar.update(done, "loss 0.3")`, on standard error while that takes it."""
+_shown: list[Display] = []
+"""What this process shows, the outermost first."""
 
-    def __init__(self, what: str, total: int, unit: str = "it", start: int = 0) -> None:
-        self.what, self.total, self.unit, self.start = what, total, unit, start
-        self._console = Console(file=cast(IO[str], Guarded(sys.stderr)), highlight=False)
-        self._began = self._logged = time.monotonic()
-        self._bar: Progress | None = None
-        self._line = ""  # of a log, not yet printed
-        if self._console.is_terminal:
-            columns = (TextColumn(what), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[text]}"))
-            times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=False))
-            self._bar = Progress(*columns, *times, console=self._console)
-            self._task = self._bar.add_task(what, total=total, completed=start, text="")
 
-    def update(self, done: int, text: str = "") -> None:
-        """Show that `done` of the total are done, with `text` behind the rate."""
-        now = time.monotonic()
-        rate = (done - self.start) / max(now - self._began, 1e-9)
-        line = f"{rate:.2f} {self.unit}/s  {text}" if rate < 10 else f"{rate:.0f} {self.unit}/s  {text}"
-        if self._bar:
-            self._bar.update(self._task, completed=done, text=line)
-            return
-        left = (self.total - done) / rate if rate > 0 else 0.0
-        self._line = f"{self.what} {done}/{self.total}  {line}  {left:.0f} s left"
-        if now - self._logged >= LOG_SECONDS:
-            self._logged = now
-            self._log()
+def until_next_line(elapsed: float) -> float:
+    """Seconds until the next line of a log: a night's log has some 150, and who watches waits for no line long."""
+    return FIRST if elapsed < FIRST else min(_MOST, max(_LEAST, elapsed / 10))
 
-    def print(self, text: str) -> None:
+
+class Display:
+    """Shows how far something is on standard error, as long as that takes it; a subclass says what in `line`.
+
+    On a terminal the line is drawn anew a few times a second beside a bar. In a log a thread writes it, so that a piece
+    of work that takes a minute leaves nobody without a word. What is shown inside another display is part of the
+    other's line.
+    """
+
+    def __init__(self, what: str, *, quiet: bool = False) -> None:
+        self.what, self.quiet = what, quiet
+        self.began = time.monotonic()
+        self.outer: Display | None = None
+        self.inner: Display | None = None
+        self.console = Console(file=cast(IO[str], Guarded(None if quiet else sys.stderr)), highlight=False)
+        self._live: Live | None = None
+        self._thread: threading.Thread | None = None
+        self._over = threading.Event()
+        self._unsaid = False  # whether there is something new since the last line of a log
+
+    def line(self) -> str:
+        """How far it is: what is done, the rate, the time left."""
+        raise NotImplementedError
+
+    def fraction(self) -> float | None:
+        """Share that is done; None where that is not known."""
+        return None
+
+    def picture(self) -> RenderableType:
+        """What a terminal shows: a bar before the line."""
+        share = self.fraction()
+        columns = (TextColumn("{task.description}"), BarColumn(20), TaskProgressColumn())
+        bar = Progress(*columns, TextColumn("{task.fields[line]}", markup=False), console=self.console)
+        line = self.line() + self._inside()
+        bar.add_task(
+            self.what, total=None if share is None else 1000, completed=round(1000 * (share or 0)), line=harmless(line)
+        )
+        return bar.get_renderable()
+
+    def log(self) -> None:
+        """Write a line into the log, where there is something to say."""
+        if self._unsaid:
+            self._unsaid = False
+            self.print(f"{self.what} {self.line()}{self._inside()}")
+
+    def _inside(self) -> str:
+        inner = self.inner  # which another thread may end meanwhile
+        return f": {inner.what} {inner.line()}{inner._inside()}" if inner else ""
+
+    def print(self, text: str, style: str = "") -> None:
         """A line above the bar."""
-        self._console.print(harmless(text), markup=False, soft_wrap=True)
+        if self.outer is not None:
+            self.outer.print(text, style)
+        else:
+            self.console.print(Text(harmless(text), style), soft_wrap=True)
 
-    def _log(self) -> None:
-        if self._line:
-            self.print(self._line)
-        self._line = ""
+    def tick(self) -> None:
+        """Write a line of a log because it is time for one."""
+        self._unsaid = True
+        self.log()
 
-    def __enter__(self) -> Bar:
-        if self._bar:
-            self._bar.start()
+    def __enter__(self) -> Self:
+        self.began = time.monotonic()
+        if self.quiet:
+            return self
+        self.outer = _shown[-1] if _shown else None
+        _shown.append(self)
+        if self.outer is not None:
+            self.outer.inner = self
+        elif self.console.is_terminal and not self.console.is_dumb_terminal:
+            self._live = Live(
+                get_renderable=self.picture,
+                console=self.console,
+                refresh_per_second=_REFRESH,
+                transient=self.fraction() is None,
+                redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),  # a pipe gets what is meant for it
+            )
+            self._live.start()
+        else:
+            self._thread = threading.Thread(target=self._keep_log, daemon=True)
+            self._thread.start()
         return self
+
+    def inner_ended(self, inner: Display) -> None:
+        """Go on without what was shown inside."""
+        self.inner = None
+
+    def _keep_log(self) -> None:
+        while not self._over.wait(until_next_line(time.monotonic() - self.began)):
+            self.tick()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bar:
-            self._bar.stop()
-        elif kind is None:  # an error says what there is to say
-            self._log()
+        if self.quiet:
+            return
+        _shown.remove(self)
+        if self.outer is not None:
+            self.outer.inner_ended(self)
+        self._over.set()
+        if self._live is not None:
+            self._live.stop()
+        elif self._thread is not None:
+            self._thread.join()
+            if kind is None and time.monotonic() - self.began >= FIRST:  # an error says what there is to say
+                self.log()
 
 
-class Meter:
-    """A bar that appears with the first call: `with Meter("real images") as meter: meter(done, total)`.
+class Bar(Display):
+    """`with Bar("train", total) as bar: bar.update(done, "loss 0.3")`, or `bar(done, total)` where no total is known.
 
     Args:
         what: what takes time.
+        total: units of it; None until the first call, and for what has no units.
         unit: of what is counted.
+        start: units that were done before.
         quiet: show nothing, as in every process but the main one.
     """
 
-    def __init__(self, what: str, unit: str = "it", quiet: bool = False) -> None:
-        self._what, self._unit, self._quiet = what, unit, quiet
-        self._bar: Bar | None = None
+    def __init__(
+        self, what: str, total: int | None = None, unit: str = "it", start: int = 0, *, quiet: bool = False
+    ) -> None:
+        super().__init__(what, quiet=quiet)
+        self.total, self.unit, self.start, self.done, self.text = total, unit, start, start, ""
+
+    def update(self, done: int, text: str = "") -> None:
+        """Show that `done` of the total are done, with `text` behind the rate."""
+        self.done, self.text, self._unsaid = done, text, True
 
     def __call__(self, done: int, total: int) -> None:
         """Show that `done` of `total` are done."""
-        if self._quiet:
-            return
-        if self._bar is None:
-            self._bar = Bar(self._what, total, self._unit).__enter__()
-        self._bar.update(done)
+        self.total = total
+        self.update(done)
 
-    def __enter__(self) -> Meter:
+    def fraction(self) -> float | None:
+        """Share that is done; None where no total is known."""
+        return self.done / self.total if self.total else None
+
+    def left(self) -> float | None:
+        """Seconds left at the rate so far; None where that is not known."""
+        made = self.done - self.start
+        return (time.monotonic() - self.began) * (self.total - self.done) / made if self.total and made > 0 else None
+
+    def line(self) -> str:
+        """How much is done, how fast, and the time left."""
+        took = time.monotonic() - self.began
+        if self.total is None:
+            return f"for {duration(took)}"
+        parts = [f"{self.done}/{self.total}"]
+        if self.done > self.start:
+            parts.append(rate((self.done - self.start) / max(took, 1e-9), self.unit))
+        if self.done >= self.total:
+            parts.append(f"in {duration(took)}")
+        elif (left := self.left()) is not None:
+            parts.append(f"{duration(left)} left")
+        return "  ".join(filter(None, [*parts, self.text]))
+
+
+class Parts(Display):
+    """One bar over the parts of something long, which are displays of their own: those inside it of these names.
+
+    `with Parts("evaluate", {"classifier": 40.0, "sounds": 90.0}): ...` says first how long it will take.
+
+    Args:
+        what: what takes time.
+        seconds: about how long each part will take; 0 where that was done before.
+        quiet: show nothing.
+    """
+
+    def __init__(self, what: str, seconds: Mapping[str, float], *, quiet: bool = False) -> None:
+        super().__init__(what, quiet=quiet)
+        self._seconds, self._waiting = sum(seconds.values()), dict(seconds)
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        if not self.quiet and self._seconds >= _WORTH_SAYING:
+            parts = ", ".join(f"{name} {duration(each)}" for name, each in self._waiting.items() if each >= 1)
+            self.print(f"{self.what}: about {duration(self._seconds)} ({parts})")
         return self
+
+    def inner_ended(self, inner: Display) -> None:
+        """Count a part as done."""
+        super().inner_ended(inner)
+        self._waiting.pop(inner.what, None)
+        self._unsaid = True
+
+    def fraction(self) -> float:
+        """Share of the estimate that is done."""
+        part = self._waiting.get(self.inner.what, 0.0) * (self.inner.fraction() or 0.0) if self.inner else 0.0
+        return 1 - (sum(self._waiting.values()) - part) / self._seconds if self._seconds else 0.0
+
+    def line(self) -> str:
+        """The share that is done, and the time left as the parts so far kept to their estimates."""
+        took, done = time.monotonic() - self.began, self.fraction() * self._seconds
+        if not self._waiting:
+            return f"done in {duration(took)}"
+        pace = (took + _WORTH_SAYING) / (done + _WORTH_SAYING)  # the estimate counts as much as some seconds of work
+        return f"{self.fraction():.0%}  {duration((self._seconds - done) * pace)} left"
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bar is not None:
-            self._bar.__exit__(kind, error, trace)
+        if kind is None:
+            self._waiting.clear()
+        super().__exit__(kind, error, trace)

@@ -31,6 +31,27 @@ class HarmlessStream:
         return getattr(self._stream, name)
 
 
+def duration(seconds: float) -> str:
+    """Time as "45 s", "2 min 10 s", "12 min", "3 h 20 min" or "2 d 4 h": two units at most, rounded down."""
+    seconds = int(max(0.0, seconds))
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 600:
+        return f"{seconds // 60} min {seconds % 60} s".removesuffix(" 0 s")
+    if seconds < 3600:
+        return f"{seconds // 60} min"
+    if seconds < 172800:
+        return f"{seconds // 3600} h {seconds % 3600 // 60} min".removesuffix(" 0 min")
+    return f"{seconds // 86400} d {seconds % 86400 // 3600} h"
+
+
+def rate(speed: float, unit: str = "it") -> str:
+    """Units a second, and seconds a unit where they take long: "12 it/s", "0.35 it/s", "20 s a step"."""
+    if speed < 0.1:
+        return f"{duration(1 / speed)} a {unit}" if speed > 0 else ""
+    return f"{speed:.2f} {unit}/s" if speed < 10 else f"{speed:.0f} {unit}/s"
+
+
 def say(message: str) -> None:
     """One line for the user on standard error."""
     Guarded(sys.stderr).write(f"schurgan: {harmless(' '.join(message.split()))}\n")

@@ -6,7 +6,7 @@ import io
 import json
 import shutil
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,12 @@ INDEX = "dataset.json"
 
 
 def export_webdataset(
-    shards: Shards, folder: str | Path, *, clips_per_tar: int = 1000, keep_audio: bool = False
+    shards: Shards,
+    folder: str | Path,
+    *,
+    clips_per_tar: int = 1000,
+    keep_audio: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
     """Write the clips of `shards`, or of a selection of it, as `shard-000000.tar` and so on; return their paths.
 
@@ -27,6 +32,7 @@ def export_webdataset(
     number; .json, its class, origin, fold, gain, reference level and, of an altered copy, its parent; with keep_audio
     also .audio.npy, its recording (n_samples,) int16. `dataset.json` has the classes, the transform and the tar files'
     names. The same clips give the same bytes, and the folder, a new or empty one, appears when it is whole.
+    `progress` is called with the clips written and their number.
 
     Raises:
         SchurganError: the folder is there already and not empty, or cannot be written.
@@ -41,7 +47,7 @@ def export_webdataset(
         shutil.rmtree(partial, ignore_errors=True)  # of a start that was killed
         partial.mkdir(parents=True)
         try:
-            names = _write(shards, partial, clips_per_tar, keep_audio)
+            names = _write(shards, partial, clips_per_tar, keep_audio, progress)
             if folder.exists():
                 folder.rmdir()
             partial.rename(folder)
@@ -52,7 +58,13 @@ def export_webdataset(
     return [folder / name for name in names]
 
 
-def _write(shards: Shards, folder: Path, clips_per_tar: int, keep_audio: bool) -> list[str]:
+def _write(
+    shards: Shards,
+    folder: Path,
+    clips_per_tar: int,
+    keep_audio: bool,
+    progress: Callable[[int, int], None] | None,
+) -> list[str]:
     names: list[str] = []
     for start in range(0, len(shards), clips_per_tar):
         clips = range(start, min(start + clips_per_tar, len(shards)))
@@ -61,10 +73,13 @@ def _write(shards: Shards, folder: Path, clips_per_tar: int, keep_audio: bool) -
             atomic_write(folder / names[-1]) as file,
             tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar,
         ):
-            for name, content in _members(shards, clips, keep_audio):
-                member = tarfile.TarInfo(name)  # of no time and no owner: only the clips count
-                member.size = len(content)
-                tar.addfile(member, io.BytesIO(content))
+            for clip in clips:
+                for name, content in _members(shards, clip, keep_audio):
+                    member = tarfile.TarInfo(name)  # of no time and no owner: only the clips count
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+                if progress:
+                    progress(clip + 1, len(shards))
     about = {
         "classes": shards.classes,
         "count": len(shards),
@@ -77,18 +92,17 @@ def _write(shards: Shards, folder: Path, clips_per_tar: int, keep_audio: bool) -
     return names
 
 
-def _members(shards: Shards, clips: Sequence[int], keep_audio: bool) -> Iterator[tuple[str, bytes]]:
-    """Names and contents of the files of some clips."""
-    for clip in clips:
-        image = np.broadcast_to(shards.stored([clip])[0], shards.shape)
-        yield f"{clip:09}.npy", _npy(image)
-        yield f"{clip:09}.cls", str(shards.labels[clip]).encode()
-        record, label = shards.record(clip), shards.classes[shards.labels[clip]]
-        about = {"class": label} | {name: getattr(record, name) for name in ("origin", "fold", "gain", "reference")}
-        about |= {"parent": record.parent} if record.parent is not None else {}
-        yield f"{clip:09}.json", json.dumps(about, ensure_ascii=False).encode()
-        if keep_audio:
-            yield f"{clip:09}.audio.npy", _npy((shards.recording(clip) * 32767).round().numpy().astype(np.int16))
+def _members(shards: Shards, clip: int, keep_audio: bool) -> Iterator[tuple[str, bytes]]:
+    """Names and contents of the files of a clip."""
+    image = np.broadcast_to(shards.stored([clip])[0], shards.shape)
+    yield f"{clip:09}.npy", _npy(image)
+    yield f"{clip:09}.cls", str(shards.labels[clip]).encode()
+    record, label = shards.record(clip), shards.classes[shards.labels[clip]]
+    about = {"class": label} | {name: getattr(record, name) for name in ("origin", "fold", "gain", "reference")}
+    about |= {"parent": record.parent} if record.parent is not None else {}
+    yield f"{clip:09}.json", json.dumps(about, ensure_ascii=False).encode()
+    if keep_audio:
+        yield f"{clip:09}.audio.npy", _npy((shards.recording(clip) * 32767).round().numpy().astype(np.int16))
 
 
 def _npy(array: Rows) -> bytes:

@@ -23,7 +23,7 @@ from schurgan.core.distributed import World
 from schurgan.core.errors import SchurganError, enough_memory, writing
 from schurgan.core.files import clear_leftovers
 from schurgan.core.isolation import isolated
-from schurgan.core.progress import Meter
+from schurgan.core.progress import Bar, Parts
 from schurgan.core.tensors import state_digest
 from schurgan.evaluation.comparison import Comparison, RunScores
 from schurgan.evaluation.features.extractor import ClassifierExtractor, Extracted, Extractor, checked
@@ -31,6 +31,7 @@ from schurgan.evaluation.features.registry import open_extractor
 from schurgan.evaluation.figures import save_nearest
 from schurgan.evaluation.metric_table import IMAGE_METRICS, SOUND_METRICS, USEFULNESS_METRICS, take_scores
 from schurgan.evaluation.metrics.checks import checked_features, checked_labels
+from schurgan.evaluation.pace import expect
 from schurgan.evaluation.score_sounds import measure_sounds
 from schurgan.evaluation.scores import Evaluation, Protocol, Score
 from schurgan.evaluation.target import (
@@ -41,9 +42,10 @@ from schurgan.evaluation.target import (
     extract,
     extract_generated,
     extract_real,
+    name_run,
     open_subject,
 )
-from schurgan.evaluation.usefulness import score_usefulness
+from schurgan.evaluation.usefulness import QUICK, score_usefulness
 from schurgan.runs.folder import RunFolder
 from schurgan.version import __version__
 
@@ -75,7 +77,8 @@ def evaluate(
         batch_norm: "standing", the statistics that were saved, or "batch", those of each batch of generated images.
         seed: the same seed gives the same scores.
         usefulness: also train classifiers on real and generated images, which takes minutes and needs held-out clips.
-        quick: train the classifier a quarter as long, and score no sounds.
+        quick: a rough look: 1,000 real images at most, classifiers trained a quarter as long, two of each kind for
+            usefulness instead of five, and no sounds.
         data: where the shards are now, if they were moved.
         world: the processes that share the work, all of which call this; one alone if not given.
 
@@ -91,24 +94,38 @@ def evaluate(
             f"usefulness: {subject.run}: no clips were held out to test classifiers on;"
             " train with --train.val-folds or --train.val-fraction"
         )
-    with world.lock(RunFolder(subject.run).evaluation):
+    sounds = subject.recordings and not quick
+    plan = expect(
+        subject,
+        [name_run(number, runs) for number in range(runs)],
+        images,
+        world,
+        classifier=extractor == "classifier",
+        quick=quick,
+        sounds=sounds,
+        usefulness=usefulness,
+    )
+    with (
+        world.lock(RunFolder(subject.run).evaluation),
+        Parts("evaluate", plan, quiet=not world.is_main),
+    ):
         judge = open_judge(subject, extractor, quick, world)
-        real = extract_real(subject, subject.training, judge, world, seed, "training images")
+        real = extract_real(subject, subject.training, judge, world, seed, "training images", quick)
         held_out = None
         if subject.held_out is not None:
-            held_out = extract_real(subject, subject.held_out, judge, world, seed, "held-out images")
+            held_out = extract_real(subject, subject.held_out, judge, world, seed, "held-out images", quick)
         generate = partial(extract_generated, subject, judge, world, sampling)
         fake = generate(0)
         sets = compare_sets(subject, judge, real, fake, held_out, (generate(number) for number in range(1, runs)), seed)
         scores = take_scores(IMAGE_METRICS, sets)
         notes = _notes(subject, fake.not_finite, images)
-        if subject.recordings and not quick:
+        if sounds:
             try:
                 scores |= score_sounds(subject, truncation, seed, world)
             except ValueError as error:
                 notes.append(f"sounds were not scored: {error}")
         if usefulness:
-            scores |= _score_usefulness(subject, truncation, seed, world)
+            scores |= _score_usefulness(subject, truncation, seed, quick, world)
         protocol = describe(subject, judge, world, sampling, len(real), len(held_out or ()))
         evaluation = Evaluation(protocol, scores, tuple(notes))
 
@@ -208,14 +225,14 @@ def open_judge(subject: Subject, name: str, quick: bool, world: World) -> Extrac
     """The extractor, which one process trains if it must: always by one seed, so that evaluations by others compare."""
 
     def open_it() -> Extractor:
-        with Meter("classifier", "step", quiet=not world.is_main) as meter:
+        with Bar("classifier", unit="step", quiet=not world.is_main) as bar:
             return open_extractor(
                 name,
-                subject.shards if subject.val_folds else subject.training,
+                subject.for_classifier,
                 val_folds=subject.val_folds,
                 quick=quick,
                 device=world.device,
-                progress=meter,
+                progress=bar,
             )
 
     return world.in_turn(open_it)
@@ -259,13 +276,15 @@ def describe(
     )
 
 
-def _score_usefulness(subject: Subject, truncation: float | None, seed: int, world: World) -> dict[str, Score]:
+def _score_usefulness(
+    subject: Subject, truncation: float | None, seed: int, quick: bool, world: World
+) -> dict[str, Score]:
     """By the main process, which the others wait for: the trainings of a seed depend on one another."""
     scores: dict[str, Score] = {}
 
     def train() -> None:
         assert subject.held_out is not None
-        with Meter("usefulness", "classifier", quiet=not world.is_main) as meter:
+        with Bar("usefulness", unit="step", quiet=not world.is_main) as bar:
             result = score_usefulness(
                 subject.model,
                 subject.training,
@@ -273,7 +292,8 @@ def _score_usefulness(subject: Subject, truncation: float | None, seed: int, wor
                 truncation=truncation,
                 seed=seed,
                 device=world.device,
-                progress=meter,
+                progress=bar,
+                **(QUICK if quick else {}),
             )
         scores.update(take_scores(USEFULNESS_METRICS, result))
 

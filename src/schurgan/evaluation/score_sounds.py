@@ -13,7 +13,7 @@ from schurgan.audio import Aux, Spectrogram, power_ratio_db, snr_db, snr_paper_d
 from schurgan.audio.files import SILENCE
 from schurgan.core.distributed import World
 from schurgan.core.errors import SchurganError
-from schurgan.core.progress import Meter
+from schurgan.core.progress import Bar
 from schurgan.data.shards import Shards
 from schurgan.evaluation.features.embedding import TextureEmbedding
 from schurgan.evaluation.features.extractor import Extractor
@@ -183,6 +183,11 @@ class SoundMeasures:
         return {"n_real": self.n_real, "n_fake": self.n_fake}
 
 
+def count_sounds(classes: int) -> int:
+    """Generated sounds that are measured, as many of each class."""
+    return classes * max(_LEAST, -(-_WANTED // classes))
+
+
 def measure_sounds(
     model: Model,
     training: Shards,
@@ -202,7 +207,7 @@ def measure_sounds(
         SchurganError: a model of pictures, shards of other classes or clips or without recordings.
     """
     spectrogram, world = model.spectrogram, world or World()
-    per_class = max(_LEAST, -(-_WANTED // len(model.classes)))
+    per_class = count_sounds(len(model.classes)) // len(model.classes)
     if held_out is None:
         check_fits(model, training)
     else:
@@ -221,7 +226,7 @@ def measure_sounds(
     else:
         some = own
     audio = _decode("generated sounds", model, images, labels, seed, world) if len(images) else None
-    rebuilt = _decode("recordings", model, judged_images[some], judged.labels[some], seed, world)
+    rebuilt = _decode("rebuilt recordings", model, judged_images[some], judged.labels[some], seed, world)
     distance = None
     if audio is not None and len(known) >= 4 and len(audio) >= 2:
         loudest = audio.abs().amax(1, keepdim=True).clamp_min(SILENCE)
@@ -310,8 +315,8 @@ def _decode(what: str, model: Model, images: Tensor, labels: Tensor, seed: int, 
         rows = parts[number]
         return (model.decode(images[rows], labels[rows], refine=_REFINE, seed=seed + rows.start),)
 
-    with Meter(what, "chunk", quiet=not world.is_main) as meter:
-        return world.share(len(parts), work, meter)[0]
+    with Bar(what, unit="chunk", quiet=not world.is_main) as bar:
+        return world.share(len(parts), work, bar)[0]
 
 
 def _recordings(shards: Shards, per_class: int) -> tuple[Tensor, Tensor]:

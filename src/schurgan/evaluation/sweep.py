@@ -10,9 +10,11 @@ from typing import Any
 from schurgan.core.distributed import World
 from schurgan.core.errors import SchurganError, enough_memory, writing
 from schurgan.core.files import atomic_write, write_json
+from schurgan.core.progress import Parts
 from schurgan.evaluation.evaluate import compare_sets, describe, open_judge
 from schurgan.evaluation.figures import save_sweep_figure
 from schurgan.evaluation.metric_table import METRICS, take_scores, title
+from schurgan.evaluation.pace import expect
 from schurgan.evaluation.scores import Evaluation, Protocol, Score
 from schurgan.evaluation.table import Cells, figure, real_figure
 from schurgan.evaluation.target import BatchNorm, Sampling, Subject, extract_generated, extract_real, open_subject
@@ -81,12 +83,13 @@ def sweep(
     subject = open_subject(run, data, world.device)
     for truncation in truncations:
         subject.check_truncation(truncation)
-    with world.lock(RunFolder(subject.run).evaluation):
+    names = [f"α = {alpha:g}, {number} of {len(truncations)}" for number, alpha in enumerate(truncations, 1)]
+    plan = expect(subject, names, images, world, classifier=extractor == "classifier", quick=quick)
+    with world.lock(RunFolder(subject.run).evaluation), Parts("sweep", plan, quiet=not world.is_main):
         judge = open_judge(subject, extractor, quick, world)
-        real = extract_real(subject, subject.training, judge, world, seed, "training images")
+        real = extract_real(subject, subject.training, judge, world, seed, "training images", quick)
         points = []
-        for number, sampling in enumerate(samplings):
-            what = f"α = {sampling.truncation:g}, {number + 1} of {len(truncations)}"
+        for what, sampling in zip(names, samplings, strict=True):
             fake = extract_generated(subject, judge, world, sampling, what=what)
             points.append(take_scores(SWEPT, compare_sets(subject, judge, real, fake, None, (), seed)))
         protocol = describe(subject, judge, world, samplings[0], len(real), 0)

@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from schurgan.core.distributed import World
 from schurgan.core.errors import SchurganError
 from schurgan.core.isolation import seeded
-from schurgan.core.progress import Meter
+from schurgan.core.progress import Bar
 from schurgan.data.codec import Codec, same_levels
 from schurgan.data.shards import Shards, split
 from schurgan.evaluation.features.extractor import Extractor
@@ -30,7 +30,7 @@ from schurgan.runs.config import Config
 from schurgan.runs.folder import RunFolder
 
 CHUNK = 64
-MOST_REAL = 50_000
+MOST_REAL, QUICK_REAL = 50_000, 1000
 SEEDS = 2**31
 _MOST_IMAGES, _MOST_RUNS = 1_000_000, 100
 _THUMBNAIL = 32
@@ -79,6 +79,11 @@ class Subject:
     def val_folds(self) -> tuple[int, ...]:
         """The folds that the run left out."""
         return tuple(sorted(set(self.config.train.val_folds)))
+
+    @property
+    def for_classifier(self) -> Shards:
+        """What a classifier that judges the run is trained on and, its held-out folds, tested on."""
+        return self.shards if self.val_folds else self.training
 
     @property
     def recordings(self) -> bool:
@@ -195,10 +200,11 @@ class ImageSet:
 
 
 def extract_real(
-    subject: Subject, shards: Shards, extractor: Extractor, world: World, seed: int, what: str
+    subject: Subject, shards: Shards, extractor: Extractor, world: World, seed: int, what: str, quick: bool = False
 ) -> ImageSet:
-    """Clips of a selection, in an order drawn by `seed`, at most 50,000 of them."""
-    clips = torch.randperm(len(shards), generator=torch.Generator().manual_seed(seed))[:MOST_REAL]
+    """Clips of a selection, in an order drawn by `seed`: at most 50,000 of them, `quick` 1,000."""
+    clips = torch.randperm(len(shards), generator=torch.Generator().manual_seed(seed))
+    clips = clips[: QUICK_REAL if quick else MOST_REAL]
     labels = torch.from_numpy(np.asarray(shards.labels))[clips]
     images = extract(lambda rows: subject.real(shards, clips[rows]), labels, extractor, world, what, thumbnails=True)
     if images.not_finite:
@@ -206,6 +212,11 @@ def extract_real(
             f"{shards.folder}: {images.not_finite} of its images are not finite; prepare the data again"
         )
     return replace(images, clips=clips)
+
+
+def name_run(number: int, runs: int) -> str:
+    """What the bar of a run of generated images is called."""
+    return f"generated images, run {number + 1} of {runs}"
 
 
 def extract_generated(
@@ -217,7 +228,7 @@ def extract_generated(
     two images are finite.
     """
     labels, make = subject.generator(sampling, (sampling.seed + number) % SEEDS)
-    what = what or f"generated images, run {number + 1} of {sampling.runs}"
+    what = what or name_run(number, sampling.runs)
     images = extract(make, labels, extractor, world, what, whole=number == 0)
     if len(images) < 2:
         raise SchurganError(
@@ -261,8 +272,8 @@ def extract(
         return finite, features, nothing if probabilities is None else probabilities, departures, small, first
 
     try:
-        with Meter(what, "chunk", quiet=not world.is_main) as meter:
-            finite, features, probabilities, departures, small, images = world.share(len(parts), work, meter)
+        with Bar(what, unit="chunk", quiet=not world.is_main) as bar:
+            finite, features, probabilities, departures, small, images = world.share(len(parts), work, bar)
     except SchurganError:
         raise
     except ValueError as error:  # images that the extractor is not for, or a user's own that returns something else

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,10 @@ from schurgan.evaluation.scores import Score
 from schurgan.evaluation.target import check_apart
 from schurgan.model import Model
 from schurgan.runs.messages import counted
+
+ARMS = 3
+FULL = {"seeds": 5, "steps": 400}
+QUICK = {"seeds": 2, "steps": 100}
 
 
 @dataclass(frozen=True)
@@ -107,8 +112,8 @@ def score_usefulness(
     held_out: Shards,
     *,
     truncation: float | None = None,
-    seeds: int = 5,
-    steps: int = 400,
+    seeds: int = FULL["seeds"],
+    steps: int = FULL["steps"],
     seed: int = 0,
     device: str | torch.device = "cpu",
     progress: Callable[[int, int], None] | None = None,
@@ -117,7 +122,7 @@ def score_usefulness(
 
     As many images are generated as there are real ones of a class, anew for every seed, so that intervals over seeds
     hold the luck of the draw too. Each training takes `steps` batches of 32. `truncation` is the variance of the noise;
-    `progress` is called with the classifiers trained and their number.
+    `progress` is called with the steps trained and their number, over all classifiers.
 
     Raises:
         SchurganError: shards of other classes or that share clips, a model that makes NaN.
@@ -128,7 +133,7 @@ def score_usefulness(
     if missing := sorted(set(truth.tolist()) - set(labels.tolist())):
         raise SchurganError(f'training: no clip of class "{model.classes[missing[0]]}", which is among those held out')
     asked = labels.sort().values
-    right = torch.empty(3, seeds, len(truth), dtype=torch.float64)
+    right = torch.empty(ARMS, seeds, len(truth), dtype=torch.float64)
     for number in range(seeds):
         generated = model.codec.invert_colormap(model.images(asked, truncation, seed + number))
         if bad := int((~generated.isfinite().flatten(1).all(1)).sum()):
@@ -146,10 +151,9 @@ def score_usefulness(
                 photo=model.pictures,
                 seed=seed + number,
                 device=device,
+                progress=progress and partial(_tell, progress, ARMS * number + arm, ARMS * seeds),
             )
             right[arm, number] = (classifier.predict(test) == truth).double()
-            if progress:
-                progress(3 * number + arm + 1, 3 * seeds)
     alone, both, only = right
     return Usefulness(
         _arm("real images", alone, truth, model.classes, len(real)),
@@ -184,6 +188,11 @@ def score_cas(result: Usefulness) -> Score:
         n_real=result.real.n_train,
         n_fake=result.generated.n_train,
     )
+
+
+def _tell(progress: Callable[[int, int], None], before: int, classifiers: int, done: int, steps: int) -> None:
+    """A classifier's steps as some of those of all."""
+    progress(before * steps + done, classifiers * steps)
 
 
 def _flags(result: Usefulness) -> tuple[str, ...]:

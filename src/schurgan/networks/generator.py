@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Self
 
 import torch
@@ -136,12 +137,13 @@ def standing_statistics(
     batches: int = 16,
     batch_size: int = 64,
     generator: torch.Generator | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Set the running statistics of every batch norm, in place, to those of images that `network` generates.
 
     The mean over `batches` batches of each batch's own mean and (unbiased) variance, classes at equal chance (Brock et
     al. 2019). An average of weights needs this before it samples: its running statistics belong to no network that ever
-    ran. Nothing else changes.
+    ran. Nothing else changes. `progress` is called with the batches done and their number.
     """
     device = next(network.parameters()).device
     source = generator.device if generator is not None else device
@@ -151,7 +153,9 @@ def standing_statistics(
         for norm in norms:
             norm.reset_running_stats()
             norm.train()
-        for _ in range(batches):
+        for number in range(batches):
             z = latent.sample(batch_size, generator, device=device)
             labels = torch.randint(network.classes, (batch_size,), generator=generator, device=source).to(device)
             network(z, labels)
+            if progress:
+                progress(number + 1, batches)

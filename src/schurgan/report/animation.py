@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from schurgan.core.errors import SchurganError, writing
 from schurgan.core.files import atomic_write, lock
+from schurgan.core.progress import Bar
 from schurgan.runs.folder import RunFolder
 
 MOST_FRAMES = 150
@@ -41,7 +42,7 @@ def animate(run: str | Path, out: str | Path | None = None, fps: float = 6.0) ->
         raise SchurganError(f"out: {out} given, a name that ends in .gif or .mp4 is needed")
     if not folder.path.is_dir():
         raise SchurganError(f"{run}: no such run folder")
-    with writing(out), lock(out, beside=True):
+    with writing(out), lock(out, beside=True), Bar("film"):
         frames = _frames(folder)
         if out.suffix == ".gif":
             _save_gif(frames, out, fps)

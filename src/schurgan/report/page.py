@@ -18,17 +18,20 @@ from torch import Tensor
 from schurgan.audio.pictures import picture, png
 from schurgan.core.errors import SchurganError, writing
 from schurgan.core.files import atomic_write, lock, write_json
+from schurgan.core.progress import Bar, Parts
+from schurgan.core.terminal import duration
 from schurgan.data.codec import open_codec
 from schurgan.data.shards import Shards, split
-from schurgan.evaluation.features.classifier import cached_classifier, judge
+from schurgan.evaluation.features.classifier import cached_classifier, judge, steps_to_train
 from schurgan.evaluation.metric_table import title
+from schurgan.evaluation.pace import Pace
 from schurgan.evaluation.scores import Evaluation
 from schurgan.evaluation.table import MARK, ordered, real_figure, score_figure
 from schurgan.model import Model, Sounds, load
 from schurgan.report.charts import charts
 from schurgan.runs.config import Config
 from schurgan.runs.folder import RunFolder
-from schurgan.runs.messages import duration, event_sentence, health_sentence, tone_of, verdict_of
+from schurgan.runs.messages import event_sentence, health_sentence, tone_of, verdict_of
 from schurgan.runs.records import Event, Records
 from schurgan.runs.status import read_status
 
@@ -102,10 +105,19 @@ def _compare_sounds(folder: RunFolder) -> tuple[Verdict, str, str]:
     folds = config.train.val_folds
     shards, _ = split(everything, folds, config.train.val_fraction)
     # The classifier that watched the run, where it is the same, or the page would take minutes to write.
-    classifier = cached_classifier(everything if folds else shards, val_folds=folds, quick=True)
-    generated = [model.sample(name, _JUDGED, _TRUNCATION, _SEED) for name in model.classes]
-    images = torch.cat([_analyse_again(model, sounds) for sounds in generated])
-    labels = torch.repeat_interleave(torch.arange(len(generated)), _JUDGED)
+    seen = everything if folds else shards
+    pace, sounds_made = Pace.measure(model, shards), len(model.classes) * _JUDGED
+    steps = steps_to_train(seen, val_folds=folds, quick=True)
+    with Parts("report", {"classifier": steps * pace.step, "sounds": sounds_made * (pace.image + pace.sound)}):
+        with Bar("classifier", unit="step") as bar:
+            classifier = cached_classifier(seen, val_folds=folds, quick=True, progress=bar)
+        generated, analysed = list[Sounds](), list[Tensor]()
+        with Bar("sounds", sounds_made, "sounds") as bar:
+            for name in model.classes:
+                generated.append(model.sample(name, _JUDGED, _TRUNCATION, _SEED))
+                analysed.append(_analyse_again(model, generated[-1]))
+                bar.update(len(generated) * _JUDGED)
+    images, labels = torch.cat(analysed), torch.repeat_interleave(torch.arange(len(generated)), _JUDGED)
     accuracy, per_class = judge(classifier.network, images, labels)
     verdict = Verdict(
         classifier.accuracy,

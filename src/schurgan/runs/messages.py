@@ -31,18 +31,6 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     return f"1 {noun}" if number == 1 else f"{number or 'no'} {many}"
 
 
-def duration(seconds: float) -> str:
-    """Time as "45 s", "12 min", "3 h 20 min" or "2 d 4 h": two units at most, rounded down."""
-    seconds = int(max(0.0, seconds))
-    if seconds < 120:
-        return f"{seconds} s"
-    if seconds < 7200:
-        return f"{seconds // 60} min"
-    if seconds < 172800:
-        return f"{seconds // 3600} h {seconds % 3600 // 60} min"
-    return f"{seconds // 86400} d {seconds % 86400 // 3600} h"
-
-
 def file_size(count: int) -> str:
     """Bytes as "812 B", "3.4 MB", "2.1 GB"; powers of 1000."""
     if count < 1000:
@@ -51,11 +39,6 @@ def file_size(count: int) -> str:
     while size >= 999.5:
         size, unit = size / 1000, next(units)
     return f"{size:.1f} {unit}B" if size < 99.95 else f"{size:.0f} {unit}B"
-
-
-def rate(steps_per_second: float) -> str:
-    """Steps a second, as the progress bar writes them."""
-    return f"{steps_per_second:.2f} it/s" if steps_per_second < 10 else f"{steps_per_second:.0f} it/s"
 
 
 def tone_of(event: Event) -> Tone:

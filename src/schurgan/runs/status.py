@@ -12,9 +12,10 @@ from typing import Annotated, Literal, cast
 from pydantic import BaseModel, Field
 
 from schurgan.core.errors import SchurganError
+from schurgan.core.terminal import duration, rate
 from schurgan.runs.config import read_yaml
 from schurgan.runs.folder import RunFolder
-from schurgan.runs.messages import counted, duration, event_sentence, figures, file_size, health_sentence, rate, tone_of
+from schurgan.runs.messages import counted, event_sentence, figures, file_size, health_sentence, tone_of
 from schurgan.runs.records import Event, HealthRecord, Record, Records, Row
 from schurgan.runs.sidecar import CheckpointRecord, Damaged, Sidecar, by_score
 

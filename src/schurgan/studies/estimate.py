@@ -14,12 +14,13 @@ from schurgan.core.distributed import World
 from schurgan.core.errors import SchurganError
 from schurgan.core.isolation import own_settings, seeded
 from schurgan.core.launch import choose_device
+from schurgan.core.terminal import duration
 from schurgan.evaluation.features.classifier import Classifier
 from schurgan.evaluation.features.inception import load_library
 from schurgan.evaluation.features.registry import open_extractor
 from schurgan.networks.costs import Costs, network_costs
 from schurgan.runs.config import Config
-from schurgan.runs.messages import counted, duration
+from schurgan.runs.messages import counted
 from schurgan.studies.study import Trial
 from schurgan.studies.trial import finished_outcome
 from schurgan.training.build import build_architecture, build_trainer

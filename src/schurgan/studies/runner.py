@@ -25,6 +25,7 @@ import torch
 
 from schurgan.core.errors import Interrupted, SchurganError, one_line, writing
 from schurgan.core.files import open_regular
+from schurgan.core.interrupts import stop_requests
 from schurgan.core.launch import count_cores, find_placement, start_python
 from schurgan.core.terminal import say
 from schurgan.data.workers import dask_cluster
@@ -32,10 +33,10 @@ from schurgan.runs.folder import RunFolder
 from schurgan.runs.messages import counted
 from schurgan.studies.study import Trial
 from schurgan.studies.trial import Outcome, check_same, finished_outcome, is_main, read_outcome, run_trial
-from schurgan.training.run import stop_requests
 
 _STOPPED = 3  # exit status of a trial's process that saved its state and ended as it was asked to
 _POLL = 0.2  # seconds
+_STOPPING = "stopping when the trials have saved their states; Ctrl-C again stops waiting for them"
 _WALL_TIME = 24 * 60  # minutes of a job of SLURM; a trial that takes longer goes on in the next
 
 
@@ -106,7 +107,7 @@ def run_trials(
             if is_main():
                 _tell(trial, outcome, number, len(waiting))
         return
-    with stop_requests() as stop, place as submit:
+    with stop_requests(_STOPPING) as stop, place as submit:
         _follow([(trial, submit(trial)) for trial in waiting], stop)
 
 
@@ -152,7 +153,7 @@ class TrialProcess:
     def __call__(self, trial: Trial) -> Outcome | None:
         """Return what became of the trial; None if it was stopped, with its state saved."""
         log = RunFolder(trial.folder).log
-        with stop_requests() as asked, writing(log):
+        with stop_requests(_STOPPING) as asked, writing(log):
             log.parent.mkdir(parents=True, exist_ok=True)
             with open_regular(log, "ab") as output:
                 process = start_python(serve, stdout=output, stderr=output, env=os.environ | self.environment)

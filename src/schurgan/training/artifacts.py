@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from pathlib import Path
 from typing import cast
 
 import torch
 
 from schurgan.audio.pictures import grid, save_png
+from schurgan.core.progress import Bar
 from schurgan.data.codec import Codec
 from schurgan.data.dataset import LabelledImages
 from schurgan.model import Card, Model, build
@@ -25,9 +27,13 @@ class Artifacts:
 
     def __init__(self, run: Path, config: Config, images: LabelledImages, codec: Codec) -> None:
         self.folder, self.config, self.images, self.codec = RunFolder(run), config, images, codec
+        self._last: tuple[weakref.ref[Trainer], Model] | None = None
+        """The model after the last step, which is saved, saved again and sampled, and the trainer that it is of."""
 
     def model(self, trainer: Trainer) -> Model:
         """Copy the averaged generator: its constraints folded into the weights, with batch statistics of its own."""
+        if self._last is not None and self._last[0]() is trainer:
+            return self._last[1]
         average = trainer.generator_ema
         shape = average.architecture if isinstance(average, Generator) else None
         card = Card(
@@ -49,8 +55,12 @@ class Artifacts:
         if shape is not None:
             generator.load_state_dict(unconstrained_state(average))
         noise = torch.Generator().manual_seed(self.config.train.seed)
-        standing_statistics(generator, trainer.latent, generator=noise)
-        return Model(generator, card)
+        with Bar("generator", unit="batch") as bar:
+            standing_statistics(generator, trainer.latent, generator=noise, progress=bar)
+        made = Model(generator, card)
+        if trainer.global_step == self.config.train.steps:
+            self._last = weakref.ref(trainer), made
+        return made
 
     def save(self, trainer: Trainer) -> None:
         """Write the generator's file."""
@@ -61,9 +71,11 @@ class Artifacts:
         model, path = self.model(trainer), self.folder.grid(trainer.global_step, attempt)
         path.parent.mkdir(exist_ok=True)
         rows, seed = [], self.config.train.seed
-        for number, label in enumerate(model.classes):
-            rows.append(list(model.images(torch.full((_COLUMNS,), number), seed=seed)))
-            model.sample(label, 1, seed=seed).save(path.with_suffix(""))
+        with Bar("samples", len(model.classes), "classes") as bar:
+            for number, label in enumerate(model.classes):
+                rows.append(list(model.images(torch.full((_COLUMNS,), number), seed=seed)))
+                model.sample(label, 1, seed=seed).save(path.with_suffix(""))
+                bar.update(number + 1)
         save_png(grid(rows, scale=max(1, 64 // model.codec.size), photo=model.pictures), path)
 
     def complete(self, step: int, attempt: int = 0) -> bool:

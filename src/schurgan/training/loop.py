@@ -13,6 +13,7 @@ from schurgan.core.distributed import World
 from schurgan.core.errors import Interrupted, SchurganError, is_out_of_memory, writing
 from schurgan.core.files import clear_leftovers
 from schurgan.core.launch import count_cores
+from schurgan.core.progress import Bar
 from schurgan.data.dataset import LabelledImages
 from schurgan.data.loader import Batches, Prefetch
 from schurgan.data.shards import split
@@ -206,7 +207,8 @@ class Run:
         if readable and self._fault.item():
             verdict = self.watcher.fault(step, self._diagnose())
         elif self.watcher.due(step):
-            row, verdict = self.watcher.evaluate(self.trainer)
+            with Bar("health", quiet=not self.world.is_main):
+                row, verdict = self.watcher.evaluate(self.trainer)
             self.logger.health(HealthRecord.parse({"step": step, "attempt": self.attempt, "health": row}))
             self._call("on_evaluation", step, row, self.trainer)
         else:
@@ -285,7 +287,8 @@ class Run:
             score, healthy, trusted, identity = watcher.score, watcher.sound(), watcher.trusted(), self.identity
             self.checkpoints.save(state, step, identity, attempt=attempt, score=score, healthy=healthy, trusted=trusted)
 
-        self._write("checkpoint", save)
+        with Bar("checkpoint", quiet=not self.world.is_main):
+            self._write("checkpoint", save)
         self._write("generator", lambda: self.artifacts.save(trainer))
         self.world.barrier()  # nobody reads a folder that another one is still changing
         return self.checkpoints.path(step, self.attempt)

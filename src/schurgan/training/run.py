@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
-import time
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any, cast
 
 import torch
@@ -16,8 +13,10 @@ import torch
 from schurgan.core.distributed import World, join
 from schurgan.core.errors import SchurganError, enough_memory, writing
 from schurgan.core.files import lock
+from schurgan.core.interrupts import stop_requests
 from schurgan.core.isolation import isolated, seeded
 from schurgan.core.launch import find_placement, restarted
+from schurgan.core.progress import Bar
 from schurgan.data.dataset import DatasetImages, LabelledImages, Pairs
 from schurgan.data.prepare import prepare_data
 from schurgan.data.shards import Shards
@@ -30,7 +29,7 @@ from schurgan.training.loop import Callback, Run
 from schurgan.training.losses import Loss
 from schurgan.training.regularizers import Regularizer
 
-_SAME_REQUEST = 1.0  # seconds
+_STOPPING = "stopping after this step, whose state is saved; Ctrl-C again stops at once, back to the last checkpoint"
 
 Data = str | os.PathLike[str] | LabelledImages | Pairs | Source
 
@@ -178,40 +177,6 @@ def resume(
         return _fit(config, folder, _shards(config, images), world, own, callbacks, again=True, allow=allow)
 
 
-@contextmanager
-def stop_requests() -> Iterator[list[int]]:
-    """Give a list that becomes true when SIGINT, SIGTERM or SIGHUP asks the run to stop; another stops it at once.
-
-    What comes within a second of the first is the same request, for a launcher passes on what its group gets too. A
-    signal that is ignored, as SIGHUP is under nohup, stays so.
-    """
-    requests: list[int] = []
-    before: dict[int, Any] = {}
-    first = 0.0
-
-    def restore() -> None:
-        for caught, handler in before.items():
-            signal.signal(caught, handler)
-
-    def note(number: int, frame: FrameType | None) -> None:
-        nonlocal first
-        if not requests:
-            first = time.monotonic()
-        elif time.monotonic() > first + _SAME_REQUEST:
-            restore()
-            signal.raise_signal(number)
-        requests.append(number)
-
-    with suppress(ValueError):  # not the main thread: signals go elsewhere
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) not in (signal.SIG_IGN, None):  # None: of a program around this one
-                before[number] = signal.signal(number, note)
-    try:
-        yield requests
-    finally:
-        restore()
-
-
 def _with_data(config: Config, data: Data, run: Path) -> tuple[Config, LabelledImages | None]:
     """Return the options, which name a folder of shards, or else what to train on; a source is prepared into `run`."""
     if isinstance(data, str | os.PathLike):
@@ -245,13 +210,14 @@ def _fit(
 ) -> Path:
     """Train. The run lives in here alone: its replicas must be gone before their processes leave each other."""
     with seeded(config.train.seed, world.device):
-        job = Run(config, folder.path, images, world, own or Parts(), callbacks)
-        if again:
-            job.restore(allow)
-        else:
-            job.initialise()
+        with Bar("real images", quiet=not world.is_main):
+            job = Run(config, folder.path, images, world, own or Parts(), callbacks)
+            if again:
+                job.restore(allow)
+            else:
+                job.initialise()
         world.check(lambda: _save(config, folder))
-        with stop_requests() as requests:
+        with stop_requests(_STOPPING if world.is_main else "") as requests:
             job.fit(requests)
     return folder.path
 

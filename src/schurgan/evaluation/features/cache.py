@@ -52,6 +52,12 @@ def load(key: dict[str, Any], network: nn.Module) -> dict[str, Any] | None:
     return None
 
 
+def holds(key: dict[str, Any]) -> bool:
+    """Whether something is kept under this key, if only damaged."""
+    path = _path(key)
+    return path is not None and path.exists()
+
+
 def save(key: dict[str, Any], network: nn.Module, about: dict[str, Any]) -> None:
     """Keep the weights of `network` and `about`, a dict of JSON, under `key`, where the disk allows it."""
     path = _path(key)

@@ -178,8 +178,7 @@ def train_classifier(
         SchurganError: no clip is left to train on or to test on.
     """
     shards = shards.select(augmented=False)
-    test = _held_out(shards, val_folds)
-    train, held = (~test).nonzero()[:, 0], test.nonzero()[:, 0]
+    train, held = _training_and_test(shards, val_folds)
     if not len(train) or not len(held):
         raise SchurganError(
             f"classifier: {len(train)} clips to train on and {len(held)} to test on; it needs both, so give more "
@@ -198,7 +197,7 @@ def train_classifier(
         classes=classes,
         size=shards.shape[-1],
         channels=channels,
-        steps=min(most_steps, max(least_steps, epochs * -(-len(train) // _BATCH))),
+        steps=_count_steps(len(train), epochs, least_steps, most_steps),
         photo=shards.codec.kind == "images",
         seed=seed,
         device=device,
@@ -220,15 +219,7 @@ def cached_classifier(
 ) -> Trained:
     """Return `train_classifier`'s, or the one trained on the same data in the same way before, from the cache."""
     amount = QUICK if quick else FULL
-    key = {
-        "architecture": ARCHITECTURE,
-        "data": shards.fingerprint,
-        "classes": len(shards.classes),
-        "shape": [shards.planes, shards.shape[-1]],
-        "val_folds": sorted({int(fold) for fold in val_folds}),
-        "seed": seed,
-        **amount,
-    }
+    key = _key(shards, val_folds, quick, seed)
     with torch.random.fork_rng(devices=[]):
         network = Classifier(len(shards.classes), shards.shape[-1], shards.planes)
     if known := cache.load(key, network):
@@ -237,6 +228,30 @@ def cached_classifier(
     about = {name: getattr(trained, name) for name in ("accuracy", "per_class", "n_train", "n_test")}
     cache.save(key, trained.network, about)
     return trained
+
+
+def steps_to_train(shards: LabelledImages, *, val_folds: Collection[int] = (), quick: bool = False) -> int:
+    """Steps that `cached_classifier` would train for: 0 where it finds a classifier in the cache."""
+    if cache.holds(_key(shards, val_folds, quick, 0)):
+        return 0
+    train, _ = _training_and_test(shards.select(augmented=False), val_folds)
+    return _count_steps(len(train), **(QUICK if quick else FULL))
+
+
+def _key(shards: LabelledImages, val_folds: Collection[int], quick: bool, seed: int) -> dict[str, object]:
+    return {
+        "architecture": ARCHITECTURE,
+        "data": shards.fingerprint,
+        "classes": len(shards.classes),
+        "shape": [shards.planes, shards.shape[-1]],
+        "val_folds": sorted({int(fold) for fold in val_folds}),
+        "seed": seed,
+        **(QUICK if quick else FULL),
+    }
+
+
+def _count_steps(clips: int, epochs: int, least_steps: int, most_steps: int) -> int:
+    return min(most_steps, max(least_steps, epochs * -(-clips // _BATCH)))
 
 
 def judge(network: Classifier, images: Tensor, labels: Tensor) -> tuple[float, tuple[float, ...]]:
@@ -257,6 +272,11 @@ def draws(clips: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
             waiting = torch.cat((waiting, clips[torch.randperm(len(clips), generator=generator)]))
         yield waiting[:_BATCH]
         waiting = waiting[_BATCH:]
+
+
+def _training_and_test(shards: LabelledImages, val_folds: Collection[int]) -> tuple[Tensor, Tensor]:
+    test = _held_out(shards, val_folds)
+    return (~test).nonzero()[:, 0], test.nonzero()[:, 0]
 
 
 def _held_out(shards: LabelledImages, val_folds: Collection[int] = ()) -> Tensor:
