@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from schurgan.audio.pictures import grid, picture, png, save_png
+from schurgan.audio.pictures import fitted, grid, picture, png, save_png, text_font
 
 
 def brightness(drawn: Image.Image) -> np.ndarray:
@@ -49,6 +49,40 @@ def test_a_grid_holds_its_pictures_with_white_between_them_and_where_rows_are_sh
     assert (sheet[:16, 18:34] == np.asarray(picture(images[0][1], 2))).all()
     assert (sheet[16:18] == 255).all()
     assert (sheet[18:, 36:] == 255).all()
+
+
+NAMES = ("dog", "Möwe", "глушитель", "鼓", "tyre " * 40, "a\nb\tc", "\x1b[31m\ud800", "")
+
+
+@pytest.mark.parametrize("size", [33, 64, 256])
+def test_the_name_of_each_row_stands_at_its_left_and_nowhere_in_its_pictures(size):
+    images = [[torch.zeros(1, size, size)] * 2 for _ in NAMES]
+    sheet, bare = np.asarray(grid(images, names=NAMES)), np.asarray(grid(images))
+    left = sheet.shape[1] - bare.shape[1]
+    assert (sheet[:, left:] == bare).all()
+    assert left <= 10 * max(12, size // 5)  # also of the longest
+    for row, name in enumerate(NAMES):
+        letters = (sheet[row * (size + 2) :][:size, :left] < 128).all(2)
+        assert letters.any() == bool(name)
+        high = np.flatnonzero(letters.any(1))
+        assert not name or 4 <= high[-1] - high[0] + 1 <= size // 2  # to be read, and within its row
+    between = np.arange(len(sheet)) % (size + 2) >= size
+    assert (sheet[between, :left] == 255).all()
+
+
+def test_letters_beyond_ascii_have_shapes_of_their_own():
+    drawn = {text_font(20).getmask(letter).getbbox() and bytes(text_font(20).getmask(letter)) for letter in "ößшθع"}
+    assert len(drawn) == 5
+
+
+def test_of_a_long_name_both_ends_stay_and_a_short_one_stays_as_it_is():
+    font = text_font(12)
+    assert fitted("sea waves", font, 200) == "sea waves"
+    short = fitted("washing machine in the cellar, spinning", font, 100)
+    assert font.getlength(short) <= 100
+    assert short.startswith("wash")
+    assert short.endswith("ing")
+    assert fitted("x" * 10**6, font, 50).count("x") > 3
 
 
 def test_a_png_reads_back_pixel_by_pixel_and_a_full_disk_leaves_none(tmp_path, full_disk):

@@ -89,6 +89,16 @@ def test_large_grids_are_made_smaller_until_all_frames_fit_the_bound(tmp_path, m
     assert width % 2 == height % 2 == 0
 
 
+def test_grids_of_an_older_version_without_names_keep_their_pictures_in_place(tmp_path):
+    write_grid(tmp_path, "step-00000050", (200, 0, 0), (66, 40))
+    write_grid(tmp_path, "step-00000100", (0, 200, 0), (96, 40))
+    old, new = frames(animate(tmp_path))
+    assert old.shape == new.shape
+    assert (old[:40, :30] >= 250).all()  # white where the others have names
+    assert np.abs(old[:40, 30:] - (200, 0, 0)).max() <= 4
+    assert np.abs(new[:40] - (0, 200, 0)).max() <= 4
+
+
 def test_one_grid_is_a_picture_and_what_is_no_picture_is_left_out(tmp_path):
     write_grid(tmp_path, "step-00000001", (1, 2, 3))
     (tmp_path / "samples" / "step-00000002.png").write_bytes(b"\x89PNG half")

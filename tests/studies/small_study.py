@@ -37,7 +37,7 @@ def small_study(steps: int = 8, **changes: Any) -> dict[str, Any]:
                 "steps": steps,
                 "batch_size": 8,
                 "checkpoint_every": 4,
-                "sample_every": 100000,
+                "sample_every": 0,
                 "log_every": 2,
                 "threads": 1,
                 "device": "cpu",

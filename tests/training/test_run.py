@@ -21,8 +21,9 @@ from schurgan.data import Shards, prepare
 from schurgan.data.sources import open_source
 from schurgan.runs.config import Config
 from schurgan.runs.folder import RunFolder
-from schurgan.training import resume, train
+from schurgan.training import artifacts, resume, train
 from schurgan.training import run as loop
+from schurgan.training.artifacts import Artifacts
 from schurgan.training.checkpoint import read
 from schurgan.training.losses import Hinge
 from schurgan.training.trainer import Trainer
@@ -132,6 +133,31 @@ def test_the_same_options_give_the_same_run_and_another_seed_another(finished_ru
     assert_same_run(train(tiny(), tmp_path / "again"), finished_run)
     other = train(tiny(seed=1), tmp_path / "other")
     assert (other / "generator.safetensors").read_bytes() != (finished_run / "generator.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("every", "due"),
+    [
+        (500, [50, 100, 200, 400, 500, 1000, 1500, 2000]),
+        (400, [50, 100, 200, 400, 800, 1200, 1600, 2000]),
+        (0, []),
+        (900, [50, 100, 200, 400, 800, 900, 1800]),
+    ],
+)
+def test_the_first_samples_come_early_and_ever_more_rarely_until_they_come_regularly(tiny, every, due):
+    images = Shards(tiny().data)
+    made = Artifacts(Path("none"), tiny(sample_every=every), images, images.codec)
+    assert [step for step in range(1, 2001) if made.due(step)] == due
+
+
+def test_early_samples_hold_a_grid_and_a_sound_of_each_class(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(artifacts, "_FIRST", 1)
+    samples = RunFolder(train(tiny(steps=2), tmp_path / "run")).samples
+    steps = ["step-00000001", "step-00000002"]
+    assert sorted(path.stem for path in samples.glob("*.png")) == steps
+    early, last = ({path.name for path in (samples / step).glob("*.wav")} for step in steps)
+    assert len(early) == 8
+    assert early == last
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 5])

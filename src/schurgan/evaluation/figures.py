@@ -7,10 +7,10 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
-from schurgan.audio.pictures import picture, save_png
+from schurgan.audio.pictures import fitted, picture, save_png, text_font
 from schurgan.core.files import atomic_write
 from schurgan.evaluation.metric_table import BY_NAME, title
 from schurgan.evaluation.metrics.neighbours import nearest
@@ -139,7 +139,7 @@ def _one_of_each(labels: Tensor) -> list[int]:
 
 
 def _drawn(rows: Sequence[tuple[str, list[Tensor], list[str]]], *, photo: bool) -> Image.Image:
-    font = ImageFont.load_default(12)
+    font = text_font(12)
     wide, high = _CELL + _GAP, _CELL + _LINE + _GAP
     sheet = Image.new("RGB", (_HEAD + len(rows[0][1]) * wide, len(rows) * high + _GAP), "white")
     pen = ImageDraw.Draw(sheet)
@@ -150,15 +150,8 @@ def _drawn(rows: Sequence[tuple[str, list[Tensor], list[str]]], *, photo: bool) 
             left = _HEAD + c * wide
             drawn = picture(image, photo=photo).resize((_CELL, _CELL), Image.Resampling.NEAREST)
             sheet.paste(drawn, (left, top))
-            pen.text((left, top + _CELL + 2), _fitted(text, font), "black", font)
+            pen.text((left, top + _CELL + 2), fitted(text, font, _CELL), "black", font)
     return sheet
-
-
-def _fitted(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
-    """As much of a text as stands under an image."""
-    while len(text) > 1 and font.getlength(text) > _CELL:
-        text = text[:-2].rstrip() + "…"
-    return text
 
 
 def _save(drawn: Figure, path: Path, **options: Any) -> None:

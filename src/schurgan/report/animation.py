@@ -55,7 +55,7 @@ def _frames(folder: RunFolder) -> list[Image.Image]:
     """The grids in the order of attempts and steps, all of one even size (video needs it), each over its label."""
     grids = folder.grids()
     if not grids:
-        every = "a run makes one every `train.sample_every` steps"
+        every = "a run makes them as `train.sample_every` says"
         raise SchurganError(f"{folder.samples}: no sample grids here yet; {every}")
     if len(grids) > MOST_FRAMES:
         grids = [grids[round(i * (len(grids) - 1) / (MOST_FRAMES - 1))] for i in range(MOST_FRAMES)]
@@ -72,10 +72,10 @@ def _frames(folder: RunFolder) -> list[Image.Image]:
     font = ImageFont.load_default(13)
     frames = []
     for grid, drawn in opened:
-        if drawn.size != (width, height):
-            drawn = drawn.resize((width, height), Image.Resampling.BOX if scale < 1 else Image.Resampling.NEAREST)
+        if scale < 1:
+            drawn = drawn.resize([max(1, round(side * scale)) for side in drawn.size], Image.Resampling.BOX)
         frame = Image.new("RGB", size, "white")
-        frame.paste(drawn, (0, 0))
+        frame.paste(drawn, (width - drawn.width, 0))  # an older version's grids had no names at their left
         label = f"step {grid.step}" + (f", attempt {grid.attempt}" if grid.attempt else "")
         ImageDraw.Draw(frame).text((3, height + 1), label, fill="black", font=font)
         frames.append(frame)

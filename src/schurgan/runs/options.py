@@ -211,8 +211,9 @@ class TrainOptions(Options):
     """Steps whose images are loaded ahead."""
     log_every: Steps = 25
     """Steps between lines of metrics.jsonl."""
-    sample_every: Steps = 500
-    """Steps between sample grids and sounds."""
+    sample_every: Annotated[int, Field(ge=0, le=10**9)] = 500
+    """Steps between sample grids and sounds; the first come at steps 50, 100, 200, 400, ... With 0 only the last
+    step has some."""
     checkpoint_every: Steps = 500
     """Steps between checkpoints."""
     keep_checkpoints: Steps = 2

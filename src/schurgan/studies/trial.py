@@ -30,7 +30,9 @@ from schurgan.training.artifacts import Artifacts
 from schurgan.training.build import build_trainer, choose_codec
 from schurgan.training.checkpoint import Checkpoints, read
 
-_FREE = {"data", "preset", *(f"train.{name}" for name in ("threads", "device", "prefetch", "tensorboard", "compile"))}
+_FREE = {"data", "preset"} | {
+    f"train.{name}" for name in ("threads", "device", "prefetch", "tensorboard", "compile", "sample_every")
+}
 """Options that may differ from those of the run: its numbers are the same up to rounding."""
 _LONGEST = 4 * 3600.0  # seconds that processes wait for the one that trains a classifier
 

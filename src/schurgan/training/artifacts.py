@@ -20,6 +20,8 @@ from schurgan.runs.folder import RunFolder
 from schurgan.training.trainer import Trainer
 
 _COLUMNS = 6
+_FIRST = 50  # the step of the first samples
+_QUICK = 4  # iterations for the sounds before the regular ones: a sixth of the time
 
 
 class Artifacts:
@@ -66,17 +68,26 @@ class Artifacts:
         """Write the generator's file."""
         self.model(trainer).save(self.folder.generator)
 
+    def due(self, step: int) -> bool:
+        """Whether samples follow a step: the 50th, each time twice as many, and then every `train.sample_every`."""
+        every = self.config.train.sample_every
+        doubled = step % _FIRST == 0 and (step // _FIRST).bit_count() == 1
+        return bool(every) and (step % every == 0 or (doubled and step < every))
+
     def show(self, trainer: Trainer, attempt: int = 0) -> None:
         """Write the first sound of each class, and a grid of images, a row a class, with the same noise every time."""
-        model, path = self.model(trainer), self.folder.grid(trainer.global_step, attempt)
+        step, train = trainer.global_step, self.config.train
+        model, path = self.model(trainer), self.folder.grid(step, attempt)
         path.parent.mkdir(exist_ok=True)
-        rows, seed = [], self.config.train.seed
+        refine = _QUICK if step < min(train.sample_every, train.steps) else None
+        rows, seed = [], train.seed
         with Bar("samples", len(model.classes), "classes") as bar:
             for number, label in enumerate(model.classes):
                 rows.append(list(model.images(torch.full((_COLUMNS,), number), seed=seed)))
-                model.sample(label, 1, seed=seed).save(path.with_suffix(""))
+                model.sample(label, 1, seed=seed, refine=refine).save(path.with_suffix(""))
                 bar.update(number + 1)
-        save_png(grid(rows, scale=max(1, 64 // model.codec.size), photo=model.pictures), path)
+        scale = max(1, 64 // model.codec.size)
+        save_png(grid(rows, scale, photo=model.pictures, names=model.classes), path)
 
     def complete(self, step: int, attempt: int = 0) -> bool:
         """Whether the files of the last step are there."""

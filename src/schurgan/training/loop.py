@@ -157,7 +157,7 @@ class Run:
             if (action := self._look()) is not None:
                 return action
             step = trainer.global_step
-            if step % train.sample_every == 0 and step < train.steps:
+            if self.artifacts.due(step) and step < train.steps:
                 self._write("samples", self._show)
             last = step == train.steps
             interrupted = not last and self.world.any(bool(interrupts))
