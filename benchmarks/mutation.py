@@ -36,7 +36,7 @@ import pytest
 
 from mutants import Mutant, mutants, show
 
-WARM = ("torch", "hypothesis", "pydantic", "tyro", "yaml", "soundfile", "soxr", "rich", "PIL.Image", "scipy.linalg")
+WARM = ("torch", "hypothesis", "pydantic", "yaml", "soundfile", "soxr", "rich", "PIL.Image", "scipy.linalg")
 COLLECTING = 0.05  # seconds for each test beside its own
 
 

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import ast
-import dataclasses
 import re
 import shlex
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import get_type_hints
 
 import pytest
 import torch
 import yaml
 
 from schurgan.commands import main as cli
-from schurgan.commands.parsing import parse
+from schurgan.commands.parsing import parse, read_options
 from schurgan.networks import ARCHITECTURES, Discriminator, Generator, customise, find_architecture
 from schurgan.runs.config import Config
 from schurgan.runs.presets import preset_names
@@ -187,15 +185,8 @@ def test_every_command_in_a_block_is_understood(document):
         parse(command, name, arguments)  # raises SchurganError for what it does not know; nothing is run
 
 
-ALIASES = {"sample": {"--class"}, "train": {"--config", "--preset", "--data"}}
-
-
 def option_names(call: str) -> set[str]:
-    """A command's options: its parameters, and the fields of those that are dataclasses."""
-    names: set[str] = set()
-    for name, kind in get_type_hints(cli.find_command(call, [])).items():
-        names |= {field.name for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else {name}
-    return {f"--{name.replace('_', '-')}" for name in names}
+    return {option.name for option in read_options(cli.find_command(call, []))}
 
 
 def test_every_command_in_a_sentence_is_one_and_has_the_options_named():
@@ -206,7 +197,7 @@ def test_every_command_in_a_sentence_is_one_and_has_the_options_named():
             calls = [name for name in cli.COMMANDS if name.startswith("prepare ")]  # `schurgan prepare` speaks of all
             if not re.match(r"schurgan prepare(?! [a-z])", span):
                 calls = [cli.command_of(span.split()[1:])[0]]
-            known = {"--help"}.union(*(option_names(call) | ALIASES.get(call, set()) for call in calls))
+            known = {"--help", "--help-all"}.union(*map(option_names, calls))
             named = {word for word in span.split() if word.startswith("--") and not FLAG.match(word)}
             assert named <= known, span
 

@@ -351,10 +351,10 @@ def test_a_full_disk_is_one_sentence_of_every_command_and_leaves_no_half_file(
 
 def test_unknown_commands_are_told_the_nearest_or_all(refused):
     assert 'did you mean "sample"?' in refused("smaple")
-    assert "download, prepare folder, " in refused("xyzzy")
+    assert "`schurgan --help` lists them" in refused("xyzzy")
     assert 'did you mean "verify"?' in refused("data", "verfy")
     assert "`schurgan data verify`" in refused("data")
-    assert refused("presets", "extra").startswith('"extra": ')
+    assert refused("doctor", "extra").startswith('"extra": ')
 
 
 @pytest.mark.parametrize("columns", ["20", "45", "300"])

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import re
 import signal
 import subprocess
 import sys
@@ -64,15 +63,6 @@ def test_a_call_without_arguments_lists_every_command_and_what_it_does(call):
         assert summary in listed
     assert "prepare SOURCE" in said.out
     assert call("--help") == call("-h") == said
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_a_help_with_the_default_of_every_option(call, name):
-    said = call(*name.split(), "--help")
-    assert (said.status, said.err) == (0, "")
-    assert said.out.startswith(f"usage: schurgan {name}")
-    options = re.findall(r"^[│ ]+--[a-z]", said.out, re.MULTILINE)
-    assert said.out.count("(default:") + said.out.count("(required)") >= len(options)
 
 
 def test_the_version_is_said_by_the_command_the_module_and_the_package(call):

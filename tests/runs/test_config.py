@@ -148,7 +148,7 @@ LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" fo
         ("trian: {steps: 4}", 'trian: no such option; did you mean "train"?'),
         ("ddfn: {relative_epsilom: 0.1}", 'ddfn.relative-epsilom: no such option; did you mean "relative_epsilon"?'),
         ("train: {steps: many}", "train.steps: 'many' given"),
-        ("train: {steps: 0}", "train.steps: 0 given, greater than or equal to 1 is needed"),
+        ("train: {steps: 0}", "train.steps: 0 given, 1 or more is needed"),
         ("train: {lr_g: .nan}", "train.lr-g: nan given, a finite number is needed"),
         ("train: {betas: [0.0, 1.5]}", "train.betas.1: 1.5 given, less than 1 is needed"),
         ("train: 4", "train: 4 given"),

@@ -3,114 +3,167 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import Positional, arg
-
-from schurgan.commands.parsing import Folder, check_counts, name_options
+from schurgan.commands.parsing import Folder, arg, check_counts
 from schurgan.core.errors import SchurganError
-from schurgan.core.terminal import say
+from schurgan.core.terminal import COMMON, say
 from schurgan.runs.messages import counted
 
 Scale = Literal["log", "linear", "log_real"]
 TransformName = Literal["wavelet", "stft"]
 Frame = Literal["paper", "native"]
+Dtype = Literal["uint8", "float16", "float32"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ShardOptions:
     """Where the shards go, and how they are made."""
 
     out: Annotated[Folder, arg(help="folder for the shards and manifest.json")]
-    size: int = 0
-    """rows and columns of an image, 8 to 1024; 0 is 64, but for square pictures up to 128 x 128 their own"""
-    dtype: Literal["uint8", "float16", "float32"] | None = None
-    """how pixels are stored; by default uint8 for log scales and pictures, float16 for the linear scale"""
-    shard_clips: Annotated[int, arg(help="clips a shard")] = 1024
-    workers: Annotated[int | None, arg(help="processes, all cores by default")] = None
-    cluster: str | None = None
-    """address of a Dask scheduler whose workers do the work, such as tcp://10.0.0.7:8786"""
-    strict: Annotated[bool, arg(help="stop at the first recording that cannot be used instead of listing it")] = False
-    overwrite: Annotated[bool, arg(help="replace shards of other data or options in the folder")] = False
+    size: Annotated[int | None, COMMON, arg(help="rows and columns of an image, 8 to 1024; 64 by default")] = None
+    overwrite: Annotated[bool, COMMON, arg(help="replace shards of other data or options in the folder")] = False
+    strict: Annotated[bool, arg(help="stop at the first file that cannot be used instead of listing it")] = False
+    dtype: Annotated[Dtype | None, arg(help="how pixels are stored: uint8 (default), float16 or float32")] = None
+    shard_clips: Annotated[int, arg(help="clips in a shard")] = 1024
+    workers: Annotated[int | None, arg(help="processes at work, one for each core by default")] = None
+    cluster: Annotated[
+        str | None,
+        arg(metavar="ADDRESS", help="a Dask scheduler whose workers do the work, such as tcp://10.0.0.7:8786"),
+    ] = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SoundOptions(ShardOptions):
     """How recordings become images."""
 
+    seconds: Annotated[
+        float | None,
+        COMMON,
+        arg(help="length of a clip: longer ones are cut, shorter ones padded with silence; 5 by default"),
+    ] = None
+    sample_rate: Annotated[int, COMMON, arg(help="samples a second, in Hz")] = 16000
+    augment_pitch: Annotated[
+        bool, COMMON, arg(help="add copies of recordings of 2 s or less at 0.75, 0.9, 1.15 and 1.5 times their pitch")
+    ] = False
     scale: Annotated[Scale, arg(help="magnitude scale of the images")] = "log"
+    dtype: Annotated[
+        Dtype | None,
+        arg(help="how pixels are stored: uint8, float16 or float32; by default uint8, for a linear scale float16"),
+    ] = None
     transform: Annotated[TransformName, arg(help="wavelet (complex Morlet) or stft")] = "wavelet"
-    frame: Frame = "paper"
-    """50 ms frames resized to the columns (paper), or one frame a column (native); log_real has none"""
-    sample_rate: Annotated[int, arg(help="in Hz")] = 16000
-    seconds: float | None = None
-    """length of a clip: longer ones are cut and shorter ones padded; 5 by default, for soundscape 2"""
-    augment_pitch: bool = False
-    """add copies of recordings of 2 s or less, at 0.75, 0.9, 1.15 and 1.5 times their pitch"""
-    audio: Annotated[bool, arg(help="keep the recordings in the shards, which phases can be borrowed from")] = True
+    frame: Annotated[Frame, arg(help="50 ms frames resized to the columns (paper), or one frame a column (native)")] = (
+        "paper"
+    )
+    audio: Annotated[bool, arg(help="keep the recordings in the shards, to compare with and borrow phases of")] = True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PictureOptions(ShardOptions):
     """How pictures are kept."""
 
-    images: Annotated[Literal["colour", "grey"], arg(help="in colour or in grey")] = "colour"
+    size: Annotated[
+        int | None, COMMON, arg(help="rows and columns of an image, 8 to 1024; those of the pictures by default")
+    ] = None
+    images: Annotated[Literal["colour", "grey"], COMMON, arg(help="colour or grey")] = "colour"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FolderOptions(SoundOptions, PictureOptions):
     """How recordings become images, and how pictures are kept."""
 
+    size: Annotated[
+        int | None,
+        COMMON,
+        arg(help="rows and columns of an image, 8 to 1024; 64 by default, of square pictures up to 128 their own"),
+    ] = None
+    images: Annotated[Literal["colour", "grey"], arg(help="pictures in colour or grey")] = "colour"
 
-_Unpacked = Annotated[Positional[Path], arg(metavar="ROOT", help="the unpacked data set")]
+
+@dataclass(frozen=True, kw_only=True)
+class SoundscapeOptions(SoundOptions):
+    """How sounds of any length become images."""
+
+    seconds: Annotated[float | None, COMMON, arg(help="length of a clip; 2 by default")] = None
+
+
+_Unpacked = Annotated[Path, arg(metavar="ROOT", help="folder of the unpacked data set")]
 
 
 def prepare_folder(
-    root: Annotated[Positional[Path], arg(metavar="ROOT", help="folder of one folder of files for each class")],
+    root: Annotated[Path, arg(metavar="ROOT", help="folder of one folder of files for each class")],
     /,
-    options: Annotated[FolderOptions, arg(name="")],
+    options: FolderOptions,
     *,
-    kind: Annotated[Literal["audio", "images"] | None, arg(help="images where both are there, or audio")] = None,
+    kind: Annotated[
+        Literal["audio", "images"] | None,
+        COMMON,
+        arg(help="which files to take where both are there: audio (default) or images"),
+    ] = None,
     table: Annotated[
         Path | None,
+        COMMON,
         arg(metavar="FILE", help="a CSV file of path, label and, where wanted, fold, instead of a folder a class"),
     ] = None,
 ) -> None:
-    """Your own recordings or images, a folder a class, to shards; started again, it does what is missing."""
+    """Make shards of SOURCE folder, your own recordings or images; started again, it does what is missing.
+
+    Example:
+        schurgan prepare folder clips --out data/clips
+        schurgan prepare folder clips --out data/clips --seconds 2 --size 128
+    """
     _prepare("folder", root, {"kind": kind, "table": table}, options)
 
 
 def prepare_esc50(
     root: _Unpacked,
     /,
-    options: Annotated[SoundOptions, arg(name="")],
+    options: SoundOptions,
     *,
-    subset: Annotated[str, arg(help="all, or esc10, its 400 recordings in 10 classes")] = "all",
+    subset: Annotated[str, COMMON, arg(help="all, or esc10, its 400 recordings in 10 classes")] = "all",
 ) -> None:
-    """ESC-50, 2,000 recordings in 50 classes, to shards."""
+    """Make shards of SOURCE esc50, ESC-50's 2,000 recordings in 50 classes.
+
+    Example:
+        schurgan prepare esc50 data/ESC-50-master --out data/esc50
+        schurgan prepare esc50 data/ESC-50-master --out data/esc10 --subset esc10 --size 128
+    """
     _prepare("esc50", root, {"subset": subset}, options)
 
 
-def prepare_urbansound8k(root: _Unpacked, /, options: Annotated[SoundOptions, arg(name="")]) -> None:
-    """UrbanSound8K, 8,732 recordings in 10 classes, to shards."""
+def prepare_urbansound8k(root: _Unpacked, /, options: SoundOptions) -> None:
+    """Make shards of SOURCE urbansound8k, UrbanSound8K's 8,732 recordings in 10 classes.
+
+    Example:
+        schurgan prepare urbansound8k data/UrbanSound8K --out data/urban --seconds 4
+    """
     _prepare("urbansound8k", root, {}, options)
 
 
 def prepare_common_voice(
-    root: Annotated[Positional[Path], arg(metavar="ROOT", help="the release, or the folder of one of its languages")],
+    root: Annotated[Path, arg(metavar="ROOT", help="the release, or the folder of one of its languages")],
     /,
-    options: Annotated[SoundOptions, arg(name="")],
+    options: SoundOptions,
     *,
-    by: Annotated[str, arg(help="classes by locale, sentence, gender, age or accents")] = "locale",
-    locales: Annotated[str | None, arg(help="languages, as en,de; all that are there by default")] = None,
-    split: Annotated[str, arg(help="its tables; of train,dev,test they are folds 1, 2 and 3")] = "validated",
-    max_seconds: Annotated[float | None, arg(help="longer clips are left out")] = None,
-    clips: Annotated[int, arg(help="how many are drawn")] = 100_000,
-    seed: Annotated[int, arg(help="of the draw")] = 0,
+    by: Annotated[str, COMMON, arg(help="what a class is: locale, sentence, gender, age or accents")] = "locale",
+    locales: Annotated[
+        str | None, COMMON, arg(metavar="CODES", help="languages, as en,de; all that are there by default")
+    ] = None,
+    split: Annotated[
+        str, arg(metavar="TABLES", help="its tables, with commas between; train,dev,test become folds 1, 2 and 3")
+    ] = "validated",
+    max_seconds: Annotated[float | None, COMMON, arg(help="longer clips are left out")] = None,
+    clips: Annotated[int, COMMON, arg(help="how many clips are drawn, at most")] = 100_000,
+    seed: Annotated[int, arg(help="other seeds draw other clips")] = 0,
 ) -> None:
-    """A release of Common Voice, spoken sentences, to shards."""
+    """Make shards of SOURCE common_voice, spoken sentences of a release of Common Voice.
+
+    Example:
+        schurgan prepare common_voice data/cv-corpus --out data/voices --locales en,de --clips 5000
+        schurgan prepare common_voice data/cv-corpus/en --out data/ages --by age
+    """
     own = {"by": by, "locales": locales, "split": split, "max_seconds": max_seconds, "clips": clips, "seed": seed}
     _prepare("common_voice", root, own, options)
 
@@ -118,21 +171,31 @@ def prepare_common_voice(
 def prepare_cifar10(
     root: _Unpacked,
     /,
-    options: Annotated[PictureOptions, arg(name="")],
+    options: PictureOptions,
     *,
-    per_class: Annotated[int | None, arg(help="the first so many images a class of each batch")] = None,
+    per_class: Annotated[
+        int | None, COMMON, arg(help="images of each class that are taken of each batch; all by default")
+    ] = None,
 ) -> None:
-    """CIFAR-10, 60,000 images in 10 classes, to shards."""
+    """Make shards of SOURCE cifar10, CIFAR-10's 60,000 images in 10 classes.
+
+    Example:
+        schurgan prepare cifar10 data/cifar-10-batches-py --out data/cifar10
+    """
     _prepare("cifar10", root, {"per_class": per_class}, options)
 
 
 def prepare_soundscape(
-    options: Annotated[SoundOptions, arg(name="")],
+    options: SoundscapeOptions,
     *,
-    per_class: Annotated[int, arg(help="clips a class")] = 150,
-    seed: Annotated[int, arg(help="other seeds make other clips")] = 0,
+    per_class: Annotated[int, COMMON, arg(help="clips of each class")] = 150,
+    seed: Annotated[int, COMMON, arg(help="other seeds make other clips")] = 0,
 ) -> None:
-    """Eight classes of sounds that the program makes itself, to shards."""
+    """Make shards of SOURCE soundscape, eight classes of sounds that the program makes itself.
+
+    Example:
+        schurgan prepare soundscape --out data/soundscape
+    """
     _prepare("soundscape", None, {"per_class": per_class, "seed": seed, "seconds": options.seconds}, options)
 
 
@@ -144,12 +207,12 @@ def _prepare(name: str, root: Path | None, own: Mapping[str, object], options: S
     from schurgan.data.prepare import PITCHES
     from schurgan.data.sources import open_source
 
-    sounds = options if isinstance(options, SoundOptions) else SoundOptions(options.out)
+    sounds = options if isinstance(options, SoundOptions) else SoundOptions(out=options.out)
     source = open_source(name, root, **{option: value for option, value in own.items() if value is not None})
     try:
         codec = codec_for(
             source,
-            options.size,
+            options.size or 0,
             grey=isinstance(options, PictureOptions) and options.images == "grey",
             seconds=sounds.seconds,
             sample_rate=sounds.sample_rate,
@@ -175,15 +238,14 @@ def _prepare(name: str, root: Path | None, own: Mapping[str, object], options: S
     except SchurganError:
         raise
     except ValueError as error:
-        names = {each.name: f"--{each.name.replace('_', '-')}" for each in fields(sounds)}
-        raise SchurganError(name_options(str(error), names)) from None
+        raise SchurganError(str(error)) from None
     print("\n".join(summary(manifest)))
     print(f"{counted(len(manifest), 'image' if manifest.kind == 'images' else 'clip')} in {options.out}")
 
 
 def download(
     name: Annotated[
-        Positional[str],
+        str,
         arg(metavar="NAME", help="esc50 (0.6 GB), urbansound8k (6 GB), cifar10 (0.2 GB) or common_voice"),
     ],
     /,
@@ -193,7 +255,11 @@ def download(
         str | None, arg(metavar="ID", help="of common_voice: the id of a release at Mozilla Data Collective")
     ] = None,
 ) -> None:
-    """Fetch a public data set; started again, it goes on where it was stopped."""
+    """Fetch a public data set; started again, it goes on where it was stopped.
+
+    Example:
+        schurgan download esc50
+    """
     from schurgan.data.download import download as fetch
 
     home, source = fetch(name, out, release=release)
@@ -202,11 +268,15 @@ def download(
     print(f"{counted(len(source.items()), 'item')} in {home}; `schurgan prepare {name} {home} --out DIR` is next")
 
 
-_Prepared = Annotated[Positional[Path], arg(metavar="DIR", help="folder of the shards")]
+_Prepared = Annotated[Path, arg(metavar="DIR", help="folder of the shards")]
 
 
 def data_verify(folder: _Prepared, /) -> None:
-    """Read every byte of prepared shards and name what is wrong; exit status 2 if anything is."""
+    """Read every byte of prepared shards and name what is wrong; exit status 2 if anything is.
+
+    Example:
+        schurgan data verify data/clips
+    """
     from schurgan.core.progress import Bar
     from schurgan.data.manifest import Manifest
     from schurgan.data.verify import verify
@@ -227,10 +297,14 @@ def data_export(
     /,
     *,
     out: Annotated[Folder, arg(help="new folder for the tar files")],
-    clips_per_tar: Annotated[int, arg(help="clips a file")] = 1000,
-    audio: Annotated[bool, arg(help="the recordings too")] = False,
+    clips_per_tar: Annotated[int, arg(help="clips in a file")] = 1000,
+    audio: Annotated[bool, arg(help="write the recordings too")] = False,
 ) -> None:
-    """Prepared shards as tar files that the webdataset library reads."""
+    """Write prepared shards as tar files that the webdataset library reads.
+
+    Example:
+        schurgan data export data/clips --out tars
+    """
     check_counts(clips_per_tar=clips_per_tar)
     from schurgan.core.progress import Bar
     from schurgan.data.export import export_webdataset

@@ -17,6 +17,9 @@ _SECONDS, _SIZE, _RATE = 2.0, 64, 16000
 def demo(*, out: Folder = Path("runs/demo")) -> None:
     """Make soundscapes, train on them, sample every class and write a page, in a few minutes.
 
+    Example:
+        schurgan demo
+
     Args:
         out: folder of the run; a demo that was stopped continues there
     """

@@ -11,7 +11,11 @@ from schurgan.version import __version__
 
 
 def doctor() -> None:
-    """Print what is installed and what this machine has, for a bug report."""
+    """Print what is installed and what this machine has, for a bug report.
+
+    Example:
+        schurgan doctor
+    """
     import torch
 
     from schurgan.core.launch import count_cores

@@ -7,16 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from tyro.conf import Positional, arg
-
-from schurgan.commands.parsing import Folder
+from schurgan.commands.parsing import Folder, arg
 from schurgan.core.errors import SchurganError, writing
 from schurgan.runs.folder import RunFolder
 
 if TYPE_CHECKING:
     from schurgan.core.distributed import World
 
-Run = Annotated[Positional[Path], arg(metavar="RUN")]
+Run = Annotated[Path, arg(metavar="RUN")]
 BatchNormName = Literal["standing", "batch"]
 _LONGEST = 4 * 3600.0
 """Seconds that processes wait for the one that trains classifiers; the end of one is noticed at once."""
@@ -38,7 +36,11 @@ def evaluate(
     data: Folder | None = None,
     device: str = "auto",
 ) -> None:
-    """How good, how varied, how close to memorised, how noisy: RUN/scores.json, each score with what real images reach.
+    """Score a run: how good, how varied, how close to memorised, how noisy, each score beside what real images reach.
+
+    Example:
+        schurgan evaluate runs/clips --quick
+        schurgan evaluate runs/clips --images 5000 --runs 10
 
     Args:
         run: folder of a run
@@ -78,13 +80,16 @@ def evaluate(
 
 
 def compare(
-    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN ...")],
+    runs: Annotated[tuple[Path, ...], arg(metavar="RUN ...")],
     /,
     *,
     out: Annotated[Path | None, arg(metavar="FILE")] = None,
     png: Annotated[Path | None, arg(metavar="FILE")] = None,
 ) -> None:
-    """Scores of several runs in one table, if they were taken in the same way; else why they cannot be compared.
+    """Put the scores of several runs into one table, or say why they cannot be compared.
+
+    Example:
+        schurgan compare runs/clips runs/other --png scores.png
 
     Args:
         runs: folders of runs that were evaluated
@@ -126,15 +131,18 @@ def sweep(
     data: Folder | None = None,
     device: str = "auto",
 ) -> None:
-    """What truncation trades, fidelity against variety: a table and a figure in RUN/evaluation.
+    """Score a run at several truncations, fidelity against variety: a table and a figure in RUN/evaluation.
+
+    Example:
+        schurgan sweep runs/clips --truncations 0.1,0.5,1 --quick
 
     Args:
         run: folder of a run
         truncations: variances of the noise, with commas between
-        extractor: as in `schurgan evaluate`
-        images: generated images at each
-        batch_norm: as in `schurgan evaluate`
-        seed: of the noise, which is the same for all but for its scale
+        extractor: what measures the images: classifier, inception or package.module:attribute of your own
+        images: generated images at each truncation
+        batch_norm: fixed statistics (standing), or those of each generated batch (batch)
+        seed: the same seed gives the same noise, which is scaled for each truncation
         quick: a rough look: 256 images at most, 1,000 real ones, a classifier trained a quarter as long
         figures: draw PNG and SVG
         data: where the shards are now, if they were moved

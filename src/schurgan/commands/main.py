@@ -48,6 +48,7 @@ COMMANDS = {
     "doctor": ("doctor", "Print what is installed and what this machine has."),
 }
 """Module and summary of each command. Its function has its name, with _ for the space of one of two words."""
+_HELP = {"-h", "--help", "--help-all"}
 
 _WITHOUT_TORCH = ("status", "presets")
 
@@ -76,7 +77,8 @@ def command_of(arguments: Sequence[str]) -> tuple[str, list[str]]:
             f"{first}: one word more is needed, as in {', '.join(f'`schurgan {name}`' for name in group)}"
         )
     known = [name.partition(" ")[2] for name in group] or [*COMMANDS, *(name.partition(" ")[0] for name in COMMANDS)]
-    near = did_you_mean(arguments[1] if group else first, known) or f"; there are {', '.join(group or COMMANDS)}"
+    lists = f"`schurgan {first + ' ' if group else ''}--help` lists them"
+    near = did_you_mean(arguments[1] if group else first, known) or f"; {lists}"
     raise SchurganError(f'"{" ".join(arguments[: 1 + bool(group)])}": no such command{near}')
 
 
@@ -162,17 +164,21 @@ def _run(arguments: list[str]) -> None:
         return
     if not arguments:
         arguments = ["--help"]
-    if arguments[0] in ("-h", "--help"):
+    if arguments[0] in _HELP:
         print(_usage(COMMANDS))
         return
-    if (group := _group(arguments[0])) and arguments[1:2] in (["-h"], ["--help"]):
+    if (group := _group(arguments[0])) and arguments[1:2] and arguments[1] in _HELP:
         print(_usage(group))
         return
     name, rest = command_of(arguments)
     command = find_command(name, rest)
+    from schurgan.commands.help import help_text
     from schurgan.commands.parsing import name_options, option_names, parse
     from schurgan.core.interrupts import ended_by_ctrl_c
 
+    if asked := _HELP & set(rest):
+        print(help_text(command, name, "--help-all" in asked))
+        return
     try:
         with enough_memory("other programs that are ended give some back"):
             run = parse(command, name, rest)
@@ -201,10 +207,10 @@ def _usage(names: Iterable[str]) -> str:
     texts = {name: COMMANDS[name][1] for name in names}
     if len(texts) == len(COMMANDS):
         sources = _group("prepare")
-        about = f"Make shards of a SOURCE: {', '.join(name.partition(' ')[2] for name in sources)}."
+        about = f"Make shards of a SOURCE, {', '.join(name.partition(' ')[2] for name in sources)}."
         texts = {"prepare SOURCE" if name in sources else name: text for name, text in texts.items()}
         texts["prepare SOURCE"] = about
     width = max(map(len, texts)) + 2
     lines = ["usage: schurgan COMMAND ...", "", (schurgan.__doc__ or "").strip(), ""]
     lines += [f"  {name:<{width}}{text}" for name, text in texts.items()]
-    return "\n".join([*lines, "", "`schurgan COMMAND --help` lists a command's options with their units and defaults."])
+    return "\n".join([*lines, "", "`schurgan COMMAND --help` shows how a command is used, --help-all all its options."])

@@ -14,10 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tyro.conf import Positional, arg
-
 from schurgan.commands.data import Frame, Scale, TransformName
-from schurgan.commands.parsing import Folder, check_counts
+from schurgan.commands.help import show_options
+from schurgan.commands.parsing import Folder, arg, check_counts
 from schurgan.core.errors import SchurganError, writing
 from schurgan.core.files import lock
 from schurgan.core.terminal import say
@@ -34,12 +33,15 @@ _SHORTEST = 0.25  # seconds; shorter recordings are padded to this, so that thei
 
 
 def export(
-    run: Annotated[Positional[Path], arg(metavar="RUN")],
+    run: Annotated[Path, arg(metavar="RUN")],
     /,
     *,
     out: Annotated[Path, arg(metavar="FILE")],
 ) -> None:
     """Write the generator of a run to a file that runs without this program: .pt2 (torch.export) or .onnx.
+
+    Example:
+        schurgan export runs/clips --out clips.onnx
 
     Args:
         run: folder of a run, or a generator.safetensors
@@ -59,7 +61,7 @@ def export(
 
 
 def sample(
-    run: Annotated[Positional[Path], arg(metavar="RUN")],
+    run: Annotated[Path, arg(metavar="RUN")],
     /,
     *,
     label: Annotated[str | None, arg(name="class", metavar="NAME")] = None,
@@ -70,7 +72,11 @@ def sample(
     refine: int | None = None,
     out: Folder | None = None,
 ) -> None:
-    """Make sounds: a WAV file and a picture each.
+    """Make sounds with a trained model: a WAV file and a picture each.
+
+    Example:
+        schurgan sample runs/clips
+        schurgan sample runs/clips --class kettle --count 16 --truncation 0.5 --out sounds
 
     Args:
         run: folder of a run, or a generator.safetensors
@@ -107,7 +113,7 @@ def _check_refine(refine: int | None) -> None:
 
 
 def reconstruct(
-    files: Annotated[Positional[tuple[Path, ...]], arg(metavar="FILE ...")],
+    files: Annotated[tuple[Path, ...], arg(metavar="FILE ...")],
     /,
     *,
     out: Folder,
@@ -123,6 +129,9 @@ def reconstruct(
 ) -> None:
     """Rebuild recordings from their images, to hear and to measure what of a sound survives.
 
+    Example:
+        schurgan reconstruct clips/kettle/*.wav --out rebuilt --size 64
+
     Args:
         files: recordings, any format
         out: folder for the rebuilt WAV files and pictures of the images
@@ -132,8 +141,8 @@ def reconstruct(
         frame: 50 ms frames resized to the columns (paper), or one frame a column (native)
         phase: the recording's own (carrier), or estimated from noise or by Griffin-Lim
         refine: iterations that fit the sound to its image; by default 0 with the recording's own phase, else 32
-        seconds: length to which longer recordings are cut
-        sample_rate: samples a second, Hz
+        seconds: length to which longer recordings are cut, in seconds
+        sample_rate: samples a second, in Hz
         json: print one JSON object for each file
     """
     if not 1000 <= sample_rate <= 384000:
@@ -224,15 +233,35 @@ def _rebuild(
     }
 
 
-def presets(*, batch_size: int = 32, width: int | None = None, classes: int = 10, channels: int = 3) -> None:
-    """List the presets of `train`, and what a training step of each architecture costs.
+def presets(
+    name: Annotated[str | None, arg(metavar="NAME")] = None,
+    /,
+    *,
+    batch_size: int = 32,
+    width: int | None = None,
+    classes: int = 10,
+    channels: int = 3,
+) -> None:
+    """List the presets of `train`, and what a training step of each architecture costs; or what one preset sets.
+
+    Example:
+        schurgan presets
+        schurgan presets small-64
 
     Args:
+        name: the preset whose options are listed
         batch_size: images in a step
         width: channels of the narrowest layer, each architecture's own by default
         classes: number of classes
         channels: channels of an image
     """
+    if name is not None:
+        from schurgan.runs.config import Config
+
+        changes = Config.from_preset(name).changes()
+        print(f"{name}: {preset_summary(name)}")
+        print("\n".join(f"  --{show_options({option: value})}" for option, value in changes.items()))
+        return
     check_counts(batch_size=batch_size, width=width, classes=classes, channels=channels)
     space = max(map(len, preset_names()))
     print("\n".join(f"{name:<{space}}  {preset_summary(name)}" for name in preset_names()), flush=True)

@@ -2,38 +2,49 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import Positional, arg
-
-from schurgan.commands.parsing import Folder
+from schurgan.commands.help import show_options
+from schurgan.commands.parsing import Folder, arg
+from schurgan.core.terminal import COMMON
 from schurgan.runs.config import Config
+from schurgan.runs.presets import preset_list
 
-Run = Annotated[Positional[Path], arg(metavar="RUN")]
+Run = Annotated[Path, arg(metavar="RUN")]
 
 
 def train_command(default: Config) -> Callable[..., None]:
-    """`train` with the options of the chosen preset as its defaults."""
+    """`train` with the options of the chosen preset as its defaults, which its help shows."""
 
     def train(
-        config: Annotated[Config, arg(name="")] = default,
+        config: Config = default,
         *,
         out: Folder,
-        config_file: Annotated[Path | None, arg(name="config", metavar="FILE")] = None,
+        config_file: Annotated[Path | None, COMMON, arg(name="config", metavar="FILE")] = None,
     ) -> None:
-        """Train a GAN on prepared shards. The run is a folder that describes itself.
+        """Train a GAN on prepared shards, into the folder of a run.
+
+        Example:
+            schurgan train --data data/clips --out runs/clips
+            schurgan train --data data/clips --out runs/clips --preset small-64 --train.steps 1000
 
         Args:
             config: options of the run
             out: folder of the run
-            config_file: YAML of options, between the preset and the command line
+            config_file: YAML file of options; those of the command line come before it, the preset's after it
         """
         from schurgan.training import train as run
 
         print(f"trained: {run(config, out)}")
 
+    notes = (
+        f"Presets: {preset_list()}; `schurgan presets` says what each is for.",
+        f"{default.preset} sets {show_options(default.changes())}.",
+    )
+    train.__doc__ = "\n    ".join([f"{inspect.cleandoc(train.__doc__ or '')}\n\nNote:", *notes])
     return train
 
 
@@ -45,6 +56,9 @@ def resume(
     allow: Annotated[tuple[str, ...], arg(metavar="OPTION ...")] = (),
 ) -> None:
     """Continue a run from its newest checkpoint, exactly as if it had never stopped.
+
+    Example:
+        schurgan resume runs/clips
 
     Args:
         run: folder of the run
@@ -59,6 +73,9 @@ def resume(
 def status(run: Run, /, *, json: bool = False) -> None:
     """Show how a run is doing, from another terminal: step, rate, time left, losses, health, events, checkpoints.
 
+    Example:
+        schurgan status runs/clips
+
     Args:
         run: folder of the run
         json: print one JSON object
@@ -69,7 +86,10 @@ def status(run: Run, /, *, json: bool = False) -> None:
 
 
 def report(run: Run, /) -> None:
-    """A page to open: real and generated sounds side by side, curves, events, and a classifier's verdict.
+    """Write a page to open: real and generated sounds side by side, curves, events, and a classifier's verdict.
+
+    Example:
+        schurgan report runs/clips
 
     Args:
         run: folder of a run
@@ -80,7 +100,10 @@ def report(run: Run, /) -> None:
 
 
 def animate(run: Run, /, *, out: Annotated[Path | None, arg(metavar="FILE")] = None, fps: float = 6.0) -> None:
-    """A film of a run's sample grids: how the sounds of the same noise change while it learns.
+    """Make a film of a run's sample grids: how the sounds of the same noise change while it learns.
+
+    Example:
+        schurgan animate runs/clips --out learning.mp4
 
     Args:
         run: folder of a run

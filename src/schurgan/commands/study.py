@@ -7,9 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from tyro.conf import Positional, arg
-
-from schurgan.commands.parsing import Folder, check_counts
+from schurgan.commands.parsing import Folder, arg, check_counts
 from schurgan.core.errors import SchurganError, did_you_mean
 
 if TYPE_CHECKING:
@@ -17,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def study(
-    name: Annotated[Positional[str], arg(metavar="NAME")],
+    name: Annotated[str, arg(metavar="NAME")],
     /,
     *,
     data: Annotated[tuple[str, ...], arg(metavar="NAME=DIR ...")] = (),
@@ -31,6 +29,10 @@ def study(
     dry_run: bool = False,
 ) -> None:
     """Train and score what a table or figure of the paper needs, and lay it out beside the paper's numbers.
+
+    Example:
+        schurgan study table1 --dry-run
+        schurgan study table1 --data esc50=data/esc50 --out studies
 
     Args:
         name: table1 to table4, figure1, figure2, figure3 or figures5-10

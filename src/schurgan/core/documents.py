@@ -12,6 +12,7 @@ import os
 import pickletools
 import re
 import reprlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +26,20 @@ _MOST = 2**24  # bytes of any other: a sparse file takes no room on a disk, but 
 _DEEPEST = 64  # values within values of a pickle
 _FILLS = ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD")
 _ADAPTERS: dict[type, TypeAdapter[Any]] = {}
+_NEEDED = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "greater_than_equal": "{ge} or more",
+    "greater_than": "more than {gt}",
+    "less_than_equal": "{le} or less",
+    "less_than": "less than {lt}",
+    "literal_error": "{expected}",
+    "too_long": "{max_length} values or fewer",
+    "string_too_short": "text",
+    "path": "the name of a file or folder",
+}
+"""What would do, by the start of the kind of error that pydantic names."""
 _SEAL = re.compile(rb'\{\n "checksum": "([0-9a-f]{64})",')
 
 
@@ -115,5 +130,14 @@ def first_problem(error: ValidationError) -> str:
     if first["type"] in ("missing", "extra_forbidden", "json_invalid", "value_error"):
         text = first["msg"].removeprefix("Value error, ")
         return f"{where}: {text}" if where else text
-    needed = first["msg"].removeprefix("Input should be ")
-    return f"{where or 'content'}: {reprlib.repr(first['input'])} given, {needed} is needed"
+    return f"{where or 'content'}: {reprlib.repr(first['input'])} given, {needed(first)} is needed"
+
+
+def needed(problem: Mapping[str, Any]) -> str:
+    """What would do in place of a value, of an entry of `ValidationError.errors()`: "a whole number", "1 or more"."""
+    kind = problem["type"]
+    limits = {key: f"{each:g}" if isinstance(each, float) else each for key, each in problem.get("ctx", {}).items()}
+    for start, words in _NEEDED.items():
+        if kind.startswith(start):
+            return words.format(**limits)
+    return str(problem["msg"]).removeprefix("Input should be ")

@@ -62,16 +62,48 @@ def enough_memory(lower: str) -> Iterator[None]:
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """'; did you mean "proposed-128"?' for the nearest known name, or '' when nothing is near.
+    """'; did you mean "proposed-128"?' for the nearest known names, at most three, or '' when nothing is near.
 
-    Names are compared without regard to case, marks typed in one way or another, and compatible forms of letters.
+    Near is a name of the same letters, whatever their case, form and the marks between them; else one of so few slips
+    that it is likely meant, one for each four letters; else one that has the given words within, or begins with them.
     """
     plain: dict[str, str] = {}
     for name in known:
         plain.setdefault(_plain(name), name)
-    near = difflib.get_close_matches(_plain(given), plain, n=1, cutoff=0.5)
-    return f'; did you mean "{plain[near[0]]}"?' if near else ""
+    typed = _plain(given)
+    slips = {name: _slips(typed, name) for name in difflib.get_close_matches(typed, plain, n=8, cutoff=0.6)}
+    least = min(slips.values(), default=len(typed))
+    near = [name for name in slips if slips[name] == least]
+    if typed not in plain and (len(typed) < 3 or least > max(1, len(typed) // 4)):
+        near = [name for name in plain if f"-{typed}-" in f"-{name}-" or _begins(typed, name) or _begins(name, typed)]
+    if not 1 <= len(near) <= 3 or not typed:
+        return ""
+    meant = " or ".join(f'"{plain[name]}"' for name in near)
+    return f"; did you mean {meant}?"
 
 
 def _plain(name: str) -> str:
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+    return re.sub(r"[\s._-]+", "-", text).strip("-")
+
+
+def _begins(short: str, long: str) -> bool:
+    """Whether a name is another's beginning, and a good part of it."""
+    return len(short) >= 3 and 2 * len(short) >= len(long) and long.startswith(short)
+
+
+def _slips(typed: str, name: str) -> int:
+    """Letters left out, added, replaced or exchanged with their neighbour.
+
+    Another first letter counts two, and so does a digit more or less: nobody slips from 32 to 128.
+    """
+    rows = [[j + (j > 0) for j in range(len(name) + 1)]]
+    for i, letter in enumerate(typed):
+        row = [i + 2]
+        for j, meant in enumerate(name):
+            replaced = rows[i][j] + (letter != meant) * (2 if i == j == 0 else 1)
+            row.append(min(rows[i][j + 1] + 1 + letter.isdigit(), row[j] + 1 + meant.isdigit(), replaced))
+            if i and j and (letter, typed[i - 1]) == (name[j - 1], meant):
+                row[-1] = min(row[-1], rows[i - 1][j - 1] + 1)
+        rows.append(row)
+    return rows[-1][-1]

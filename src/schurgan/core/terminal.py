@@ -6,6 +6,8 @@ import re
 import sys
 from typing import IO, Any, TextIO
 
+COMMON = "common"
+"""Marks an option for the first screen of its command's help, which leaves the others out: Annotated[int, COMMON]."""
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 

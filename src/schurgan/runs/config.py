@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from schurgan.core.documents import first_problem, read_bytes
 from schurgan.core.errors import SchurganError, did_you_mean
 from schurgan.core.files import atomic_write
+from schurgan.core.terminal import COMMON
 from schurgan.runs.options import (
     DDFNOptions,
     HealthOptions,
@@ -42,9 +43,9 @@ _OLD_NAMES = {
 class Config(Options):
     """All options of a run. `Config(preset="small-64", ...)` starts from that preset, `Config()` from the defaults."""
 
-    preset: str | None = None
-    """Preset that the options start from, see `schurgan presets`."""
-    data: Path | None = None
+    preset: Annotated[str | None, COMMON] = None
+    """Preset that the options start from."""
+    data: Annotated[Path | None, COMMON] = None
     """Folder made by `schurgan prepare`."""
     model: ModelOptions = ModelOptions()
     ddfn: DDFNOptions = DDFNOptions()
@@ -78,6 +79,11 @@ class Config(Options):
         _check_preset(options["preset"])
         config = _validate(options, str(file or f"preset {options['preset']}"))
         return _validate(merge_options(config.model_dump(), _group(overrides)), "options") if overrides else config
+
+    def changes(self) -> dict[str, Any]:
+        """The options of groups whose values are not the defaults, by their dotted names."""
+        defaults, own = (flatten(config.model_dump(mode="json")) for config in (Config(), self))
+        return {name: value for name, value in own.items() if "." in name and value != defaults[name]}
 
     def save(self, path: str | Path) -> None:
         """Write all options as YAML, atomically."""

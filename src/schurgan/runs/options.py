@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from schurgan.core.terminal import COMMON
+
 Count = Annotated[int, Field(ge=1, le=1000)]
 Steps = Annotated[int, Field(ge=1, le=10**9)]
 Height = Annotated[int, Field(ge=1, le=1024)]
@@ -28,7 +30,7 @@ class ModelOptions(Options):
 
     architecture: str = "small-32"
     """Shape of both networks, a row of `schurgan presets`; it must have the size of the prepared images."""
-    width: Channels | None = None
+    width: Annotated[Channels | None, COMMON] = None
     """Base number of channels, which each block multiplies; the architecture's own by default."""
     width_d: Channels | None = None
     """Base number of channels of the discriminator; the generator's by default."""
@@ -86,7 +88,7 @@ class RegularizeOptions(Options):
     """Weight of LeCam regularisation, which helps on small data."""
     lecam_start: Annotated[int, Field(ge=0, le=10**9)] = 1000
     """D steps before LeCam is switched on."""
-    augment: str = ""
+    augment: Annotated[str, COMMON] = ""
     """Policies of DiffAugment, which helps on small data: colour,translation,cutout or some of them."""
     augment_strength: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Strength of DiffAugment, from 0 to 1."""
@@ -95,7 +97,7 @@ class RegularizeOptions(Options):
 class DDFNOptions(Options):
     """The difference of the departure from normality Δ² between generated and real images."""
 
-    weight: Weight = 1.0
+    weight: Annotated[Weight, COMMON] = 1.0
     """Weight of the penalty in the generator's loss; with 0 the gap is only logged."""
     epsilon: Weight = 37.16
     """Gap between the mean Δ² of generated and real images that is not penalised, eq. (8) of the paper."""
@@ -128,7 +130,7 @@ class DDFNOptions(Options):
 
 
 class MomentMatchingOptions(Options):
-    """Moment matching: a penalty where moments of generated images differ from those of real ones."""
+    """A penalty where moments of generated images differ from those of real ones."""
 
     descriptor: Literal["none", "dfn", "variance", "frobenius", "gram", "profile", "pixels"] = "none"
     """Descriptor of an image whose moments are matched; none switches moment matching off."""
@@ -181,9 +183,9 @@ class HealthOptions(Options):
 class TrainOptions(Options):
     """The training loop."""
 
-    steps: Steps = 2000
+    steps: Annotated[Steps, COMMON] = 2000
     """Generator steps of the whole run."""
-    batch_size: Annotated[int, Field(ge=1, le=2**16)] = 32
+    batch_size: Annotated[int, Field(ge=1, le=2**16), COMMON] = 32
     """Real images in each step, and as many generated ones."""
     d_steps: Count = 1
     """D steps for each generator step."""
@@ -199,11 +201,11 @@ class TrainOptions(Options):
     """Adversarial loss."""
     ema_decay: Share = 0.995
     """Decay of the moving average of the generator's weights, which makes the samples."""
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**31), COMMON] = 0
     """Seed of the weights, the order of the data and the noise."""
     val_folds: Annotated[tuple[Annotated[int, Field(ge=0, le=10**6)], ...], Field(max_length=1000)] = ()
     """Folds of the data that are kept for validation."""
-    val_fraction: Share = 0.0
+    val_fraction: Annotated[Share, COMMON] = 0.0
     """Share of each class's recordings that is kept for validation, where the data has no folds."""
     balanced: bool = False
     """Sample every class equally often."""
@@ -228,5 +230,5 @@ class TrainOptions(Options):
     """Also write TensorBoard's files, into RUN/tensorboard."""
     threads: Count | None = None
     """CPU threads; one for each core by default."""
-    device: str = "auto"
-    """Device: cpu, cuda, cuda:1, ...; auto takes a GPU where there is one."""
+    device: Annotated[str, COMMON] = "auto"
+    """Where it runs: cpu, cuda, cuda:1, ...; auto takes a GPU where there is one."""

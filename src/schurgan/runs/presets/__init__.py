@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import resources
+from itertools import groupby
 from typing import Any
 
 import yaml
@@ -14,6 +15,12 @@ def preset_names() -> tuple[str, ...]:
     """Names of the shipped presets, sorted."""
     files = (file.name for file in resources.files(__name__).iterdir())
     return tuple(sorted(name.removesuffix(".yaml") for name in files if name.endswith(".yaml")))
+
+
+def preset_list() -> str:
+    """The presets in a line, those of a kind together: "demo; small-32, small-64"."""
+    kinds = groupby(preset_names(), key=lambda name: name.partition("-")[0])
+    return "; ".join(", ".join(names) for _, names in kinds)
 
 
 def preset_summary(name: str) -> str:
