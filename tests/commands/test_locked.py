@@ -46,11 +46,13 @@ def files(folder: Path) -> dict[str, bytes]:
         ("data export {shards} --out {here}/tars", "tars", True),
         ("download cifar10 --out {here}", "cifar-10-batches-py", True),
         ("demo --out {here}/demo", "demo", False),
+        ("go {here}/schurgan.yaml", "made", False),
     ],
 )
 def test_a_command_whose_place_another_process_writes_names_it_and_changes_nothing(
     arguments, locked, beside, call, copied_run, shards, recordings, tmp_path
 ):
+    (tmp_path / "schurgan.yaml").write_text(f"out: made\nprepare: {{root: {recordings}}}\n")
     words = arguments.format(run=copied_run, shards=shards, recordings=recordings, here=tmp_path)
     with held_by_another(tmp_path / locked, beside):
         before = files(tmp_path)

@@ -16,8 +16,7 @@ import schurgan
 from schurgan.commands import demo, model
 from schurgan.commands import main as commands
 from schurgan.commands.main import COMMANDS, main
-from schurgan.data import Shards, sources
-from schurgan.data.sources import open_source
+from schurgan.data import Shards
 from schurgan.evaluation.features import classifier
 from schurgan.report import page
 from schurgan.runs.config import Config
@@ -43,6 +42,8 @@ def python(program: str) -> subprocess.CompletedProcess[str]:
         "from schurgan.commands.main import main; main(['train', '--train.stesp', '3'])",
         "from schurgan.commands.main import main; main(['sample', '--help'])",
         "from schurgan.commands.main import main; main(['demo', '--help'])",
+        "from schurgan.commands.main import main; main(['init', '--help'])",
+        "from schurgan.commands.main import main; main(['go', '--help'])",
     ],
 )
 def test_torch_is_not_imported_before_a_command_needs_it(what):
@@ -178,18 +179,17 @@ def test_each_preset_for_a_cpu_trains_on_images_of_its_size(call, tmp_path, pres
     assert (tmp_path / "run" / "checkpoints" / "step-00000001.pt").exists()
 
 
-def test_the_demo_goes_the_whole_way_and_goes_on_where_it_was_stopped(call, tiny, tmp_path, monkeypatch):
+def test_the_demo_goes_the_whole_way_and_goes_on_where_it_was_stopped(call, tmp_path, monkeypatch):
     monkeypatch.setattr(classifier, "QUICK", {"epochs": 1, "least_steps": 0, "most_steps": 10})
     monkeypatch.setattr(page, "_SHOWN", 1)
     monkeypatch.setattr(page, "_JUDGED", 1)
-    monkeypatch.setattr(Config, "from_preset", lambda name, data: tiny(steps=2).model_copy(update={"data": data}))
-    monkeypatch.setattr(sources, "open_source", lambda name, seconds: open_source(name, per_class=3, seconds=0.5))
-    monkeypatch.setattr(demo, "_SECONDS", 0.5)
-    monkeypatch.setattr(demo, "_SIZE", 16)
+    small = {"preset": "demo", "model": {"architecture": "small-16", "width": 4}, "batch_size": 8, "steps": 2}
+    quick = {"prepare": {"per_class": 3, "seconds": 0.5, "size": 16}, "train": small, "sample": {"refine": 0}}
+    monkeypatch.setattr(demo, "SECTIONS", {name: demo.SECTIONS[name] | quick.get(name, {}) for name in demo.SECTIONS})
     said = call("demo", "--out", tmp_path / "demo")
     assert said.status == 0, said.err
-    assert said.out.splitlines()[-1] == f"open {(tmp_path / 'demo' / 'report.html').as_uri()}"
-    assert len(list((tmp_path / "demo" / "samples" / "bark").glob("*.wav"))) == 6
+    assert f"open {(tmp_path / 'demo' / 'report.html').as_uri()}" in said.out
+    assert len(list((tmp_path / "demo" / "sounds").glob("bark-*.wav"))) == 6
     weights = (tmp_path / "demo" / "generator.safetensors").read_bytes()
     (tmp_path / "demo" / "report.html").unlink()
     assert call("demo", "--out", tmp_path / "demo").status == 0

@@ -15,7 +15,7 @@ from schurgan.networks import find_architecture
 from schurgan.networks.costs import step_costs
 from schurgan.runs.config import Config
 from schurgan.studies import estimate as module
-from schurgan.studies.estimate import arithmetic, check_extractors, estimate, summary
+from schurgan.studies.estimate import arithmetic, check_extractors, estimate, step_seconds, summary
 from schurgan.studies.study import ScaleName, Study, Trial, load_study, read_study, study_names
 from schurgan.studies.trial import Outcome
 from schurgan.training.build import (
@@ -235,4 +235,16 @@ def test_the_time_is_of_real_steps(tmp_path):
     state = torch.get_rng_state()
     (found,) = estimate(trials, [8])
     assert 0 < found.seconds < 600
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_seconds_of_a_step_are_of_the_threads_that_the_options_name_and_leave_the_callers_alone(monkeypatch):
+    seen = []
+    monkeypatch.setattr(module, "_measure", lambda *_: seen.append(torch.get_num_threads()) or torch.rand(1).item())
+    model = {"architecture": "small-16", "width": 4}
+    config = Config.model_validate({"model": model, "train": {"threads": 2, "batch_size": 4, "device": "cpu"}})
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    assert step_seconds(config, 3) > 0
+    assert seen == [2]
+    assert torch.get_num_threads() == threads
     assert torch.equal(torch.get_rng_state(), state)

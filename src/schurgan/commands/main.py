@@ -22,6 +22,8 @@ from schurgan.core.terminal import Guarded, HarmlessStream, say
 from schurgan.version import __version__
 
 COMMANDS = {
+    "init": ("init", "Look at a folder of clips, and write what `go` shall do with it."),
+    "go": ("go", "Prepare, train, sample and report as that file says, each where it is missing."),
     "download": ("data", "Fetch a public data set."),
     "prepare folder": ("data", "Make shards of a folder of recordings or images for each class."),
     "prepare esc50": ("data", "Make shards of ESC-50 or ESC-10."),

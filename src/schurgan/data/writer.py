@@ -43,6 +43,10 @@ FAINT = 1e-3  # peak of a recording, full scale 1, under which its noise floor i
 Rows = NDArray[Any]
 
 
+class OtherData(SchurganError):
+    """The folder holds what was made of another source or with other options."""
+
+
 @dataclass(frozen=True)
 class Chunk:
     """What became of `n_items` items: rows of the shard's files (n, planes, R, R) and (n, n_samples), and records."""
@@ -87,7 +91,7 @@ class OutputFolder:
                 plan = parse(dict, read_bytes(self.path / MARKER)).get("plan")
             if (finished or begun) and plan != self.plan:
                 held = f"{self.path}: holds clips of another source or other options"
-                raise SchurganError(f"{held}; choose another folder or overwrite it")
+                raise OtherData(f"{held}; choose another folder or overwrite it")
         # The marker comes before the manifest goes: at no moment are the files nobody's, or does half a set look whole.
         write_json(self.path / MARKER, {"format": FORMAT, "version": FORMAT_VERSION, "plan": self.plan})
         (self.path / MANIFEST).unlink(missing_ok=True)

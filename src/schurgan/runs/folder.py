@@ -40,6 +40,7 @@ class RunFolder:
         self.sweep = self.evaluation / "sweep.json"  # scores over truncations; sweep.md, .png and .svg show them
         self.report = self.path / "report.html"  # the page that `schurgan report` writes
         self.classifier = self.path / "classifier.json"  # what the report's classifier takes the generated sounds for
+        self.go = self.path / "go.json"  # what `schurgan go` made it of
         self.animation = self.path / "samples.gif"  # the film that `schurgan animate` makes
         self.outcome = self.path / "outcome.json"  # what became of the run as a trial of a study
         self.log = self.path / "trial.log"  # what the process of a trial printed

@@ -51,6 +51,10 @@ class CheckpointRecord(_Strict):
     identity: Identity
 
 
+class OtherOptions(SchurganError):
+    """A run's state was made with other options, and nobody allowed the change."""
+
+
 class Sidecar(_Strict):
     """The content of the JSON file: the record, and the size and SHA-256 of the state that it belongs to."""
 
@@ -143,7 +147,7 @@ def check_changes(
     if refused := [name for name in weighty if not _covers(names, name)]:
         what = "; ".join(changes[name] for name in refused)
         needed = " ".join(map(_kebab, [*names, *refused]))
-        raise SchurganError(
+        raise OtherOptions(
             f"{run}: its checkpoint was made with other options ({what}); set them back, or allow the change by "
             f"--allow {needed}"
         )

@@ -79,7 +79,7 @@ def estimate(trials: Sequence[Trial], classes: Sequence[int]) -> Iterator[Estima
             if text not in known:
                 known[text] = arithmetic(config, count, costs)
                 if device is not None and (not times or time.monotonic() < until):
-                    times[text] = _timed(config, count, known[text][0], device)
+                    times[text] = step_seconds(config, count, device, known[text][0])
         except SchurganError:
             raise
         except ValueError as error:
@@ -126,6 +126,36 @@ def arithmetic(config: Config, classes: int, known: dict[str, Costs] | None = No
     return flops, costs.state + costs.activations // (2 if train.precision in ("bf16", "fp16") else 1)
 
 
+def step_seconds(config: Config, classes: int, device: torch.device | None = None, flops: int | None = None) -> float:
+    """Seconds of a training step here: the median of three, after one that is not counted, on images of noise.
+
+    A batch that is too much to try is cut down, and the time taken in proportion. Threads, settings and random numbers
+    of the caller are as before.
+
+    Args:
+        config: options of a run; its data is not read.
+        classes: number of classes.
+        device: where; by default where `config` says.
+        flops: operations of a step, where they are known already.
+
+    Raises:
+        ValueError: options do not fit each other, or there is no such device.
+    """
+    device = choose_device(config.train.device) if device is None else device
+    flops = arithmetic(config, classes)[0] if flops is None else flops
+    whole = config.train.batch_size
+    batch = min(whole, max(2, int(whole * _MOST[device.type] / flops)))
+    train = config.train.model_copy(update={"batch_size": batch, "gradient_accumulation_steps": 1, "compile": False})
+    try:
+        with own_settings(), seeded(0, device):
+            if train.threads:
+                torch.set_num_threads(train.threads)
+            seconds = _measure(config.model_copy(update={"train": train}), classes, device)
+    except torch.OutOfMemoryError:
+        return flops / (A100[train.precision] * SHARE)
+    return seconds * whole / batch
+
+
 def check_extractors(trials: Sequence[Trial], classes: Sequence[int], *, weights: bool = True) -> None:
     """Build what will score the trials, before hours of training.
 
@@ -154,21 +184,6 @@ def _device(config: Config) -> torch.device | None:
     if config.train.device == "cpu":
         return torch.device("cpu")
     return choose_device(config.train.device) if torch.cuda.is_available() else None
-
-
-def _timed(config: Config, classes: int, flops: int, device: torch.device) -> float:
-    """Seconds of a step, the median of three, by a smaller batch where the whole one is too much to try."""
-    whole = config.train.batch_size
-    batch = min(whole, max(2, int(whole * _MOST[device.type] / flops)))
-    train = config.train.model_copy(update={"batch_size": batch, "gradient_accumulation_steps": 1, "compile": False})
-    try:
-        with own_settings(), seeded(0, device):
-            if train.threads:
-                torch.set_num_threads(train.threads)
-            seconds = _measure(config.model_copy(update={"train": train}), classes, device)
-    except torch.OutOfMemoryError:
-        return flops / (A100[train.precision] * SHARE)
-    return seconds * whole / batch
 
 
 def _measure(config: Config, classes: int, device: torch.device) -> float:
