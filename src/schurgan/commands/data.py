@@ -128,7 +128,7 @@ def prepare_esc50(
 
     Example:
         schurgan prepare esc50 data/ESC-50-master --out data/esc50
-        schurgan prepare esc50 data/ESC-50-master --out data/esc10 --subset esc10 --size 128
+        schurgan prepare esc50 data/ESC-50-master --out data/esc10 --subset esc10
     """
     _prepare("esc50", root, {"subset": subset}, options)
 
@@ -161,7 +161,7 @@ def prepare_common_voice(
     """Make shards of SOURCE common_voice, spoken sentences of a release of Common Voice.
 
     Example:
-        schurgan prepare common_voice data/cv-corpus --out data/voices --locales en,de --clips 5000
+        schurgan prepare common_voice data/cv-corpus --out data/voices --locales en,de
         schurgan prepare common_voice data/cv-corpus/en --out data/ages --by age
     """
     own = {"by": by, "locales": locales, "split": split, "max_seconds": max_seconds, "clips": clips, "seed": seed}

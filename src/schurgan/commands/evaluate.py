@@ -48,7 +48,7 @@ def evaluate(
             package.module:attribute of your own
         images: generated images a run; the paper takes 5000
         runs: times that as many are generated, for the spread; the paper takes 10
-        truncation: variance of the noise
+        truncation: variance of the noise; below 1 images are more typical, above 1 more varied
         batch_norm: fixed statistics (standing), or those of each generated batch (batch)
         seed: the same seed gives the same scores
         usefulness: also train classifiers on real and generated images, tested on held-out folds (minutes)
@@ -121,7 +121,7 @@ def sweep(
     run: Run,
     /,
     *,
-    truncations: str = "0.05,0.1,0.25,0.5,0.75,1,1.5,2",
+    truncations: Annotated[str, arg(metavar="NUMBERS")] = "0.05,0.1,0.25,0.5,0.75,1,1.5,2",
     extractor: str = "classifier",
     images: int = 1000,
     batch_norm: BatchNormName = "standing",

@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 import shutil
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from itertools import groupby
 from typing import Any, Literal, get_args, get_origin
 
+import schurgan
 from schurgan.commands.parsing import REQUIRED, Option, read_doc, read_options, usage
 
 _NARROW, _WIDE = 60, 100
 """Columns: below the first, texts stand under their options; lines of more than the second are hard to read."""
-_INDENT = 24
+_INDENT = 26
 
 
 def help_text(command: Callable[..., Any], name: str, everything: bool = False) -> str:
@@ -25,38 +26,49 @@ def help_text(command: Callable[..., Any], name: str, everything: bool = False) 
     options.sort(key=lambda option: (not option.positional, option.default is not REQUIRED, option.group != ""))
     marked = any(option.common and option.default is not REQUIRED for option in options)
     shown = options if everything or not marked else [each for each in options if each.common or each.positional]
-    width = max(min(shutil.get_terminal_size().columns, _WIDE), 1)
+    width = _columns()
     lines = [*_wrap(f"usage: {usage(options, name)}", width, "       "), "", *_wrap(sections[""], width)]
     if "Example" in sections:
         lines += ["", *textwrap.indent(textwrap.dedent(sections["Example"]).strip(), "  ").splitlines()]
     for group, members in groupby(shown, key=lambda option: option.group if everything else ""):
         lines += ["", *_wrap(group, width)] if group else [""]
-        lines += [line for option in members for line in _lines(option, width)]
-    for note in sections.get("Note", "").splitlines():
-        lines += ["", *_wrap(note.strip(), width)]
+        lines += [line for option in members for line in _entry(_head(option), _text(option), width, _INDENT)]
+    if "Note" in sections:
+        lines += ["", *(line for note in sections["Note"].splitlines() for line in _wrap(note.strip(), width))]
     if len(shown) < len(options):
         more = f"`schurgan {name} --help-all` shows {len(options) - len(shown)} more options."
         lines += ["", *_wrap(more, width)]
     return "\n".join(lines)
 
 
-def _lines(option: Option, width: int) -> Iterator[str]:
-    head = f"  {option.name if option.default is not True else _either(option.name)} {option.metavar}".rstrip()
-    if option.positional:
-        head = f"  {option.metavar}"
-    text = _text(option)
+def list_commands(texts: Mapping[str, str], call: str) -> str:
+    """What each command does, a line each, under how one is called: "schurgan COMMAND"."""
+    width, about = _columns(), (schurgan.__doc__ or "").strip()
+    lines = [f"usage: {call} ...", "", *_wrap(about, width), ""]
+    for name, text in texts.items():
+        lines += _entry(name, text, width, max(map(len, texts)) + 4)
+    return "\n".join([*lines, "", *_wrap(f"`{call} --help` shows how it is used, --help-all all its options.", width)])
+
+
+def _columns() -> int:
+    return max(min(shutil.get_terminal_size().columns, _WIDE), 1)
+
+
+def _entry(head: str, text: str, width: int, indent: int) -> list[str]:
+    """A name, and beside it what it is: or below it, where the name is long or the terminal narrow."""
     if width < _NARROW:
-        yield from [*_wrap(head, width, "    "), *_wrap(text, width, "      ", "      ")]
-    elif len(head) <= _INDENT - 2:
-        yield from _wrap(text, width, " " * _INDENT, f"{head:<{_INDENT}}")
-    else:
-        yield from [head, *_wrap(text, width, " " * _INDENT, " " * _INDENT)]
+        return [*_wrap(head, width, "    ", "  "), *_wrap(text, width, "      ", "      ")]
+    if len(head) > indent - 4:
+        return [f"  {head}", *_wrap(text, width, " " * indent, " " * indent)]
+    return _wrap(text, width, " " * indent, f"  {head:<{indent - 2}}")
 
 
-def _either(name: str) -> str:
-    """--model.[no-]spectral-norm-d: a switch that is on can be turned off."""
-    group, dot, last = name.removeprefix("--").rpartition(".")
-    return f"--{group}{dot}[no-]{last}"
+def _head(option: Option) -> str:
+    """--train.steps INT, or --model.[no-]spectral-norm-d of a switch that is on and can be turned off."""
+    if option.positional:
+        return option.metavar
+    group, dot, last = option.name.removeprefix("--").rpartition(".")
+    return f"--{group}{dot}{'[no-]' if option.default is True else ''}{last} {option.metavar}".rstrip()
 
 
 def _text(option: Option) -> str:
@@ -72,7 +84,7 @@ def _text(option: Option) -> str:
         notes.append("default: on")
     elif option.default is not False and option.default not in (REQUIRED, None, (), ""):
         notes.append(f"default: {show_value(option.default)}")
-    return option.help + (f" ({'; '.join(notes)})" if notes else "")
+    return option.help + (f" [{'; '.join(notes)}]" if notes else "")
 
 
 def show_options(options: Mapping[str, object]) -> str:
@@ -84,6 +96,8 @@ def show_value(value: object) -> str:
     """A value as the command line takes it."""
     if isinstance(value, tuple | list):
         return " ".join(map(show_value, value))
+    if isinstance(value, float) and value.is_integer():
+        return f"{value:.0f}"
     return ("off", "on")[value] if isinstance(value, bool) else str(value)
 
 

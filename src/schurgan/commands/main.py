@@ -12,11 +12,10 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from typing import Any, TextIO, cast
 
-import schurgan
 from schurgan.core.errors import Interrupted, SchurganError, did_you_mean, enough_memory
 from schurgan.core.terminal import Guarded, HarmlessStream, say
 from schurgan.version import __version__
@@ -25,7 +24,7 @@ COMMANDS = {
     "init": ("init", "Look at a folder of clips, and write what `go` shall do with it."),
     "go": ("go", "Prepare, train, sample and report as that file says, each where it is missing."),
     "download": ("data", "Fetch a public data set."),
-    "prepare folder": ("data", "Make shards of a folder of recordings or images for each class."),
+    "prepare folder": ("data", "Make shards of your own recordings or images."),
     "prepare esc50": ("data", "Make shards of ESC-50 or ESC-10."),
     "prepare urbansound8k": ("data", "Make shards of UrbanSound8K."),
     "prepare common_voice": ("data", "Make shards of Mozilla Common Voice."),
@@ -35,17 +34,17 @@ COMMANDS = {
     "data export": ("data", "Write shards as tar files that the webdataset library reads."),
     "train": ("run", "Train a GAN on shards, into the folder of a run."),
     "resume": ("run", "Continue a run exactly as if it had never stopped."),
-    "status": ("run", "Show how a run is doing: step, time left, losses, health, events."),
-    "sample": ("model", "Make sounds with a trained model: a WAV file and a picture each."),
-    "reconstruct": ("model", "Rebuild recordings from their images, and measure what survives."),
-    "report": ("run", "Write a page of real and generated sounds, curves, events and scores."),
+    "status": ("run", "Show how a run is doing: step, time left, losses, events."),
+    "sample": ("model", "Make sounds with a trained model, a WAV file and picture each."),
+    "reconstruct": ("model", "Rebuild recordings from their images: what of them survives?"),
+    "report": ("run", "Write a page of real and generated sounds, curves and scores."),
     "animate": ("run", "Write a film of a run's sample grids."),
     "evaluate": ("evaluate", "Score a run, each score beside what real images reach."),
     "compare": ("evaluate", "Put the scores of several runs into one table."),
     "sweep": ("evaluate", "Score a run at several truncations: fidelity against variety."),
     "study": ("study", "Train, score and lay out a table or figure of the paper."),
     "export": ("model", "Write a generator to a file that runs without this program."),
-    "presets": ("model", "List the presets, and what a training step of each architecture costs."),
+    "presets": ("model", "List the presets, and what a step of each architecture costs."),
     "demo": ("demo", "Make sounds, train on them and write a page, in a few minutes."),
     "doctor": ("doctor", "Print what is installed and what this machine has."),
 }
@@ -167,10 +166,10 @@ def _run(arguments: list[str]) -> None:
     if not arguments:
         arguments = ["--help"]
     if arguments[0] in _HELP:
-        print(_usage(COMMANDS))
+        print(_usage())
         return
-    if (group := _group(arguments[0])) and arguments[1:2] and arguments[1] in _HELP:
-        print(_usage(group))
+    if _group(arguments[0]) and _HELP & set(arguments[1:2]):
+        print(_usage(arguments[0]))
         return
     name, rest = command_of(arguments)
     command = find_command(name, rest)
@@ -204,15 +203,15 @@ def _import_torch() -> None:
         Guarded(sys.stderr).write("\x1b[2K")
 
 
-def _usage(names: Iterable[str]) -> str:
+def _usage(group: str = "") -> str:
     """The commands, a line each; those of `prepare` together, unless they are asked for."""
-    texts = {name: COMMANDS[name][1] for name in names}
-    if len(texts) == len(COMMANDS):
-        sources = _group("prepare")
-        about = f"Make shards of a SOURCE, {', '.join(name.partition(' ')[2] for name in sources)}."
-        texts = {"prepare SOURCE" if name in sources else name: text for name, text in texts.items()}
-        texts["prepare SOURCE"] = about
-    width = max(map(len, texts)) + 2
-    lines = ["usage: schurgan COMMAND ...", "", (schurgan.__doc__ or "").strip(), ""]
-    lines += [f"  {name:<{width}}{text}" for name, text in texts.items()]
-    return "\n".join([*lines, "", "`schurgan COMMAND --help` shows how a command is used, --help-all all its options."])
+    from schurgan.commands.help import list_commands
+
+    sources = _group("prepare")
+    about = f"Make shards of a SOURCE: {', '.join(name.partition(' ')[2] for name in sources)}."
+    texts = {name: text for name, (_, text) in COMMANDS.items()}
+    if group:
+        texts = {name: texts[name] for name in _group(group)}
+        return list_commands(texts, f"schurgan {group} {'SOURCE' if group == 'prepare' else 'COMMAND'}")
+    texts = {"prepare SOURCE" if name in sources else name: text for name, text in texts.items()}
+    return list_commands(texts | {"prepare SOURCE": about}, "schurgan COMMAND")

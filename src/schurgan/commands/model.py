@@ -76,15 +76,15 @@ def sample(
 
     Example:
         schurgan sample runs/clips
-        schurgan sample runs/clips --class kettle --count 16 --truncation 0.5 --out sounds
+        schurgan sample runs/clips --class kettle --count 16 --out kettles
 
     Args:
         run: folder of a run, or a generator.safetensors
         label: the class to sample, every class by default
         count: sounds of each class
-        truncation: variance of the noise; below 1 sounds are more typical, above 1 more varied
+        truncation: variance of the noise; below 1 sounds are more typical, above 1 more varied; 1 by default
         seed: the same seed gives the same sounds
-        phase: estimated from noise or by Griffin-Lim, or borrowed from a recording of the class (carrier)
+        phase: estimated from noise or by griffin-lim, or borrowed from a recording of the class (carrier)
         refine: iterations that fit the sound to its image, 32 by default
         out: folder for the files, RUN/sounds by default
     """
@@ -139,7 +139,7 @@ def reconstruct(
         scale: magnitude scale of the image
         transform: wavelet (complex Morlet) or stft
         frame: 50 ms frames resized to the columns (paper), or one frame a column (native)
-        phase: the recording's own (carrier), or estimated from noise or by Griffin-Lim
+        phase: the recording's own (carrier), or estimated from noise or by griffin-lim
         refine: iterations that fit the sound to its image; by default 0 with the recording's own phase, else 32
         seconds: length to which longer recordings are cut, in seconds
         sample_rate: samples a second, in Hz

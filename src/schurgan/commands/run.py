@@ -29,7 +29,7 @@ def train_command(default: Config) -> Callable[..., None]:
 
         Example:
             schurgan train --data data/clips --out runs/clips
-            schurgan train --data data/clips --out runs/clips --preset small-64 --train.steps 1000
+            schurgan train --data data/clips --out runs/clips --preset small-64
 
         Args:
             config: options of the run
@@ -43,6 +43,7 @@ def train_command(default: Config) -> Callable[..., None]:
     notes = (
         f"Presets: {preset_list()}; `schurgan presets` says what each is for.",
         f"{default.preset} sets {show_options(default.changes())}.",
+        "--steps is --train.steps, and so is every name that one group alone has.",
     )
     train.__doc__ = "\n    ".join([f"{inspect.cleandoc(train.__doc__ or '')}\n\nNote:", *notes])
     return train

@@ -24,7 +24,7 @@ def study(
     seeds: int | None = None,
     precision: Literal["fp32", "tf32", "bf16", "fp16"] | None = None,
     jobs: int = 1,
-    cluster: str | None = None,
+    cluster: Annotated[str | None, arg(metavar="ADDRESS")] = None,
     slurm: Annotated[tuple[str, ...], arg(metavar="KEY=VALUE ...")] = (),
     dry_run: bool = False,
 ) -> None:

@@ -89,7 +89,7 @@ class RegularizeOptions(Options):
     lecam_start: Annotated[int, Field(ge=0, le=10**9)] = 1000
     """D steps before LeCam is switched on."""
     augment: Annotated[str, COMMON] = ""
-    """Policies of DiffAugment, which helps on small data: colour,translation,cutout or some of them."""
+    """Policies of DiffAugment, which helps on small data: some of colour,translation,cutout."""
     augment_strength: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Strength of DiffAugment, from 0 to 1."""
 
@@ -230,5 +230,5 @@ class TrainOptions(Options):
     """Also write TensorBoard's files, into RUN/tensorboard."""
     threads: Count | None = None
     """CPU threads; one for each core by default."""
-    device: Annotated[str, COMMON] = "auto"
+    device: str = "auto"
     """Where it runs: cpu, cuda, cuda:1, ...; auto takes a GPU where there is one."""

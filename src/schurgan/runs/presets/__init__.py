@@ -18,9 +18,9 @@ def preset_names() -> tuple[str, ...]:
 
 
 def preset_list() -> str:
-    """The presets in a line, those of a kind together: "demo; small-32, small-64"."""
+    """The presets in a line, those of a kind together: "demo; small-32, -64"."""
     kinds = groupby(preset_names(), key=lambda name: name.partition("-")[0])
-    return "; ".join(", ".join(names) for _, names in kinds)
+    return "; ".join(", ".join(names).replace(f", {kind}", ", ") for kind, names in kinds)
 
 
 def preset_summary(name: str) -> str:
