@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from tyro.conf import Positional, arg
-
 from schurgan.commands import parsing
 from schurgan.commands.init import FILE, go_command
 from schurgan.commands.main import COMMANDS, find_command
@@ -127,12 +125,17 @@ class Plan:
 
 
 def go(
-    file: Annotated[Positional[Path], arg(metavar="FILE", help="what `schurgan init` wrote")] = FILE,
+    file: Annotated[Path, parsing.arg(metavar="FILE", help="what `schurgan init` wrote")] = FILE,
     /,
     *,
-    anew: Annotated[bool, arg(help="put the folder of an earlier go aside, as DIR-1, and begin anew")] = False,
+    anew: Annotated[bool, parsing.arg(help="put the folder of an earlier go aside, as DIR-1, and begin anew")] = False,
 ) -> None:
-    """Prepare, train, sample and report as a file says; stopped at any moment, it goes on where it was."""
+    """Prepare, train, sample and report as a file says; stopped at any moment, it goes on where it was.
+
+    Example:
+        schurgan go
+        schurgan go drums.yaml
+    """
     carry_out(Plan.read(file), anew)
 
 

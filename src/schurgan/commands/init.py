@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from tyro.conf import Positional, arg
 
+from schurgan.commands.parsing import arg
 from schurgan.core.errors import SchurganError, writing
 from schurgan.core.terminal import harmless
 
@@ -44,17 +44,25 @@ class Choice:
 
 
 def init(
-    clips: Annotated[Positional[Path], arg(metavar="CLIPS", help="folder of recordings or images")],
+    clips: Annotated[Path, arg(metavar="CLIPS", help="folder of recordings or images")],
     /,
     *,
     out: Annotated[Path, arg(metavar="FILE", help="the file that is written")] = FILE,
-    minutes: Annotated[float, arg(help="that the training may take")] = 15.0,
-    kind: Annotated[Literal["audio", "images"] | None, arg(help="images where both are there, or audio")] = None,
+    minutes: Annotated[float, arg(help="how long the training may take")] = 15.0,
+    kind: Annotated[
+        Literal["audio", "images"] | None,
+        arg(help="which files to take where both are there: audio (default) or images"),
+    ] = None,
     table: Annotated[
         Path | None, arg(metavar="FILE", help="a CSV file of path, label and fold, instead of a folder a class")
     ] = None,
 ) -> None:
-    """Look at a folder of clips and at this machine, and write what `schurgan go` shall do into a file to edit."""
+    """Look at a folder of clips and at this machine, and write what `schurgan go` shall do into a file to edit.
+
+    Example:
+        schurgan init clips
+        schurgan init clips --minutes 60 --out drums.yaml
+    """
     if not 0.1 <= minutes <= 1e5:
         raise SchurganError(f"--minutes: {minutes:g} given, 0.1 to 100000 is needed")
     if out.exists():

@@ -21,8 +21,8 @@ from schurgan.core.terminal import Guarded, HarmlessStream, say
 from schurgan.version import __version__
 
 COMMANDS = {
-    "init": ("init", "Look at a folder of clips, and write what `go` shall do with it."),
-    "go": ("go", "Prepare, train, sample and report as that file says, each where it is missing."),
+    "init": ("init", "Look at a folder of clips; write what `go` shall do with it."),
+    "go": ("go", "Prepare, train, sample and report, as that file says."),
     "download": ("data", "Fetch a public data set."),
     "prepare folder": ("data", "Make shards of your own recordings or images."),
     "prepare esc50": ("data", "Make shards of ESC-50 or ESC-10."),

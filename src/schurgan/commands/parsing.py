@@ -301,7 +301,9 @@ def _value(option: Option, words: list[str] | bool) -> Any:
     try:
         return TypeAdapter(option.hint).validate_python(words[0] if option.count == 1 else words)
     except ValidationError as error:
-        raise SchurganError(f"{option.name}: {' '.join(words)} given, {needed(error.errors()[0])} is needed") from None
+        text = " ".join(words)
+        shown = text if re.match(r"[-+]?\.?\d", text) else repr(text)
+        raise SchurganError(f"{option.name}: {shown} given, {needed(error.errors()[0])} is needed") from None
 
 
 def _replace(group: Any, changes: Mapping[str, Any]) -> Any:
