@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -160,3 +161,53 @@ def test_the_name_of_a_label_is_the_same_for_ever_and_in_every_run():
 )
 def test_names_are_compared_without_case_and_forms_of_letters(typed, known):
     assert did_you_mean(typed, ["zebra", known]) == f'; did you mean "{known}"?'
+
+
+KNOWN = {
+    "commands": "train resume status sample evaluate export report presets doctor demo prepare,folder data,verify",
+    "presets": "small-32 small-64 demo proposed-128 biggan-128 sagan-128",
+    "sources": "folder esc50 urbansound8k common_voice cifar10 soundscape",
+    "classes": "dog cat rain bark siren kettle kick snare hat clock bell engine footsteps",
+    "options": "--out --data --train.steps --train.eps --train.lr-g --train.lr-d --model.width",
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "typed", "meant"),
+    [
+        ("commands", "trian", ["train"]),
+        ("commands", "trains", ["train"]),
+        ("commands", "eval", ["evaluate"]),
+        ("commands", "folder", ["prepare folder"]),
+        ("commands", "import", []),
+        ("commands", "generate", []),
+        ("commands", "rain", []),
+        ("commands", "x", []),
+        ("commands", "", []),
+        ("presets", "small", ["small-32", "small-64"]),
+        ("presets", "small64", ["small-64"]),
+        ("presets", "small-46", ["small-64"]),
+        ("presets", "small-128", []),
+        ("presets", "128", ["biggan-128", "proposed-128", "sagan-128"]),
+        ("presets", "stylegan", []),
+        ("sources", "esc-50", ["esc50"]),
+        ("sources", "commonvoice", ["common_voice"]),
+        ("sources", "cifar", ["cifar10"]),
+        ("sources", "mnist", []),
+        ("classes", "brak", ["bark"]),
+        ("classes", "park", []),
+        ("classes", "bat", []),
+        ("classes", "ketle", ["kettle"]),
+        ("classes", "kick_01", ["kick"]),
+        ("classes", "machine", []),
+        ("options", "--train-steps", ["--train.steps"]),
+        ("options", "--train.stesp", ["--train.steps"]),
+        ("options", "--train.epochs", []),
+        ("options", "--train.lr", ["--train.lr-g", "--train.lr-d"]),
+        ("options", "--output", ["--out"]),
+        ("options", "--epochs", []),
+    ],
+)
+def test_a_name_is_suggested_where_few_slips_lie_between_and_none_where_nothing_is_near(kind, typed, meant):
+    known = [name.replace(",", " ") for name in KNOWN[kind].split()]
+    assert sorted(re.findall(r'"(.*?)"', did_you_mean(typed, known))) == sorted(meant)

@@ -199,8 +199,8 @@ def test_the_command_says_a_sentence_a_problem_and_ends_with_status_2(call, own)
         (["data"], "data: one word more is needed, as in `schurgan data verify`"),
         (["data", "verfy", "x"], '"data verfy": no such command; did you mean "verify"?'),
         (["dat", "verify", "x"], '"dat": no such command; did you mean "data"?'),
-        (["data", "verify"], "DIR: missing; usage: schurgan data verify DIR"),
-        (["data", "verify", "a", "b"], '"b": one argument too many; usage: schurgan data verify DIR'),
+        (["data", "verify"], "DIR: missing; an example: `schurgan data verify "),
+        (["data", "verify", "a", "b"], '"b": one argument too many; an example: `schurgan data verify '),
     ],
 )
 def test_what_is_wrong_with_a_command_of_two_words_is_one_sentence(refused, arguments, sentence):

@@ -74,9 +74,11 @@ class Option:
 def parse(command: Callable[..., None], name: str, arguments: Sequence[str]) -> Callable[[], None]:
     """`command` bound to its arguments. Raises SchurganError for the first that is wrong."""
     options = read_options(command)
-    given = _sort(options, name, arguments)
+    given, unused = _sort(options, name, arguments)
+    if unused:
+        raise SchurganError(f'"{unused[0]}": one argument too many{_example(command)}')
     if missing := [option.name for option in options if option.default is REQUIRED and option not in given]:
-        raise SchurganError(f"{' and '.join(missing)}: missing; usage: {usage(options, name)}")
+        raise SchurganError(f"{' and '.join(missing)}: missing{_example(command)}")
     changes: dict[str, Any] = {}
     for option, words in given.items():
         place = changes
@@ -222,11 +224,17 @@ def _strip(hint: Any) -> tuple[Any, list[Any], bool]:
     return hint, [], False
 
 
-def _sort(options: Sequence[Option], name: str, arguments: Sequence[str]) -> dict[Option, list[str] | bool]:
-    """The words that each option was given; of a switch, whether it is on."""
+def _example(command: Callable[..., Any]) -> str:
+    examples = read_doc(command).get("Example", "").strip().splitlines()
+    return f"; an example: `{examples[0]}`" if examples else ""
+
+
+def _sort(
+    options: Sequence[Option], name: str, arguments: Sequence[str]
+) -> tuple[dict[Option, list[str] | bool], list[str]]:
+    """The words that each option was given, of a switch whether it is on; and the words that are nobody's."""
     given: dict[Option, list[str] | bool] = {}
     loose, rest, spellings = list[str](), deque(arguments), _spell(options)
-    switch = ""
     while rest:
         word = rest.popleft()
         if word == "--":
@@ -239,23 +247,22 @@ def _sort(options: Sequence[Option], name: str, arguments: Sequence[str]) -> dic
         option, on = _find(flag, spellings, name)
         if option.count == 0:
             if equals:
-                raise SchurganError(f"{flag}: {value!r} given, it takes no value; --no- before its name turns it off")
-            given[option], switch = on, flag
+                raise SchurganError(f"{flag}: {value!r} given, it takes no value")
+            if rest and rest[0].casefold() in ("true", "false", "yes", "no"):
+                raise SchurganError(f"{flag}: {rest[0]!r} given, it takes no value")
+            given[option] = on
             continue
         words = [value] if equals else []
         while rest and len(words) != option.count and not _is_flag(rest[0]):
             words.append(rest.popleft())
         if option.count and len(words) < option.count:
-            raise SchurganError(f"{flag}: {option.metavar} is missing after it")
+            raise SchurganError(f"{flag}: {' '.join(words) or 'nothing'} given, {option.metavar} is needed")
         given[option] = words
     for option in options:
         if option.positional and loose:
             most = len(loose) if option.count is None else 1
             given[option], loose = loose[:most], loose[most:]
-    if loose:
-        after = f"; {switch} takes no value" if switch else ""
-        raise SchurganError(f'"{loose[0]}": one argument too many{after}; usage: {usage(options, name)}')
-    return given
+    return given, loose
 
 
 def _is_flag(word: str) -> bool:

@@ -64,7 +64,7 @@ def enough_memory(lower: str) -> Iterator[None]:
 def did_you_mean(given: str, known: Iterable[str]) -> str:
     """'; did you mean "proposed-128"?' for the nearest known names, at most three, or '' when nothing is near.
 
-    Near is a name of the same letters, whatever their case, form and the marks between them; else one of so few slips
+    Near is a name of the same letters, whatever their case, form and the marks between them; else one with so few slips
     that it is likely meant, one for each four letters; else one that has the given words within, or begins with them.
     """
     plain: dict[str, str] = {}
@@ -72,9 +72,9 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
         plain.setdefault(_plain(name), name)
     typed = _plain(given)
     slips = {name: _slips(typed, name) for name in difflib.get_close_matches(typed, plain, n=8, cutoff=0.6)}
-    least = min(slips.values(), default=len(typed))
-    near = [name for name in slips if slips[name] == least]
-    if typed not in plain and (len(typed) < 3 or least > max(1, len(typed) // 4)):
+    slips = {name: count for name, count in slips.items() if count <= len(_apart(typed, name)) // 4 or count <= 1}
+    near = [name for name in slips if slips[name] == min(slips.values())] if len(typed) >= 3 or typed in plain else []
+    if not near:
         near = [name for name in plain if f"-{typed}-" in f"-{name}-" or _begins(typed, name) or _begins(name, typed)]
     if not 1 <= len(near) <= 3 or not typed:
         return ""
@@ -85,6 +85,13 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
 def _plain(name: str) -> str:
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
     return re.sub(r"[\s._-]+", "-", text).strip("-")
+
+
+def _apart(typed: str, name: str) -> str:
+    """What was typed without the words that the name begins with too: "epochs" of "train-epochs" for "train-eps"."""
+    words, others = typed.split("-"), name.split("-")
+    same = next((i for i, (word, other) in enumerate(zip(words, others, strict=False)) if word != other), 0)
+    return "-".join(words[same:])
 
 
 def _begins(short: str, long: str) -> bool:
