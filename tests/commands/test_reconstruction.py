@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
 import soundfile
 from PIL import Image
+
+from schurgan.evaluation.metric_table import ABOUT
 
 SETTINGS = ("--size", 32, "--seconds", 0.5)
 
@@ -60,6 +63,17 @@ def test_a_phase_that_is_found_ignores_the_recordings_own(call, recordings, tmp_
     said = call("reconstruct", file, "--out", tmp_path, *SETTINGS, "--phase", phase, "--refine", 2, "--json")
     own = call("reconstruct", file, "--out", tmp_path, *SETTINGS, "--json")
     assert json.loads(said.out)["snr_db"] < json.loads(own.out)["snr_db"]
+
+
+def test_how_alike_images_are_comes_before_how_alike_waveforms_are_and_both_are_explained(call, recordings, tmp_path):
+    file = recordings / "bell" / "0.wav"
+    few, many = (
+        call("reconstruct", file, "--out", tmp_path, *SETTINGS, "--phase", "noise", "--refine", n).out for n in (0, 32)
+    )
+    distances = [float(re.search(r"image_distance_db (\S+)  snr_db", out)[1]) for out in (few, many)]
+    assert distances[1] < distances[0] - 3  # dB: the ear's judge sees what refining does
+    for name in ("image_distance_db", "snr_db"):
+        assert f"\n{name}: {ABOUT[name]}\n" in many
 
 
 def test_files_of_one_name_are_numbered_and_longer_ones_cut_with_a_note(call, recordings, tmp_path):

@@ -16,6 +16,7 @@ import schurgan.evaluation
 from schurgan.core.errors import SchurganError
 from schurgan.evaluation import evaluate as score_run
 from schurgan.evaluation import score_sounds as sound_scores
+from schurgan.evaluation.metric_table import ABOUT
 from schurgan.evaluation.metrics.frechet import frechet_distance
 from schurgan.evaluation.scores import Evaluation
 from schurgan.evaluation.target import Sampling, open_subject
@@ -170,7 +171,10 @@ def test_the_command_prints_a_plain_table_and_the_report_shows_the_scores(call, 
     assert lines[0] == f"{run}, step 0: 256 generated images, truncation 1, batch norm standing"
     fid = Evaluation.load(run / "scores.json").scores["fid"]
     assert any(line.startswith("FID ↓") and f"{fid.value:.4g}" in line for line in lines)
-    assert "FID" in score_table(run)
+    page = score_table(run)
+    for name in Evaluation.load(run / "scores.json").scores:
+        assert ABOUT[name] in said.out
+        assert ABOUT[name][1:] in page
 
 
 def test_the_classifier_is_trained_without_the_held_out_fold_and_its_accuracy_is_in_the_record(run, short_training):

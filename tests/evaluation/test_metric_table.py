@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from schurgan.evaluation.metric_table import BY_NAME, METRICS, Metric, take_scores, title
+from pathlib import Path
+
+from schurgan.evaluation.metric_table import ABOUT, BY_NAME, METRICS, Metric, take_scores, title
 from schurgan.evaluation.scores import Score
 
 
@@ -30,3 +32,9 @@ def test_scores_of_a_run_have_the_direction_and_references_that_docs_promise(sco
 
 def test_an_unknown_score_has_its_name_as_title():
     assert (title("fid"), title("mine")) == ("FID", "mine")
+
+
+def test_the_glossary_has_every_score_and_docs_hold_its_words():
+    assert list(ABOUT) == list(BY_NAME)
+    docs = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text("utf-8")
+    assert [name for name, text in ABOUT.items() if f"| `{name}` | {text} |" not in docs] == []

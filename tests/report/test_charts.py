@@ -152,6 +152,14 @@ def test_of_a_long_curve_every_peak_is_still_there_in_a_small_file():
     assert len(text) < 50_000
 
 
+def test_letters_have_eleven_pixels_on_a_phone():
+    text = Chart([0, 10], [Curve("gap", [1.0, 2.0], "a")], "gap", [(1.0, "ε")], MARKS).svg()
+    width = float(re.search(r'viewBox="0 0 ([\d.]+) ', text)[1])
+    sizes = [float(size) for size in re.findall(r"font(?:-size)?: ([\d.]+)px", text)]
+    assert len(sizes) > 5
+    assert min(sizes) * 360 * 0.88 / width >= 11  # a phone of 360 pixels, less margins
+
+
 def test_the_same_numbers_give_the_same_text_in_the_colours_of_the_page():
     text, again = (Chart([0, 1], [Curve("loss", [1.0, 2.0], "a")], "loss", marks=MARKS).svg() for _ in range(2))
     assert text == again

@@ -21,6 +21,7 @@ from schurgan.core.errors import SchurganError
 from schurgan.data import Shards, prepare
 from schurgan.data.sources import open_source
 from schurgan.evaluation.features import classifier
+from schurgan.evaluation.metric_table import ABOUT
 from schurgan.evaluation.scores import Evaluation, Protocol, Score
 from schurgan.model import load
 from schurgan.report import page as page_module
@@ -116,7 +117,18 @@ def test_the_verdict_is_the_same_in_the_file_and_on_the_page(reported):
     real = data.select(classes=["bark"]).images(range(6))
     expected = torch.pdist(made.flatten(1)).mean() / torch.pdist(real.flatten(1)).mean()
     assert verdict["variety"]["bark"] == pytest.approx(expected.item(), rel=1e-5)
-    assert f"{verdict['real_accuracy']:.1%}" in (reported / "report.html").read_text("utf-8")
+    page = Page((reported / "report.html").read_text("utf-8"))
+    assert f"{round(verdict['real_accuracy'] * 8)} of 8 recordings" in page.text  # no finer than eight of them allow
+
+
+def test_the_page_answers_first_and_names_sides_by_what_they_are_not_by_where_they_stand(reported):
+    text = re.sub(r"base64,[\w+/=]+", "", (reported / "report.html").read_text("utf-8"))
+    questions = re.findall(r"<dt>([^<]*)</dt>", text)
+    assert questions == ["How good?", "How varied?", "Copied?", "Healthy?"]
+    assert text.index("<dt>") < text.index("<h2>What next") < text.index("<h2>Listen") < text.index("<svg")
+    top = Page(text[: text.index("<h2>What happened")]).text
+    assert not re.search(r"(?i)\b(left|right)\b", top[top.index("Schurgan:", 20) :])
+    assert text.count("<p>recordings</p>") == text.count("<p>generated sounds</p>") == 8
 
 
 def test_curves_come_from_the_metrics_and_a_line_that_a_kill_cut_in_half_is_left_out(copied_run):
@@ -181,21 +193,27 @@ def test_a_run_that_died_before_its_first_checkpoint_has_a_page_of_curves_and_ev
     assert not (run / "classifier.json").exists()
 
 
-def test_the_first_chart_is_figure_1_with_arrows_where_collapse_began(died):
+def chart(text: str, label: str) -> str:
+    """The chart of the page that shows this."""
+    return next(svg for svg in re.findall(r"(?s)<svg.*?</svg>", text) if f'aria-label="{label} over steps"' in svg)
+
+
+def test_the_first_chart_names_the_arrows_where_collapse_began_and_that_of_the_gap_its_strips(died):
     lines = [row(25), row(50), row(75), row(90), health(50), COLLAPSED]
     text = write_report(died([*lines, health(90, verdict="collapsed", onset=60)])).read_text("utf-8")
-    figure = text[text.index('<div class="wide">') :].partition("</div>")[0]
-    for name in ("initial collapse", "extreme collapse", "±ε", "±2 standard errors of a batch"):
-        assert figure.count(f">{name}</text>") == 1
-    assert "variety fell to &lt;0.3&gt;" in figure.lower()
+    first, gap = chart(text, "variety"), chart(text, "DDFN gap")
+    assert text.index(first) < text.index(gap)
+    for figure, names in ((first, ("initial collapse", "extreme collapse")), (gap, ("±ε", "±2 standard errors"))):
+        assert [figure.count(f">{name}</text>") for name in names] == [1, 1]
+    assert "variety fell to &lt;0.3&gt;" in gap.lower()
 
 
 def test_what_a_rollback_gave_up_is_faint_and_the_attempt_after_it_a_curve_of_its_own(died):
     back = {"step": 75, "event": "rollback", "to": 25, "reason": "attempt 1 goes on from step 25"}
     lines = [row(25), row(50), row(75), back, row(40, 1), row(65, 1), row(90, 1)]
     text = write_report(died(lines)).read_text("utf-8")
-    figure = text[text.index('<div class="wide">') :].partition("</div>")[0]
-    assert figure.count(">rolled back</text>") == 1
+    assert chart(text, "loss").count(">rolled back</text>") == 1
+    figure = chart(text, "DDFN gap")
     faint = re.findall(r'<path d="([^"]*)" clip-path="[^"]*" style="[^"]*stroke-opacity: 0.5', figure)
     assert [path.count("L") for path in faint] == [2, 2]  # of both curves, from step 25 over 50 to 75
     assert "Step 75: rolled back, on with the state of step 25. Attempt 1 goes on from step 25" in Page(text).text
@@ -223,7 +241,8 @@ def test_a_page_is_whole_whatever_the_run_has_logged(died, lines):
 def test_the_last_verdict_and_every_event_with_its_time_are_on_the_page_escaped(died):
     late = health(90, verdict="collapsed", reasons=["variety 0.2"])
     text = write_report(died([row(25), row(50), health(50), COLLAPSED, late])).read_text("utf-8")
-    assert '<p class="verdict bad">Collapsed at step 90: Fréchet 12 (averaged 9), variety 0.90. Variety 0.2</p>' in text
+    (healthy,) = re.findall(r'<div class="answer bad">.*?</div>', text)
+    assert "step 90: variety 0.2" in healthy
     assert '<li class="bad">Step 90: collapsed, began at step 60. Variety fell to &lt;0.3&gt;' in text
     assert "1970-01-01 00:00 UTC" in text
 
@@ -244,9 +263,10 @@ def test_scores_are_a_table_with_their_floor_and_protocol(died):
     Evaluation(Protocol(**protocol), scores).save(run / "scores.json")
     text = write_report(run).read_text("utf-8")
     cells = re.findall(r"<td[^>]*>([^<]*)</td>", text)
-    assert cells == ["FID", "8.21", "1.2", "&lt;recall&gt;", "–", "–"]
-    assert "extractor a&amp;b, " in text
-    assert "n_fake 500, " in text
+    assert cells == ["8.21", "", "", "1.2", "", "&lt;recall&gt;", "–", "", "", "", ""]
+    assert f"<td>FID<small>{ABOUT['fid']}.</small></td>" in text
+    assert "extractor a&amp;b 500" in text
+    assert "500 generated images" in text
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"scores": []}', '{"scores": {}}', "{" * 100_000])

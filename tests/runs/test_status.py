@@ -67,7 +67,8 @@ def test_a_running_run_says_how_far_it_is_how_fast_and_how_long_still(tmp_path):
         "loss        D 0.800  G -0.250",
         "D right     73%",
         "DDFN gap    +12.3, inside ±37.2, noise of a batch ±10.0",
-        "health      healthy at step 400: Fréchet 12.3 (averaged 9.8), variety 0.93",
+        "health      healthy at step 400: variety 0.93 (1: as real), "
+        "Fréchet distance 12.3, averaged generator 9.8 (0: as real)",
     ]
 
 

@@ -110,8 +110,8 @@ def test_events_and_changes_of_the_verdict_are_lines_of_a_log_at_once(capsys):
         view.event(COLLAPSED)
         said = capsys.readouterr().err.splitlines()
     assert said == [
-        "healthy at step 400: Fréchet 12.3 (averaged 9.8), variety 0.93",
-        "warning at step 500: Fréchet 40",
+        "healthy at step 400: variety 0.93 (1: as real), Fréchet distance 12.3, averaged generator 9.8 (0: as real)",
+        "warning at step 500: Fréchet distance 40 (0: as real)",
         "step 600: collapsed, began at step 550. Variety fell to 0.31",
     ]
     assert capsys.readouterr().err == ""  # no step was made
@@ -142,7 +142,10 @@ def test_the_picture_shows_progress_losses_gap_with_its_band_verdict_and_events(
     assert re.search(r"loss +D 0\.812  G -0\.250", text)
     assert re.search(r"D right +73%", text)
     assert re.search(r"DDFN gap +\+12\.3, inside ±37\.2, noise of a batch ±10\.0", text)
-    assert "healthy at step 400: Fréchet 12.3 (averaged 9.8), variety 0.93" in text
+    assert (
+        "healthy at step 400: variety 0.93 (1: as real), Fréchet distance 12.3, averaged generator 9.8 (0: as real)"
+        in text
+    )
     assert re.search(r"events +1 × collapsed", text)
 
 

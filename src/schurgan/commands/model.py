@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from schurgan.audio import Spectrogram
 
 PhaseName = Literal["noise", "carrier", "griffin-lim"]
-_SCORES = ("snr_db", "snr_paper_db", "power_ratio_db")
+_WAVEFORMS = ("snr_db", "snr_paper_db", "power_ratio_db")
+_SCORES = ("image_distance_db", *_WAVEFORMS)
+"""What is printed of each sound; how alike images are comes first, for sounds of found phases differ as waveforms."""
 _SHORTEST = 0.25  # seconds; shorter recordings are padded to this, so that their image has some frames
 
 
@@ -158,6 +160,7 @@ def reconstruct(
     from schurgan.core.distributed import World
     from schurgan.core.isolation import own_settings
     from schurgan.core.progress import Bar
+    from schurgan.evaluation.metric_table import ABOUT
 
     @functools.cache
     def spectrogram(n_samples: int) -> Spectrogram:
@@ -190,6 +193,7 @@ def reconstruct(
     if not rebuilt:
         raise SchurganError(f"none of {counted(len(files), 'recording')} can be used")
     if not json:
+        print("\n".join(f"{name}: {ABOUT[name]}" for name in _SCORES if name in ABOUT))
         print(f"{counted(rebuilt, 'sound')} in {out}")
 
 
@@ -204,6 +208,7 @@ def _rebuild(
     """Write TARGET.wav (rebuilt), TARGET.original.wav (mono, resampled, peak 1) and TARGET.png; return the scores."""
     from schurgan import audio
     from schurgan.audio.pictures import picture, save_png
+    from schurgan.evaluation.score_sounds import consistency
 
     rate, size = spectrogram(longest).sample_rate, spectrogram(longest).size
     with warnings.catch_warnings(record=True) as caught:
@@ -223,7 +228,8 @@ def _rebuild(
         audio.write_audio(wav, rebuilt, rate)
         audio.write_audio(original, clip, rate)
         save_png(picture(image[0], max(1, 256 // size)), png)
-    values = {name: float(getattr(audio, name)(clip, rebuilt)) for name in _SCORES}
+    values = {"image_distance_db": consistency(codec, image, rebuilt[None]).median or math.nan}
+    values |= {name: float(getattr(audio, name)(clip, rebuilt)) for name in _WAVEFORMS}
     return {
         "file": str(file),
         **{name: round(value, 4) if math.isfinite(value) else None for name, value in values.items()},

@@ -92,8 +92,8 @@ ABOUT: Mapping[str, str] = {
     "any held-out one: good where it is no more than of held-out images",
     "image_distance_db": "how far the image of a sound is from the image that the sound was made of: −20 dB is a tenth "
     "of it, lower is better",
-    "snr_db": "signal to noise: how exactly one waveform is the other. Sounds that are alike to the ear have 0 dB or "
-    "less where their phases were found or borrowed, and over the value of held-out recordings they are copies",
+    "snr_db": "signal to noise: how exactly one waveform is the other, not how alike they sound. Found or borrowed "
+    "phases give 0 dB or less; over the value of held-out recordings sounds are copies",
     "frechet_audio_distance": "Fréchet distance of generated sounds from recordings, by their levels: 0 where alike",
     "louder_lu": "loudness of generated sounds less that of recordings, in LU (1 dB): 0 is as loud",
     "clipped": "share of samples cut off at full scale, heard as crackle: 0 is best",

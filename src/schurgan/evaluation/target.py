@@ -267,8 +267,7 @@ def extract(
         departures = nothing = torch.empty(len(images), 0)
         if whole and images.shape[-2] == images.shape[-1]:
             departures = departure_from_normality((images.double() + 1) / 2, "exact", channels="mean").cpu()[:, None]
-        grey = (images if thumbnails else first).mean(1, keepdim=True)
-        small = F.adaptive_avg_pool2d(grey, min(_THUMBNAIL, images.shape[-1])).flatten(1)
+        small = shrink(images if thumbnails else first)
         return finite, features, nothing if probabilities is None else probabilities, departures, small, first
 
     try:
@@ -287,6 +286,11 @@ def extract(
         images[finite[: len(images)]],
         int((~finite).sum()),
     )
+
+
+def shrink(images: Tensor) -> Tensor:
+    """Thumbnails of 32 by 32 at most, in which copies are looked for: images (N, C, R, R) -> rows (N, 1024)."""
+    return F.adaptive_avg_pool2d(images.mean(1, keepdim=True), min(_THUMBNAIL, images.shape[-1])).flatten(1)
 
 
 def chunks(count: int, size: int = CHUNK) -> list[slice]:

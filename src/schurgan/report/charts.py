@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
+from schurgan.evaluation.metric_table import ABOUT
 from schurgan.runs.messages import event_name, event_sentence, health_sentence
 from schurgan.runs.records import Records
 
@@ -36,6 +37,8 @@ _STYLES: dict[str, dict[str, Any]] = {
     "b": {"color": _COLOURS["b"], "linewidth": 1.6, "dashes": (4, 2)},
     "c": {"color": _COLOURS["faint"], "linewidth": 1.0},
 }
+_FONT = 12
+"""Pixels, at the chart's own size."""
 _RC: dict[Any, Any] = {
     **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), _COLOURS["faint"]),
     **dict.fromkeys(("axes.edgecolor", "grid.color", "xtick.color", "ytick.color"), _COLOURS["rule"]),
@@ -43,13 +46,35 @@ _RC: dict[Any, Any] = {
     "axes.grid": True,
     "axes.grid.axis": "y",
     "axes.axisbelow": True,
-    "font.size": 11,
+    "font.size": _FONT,
     "svg.fonttype": "none",
 }
 _LABEL_ROWS = 3
 """Names of marks that stand close together are written above each other, over the curves."""
 _LETTER = 0.6
 """Mean width of a letter, as a share of the size of the font."""
+
+
+_LOSS = (
+    "What each network is trained to lower. They pull against each other: neither curve says how good the sounds are, "
+    "and steady ones are good."
+)
+_ACCURACY = (
+    "Share of images that D, the discriminator, tells real or generated rightly: good between ½ and 0.9; near 1 the "
+    "generator learns little from it."
+)
+_GRADIENT = (
+    "How strongly D pulls at generated images: steady is good, a sudden rise often comes before a collapse, and at 0 "
+    "nothing is learned."
+)
+_GAP = (
+    "Departure from normality of generated images less that of real ones: good within ±ε, where DDFN asks for nothing. "
+    "By chance alone a batch of real images moves by two standard errors."
+)
+_MARKS = (
+    '<p class="faint">An arrow marks where a collapse began, a triangle a warning, a dashed line a rollback; faint '
+    "pieces of curves were given up then.</p>"
+)
 
 
 @dataclass(frozen=True)
@@ -92,8 +117,8 @@ class Chart:
     marks: Sequence[Mark] = ()
     log: bool = False
     """Draw values on a logarithmic axis, and leave out what is not positive."""
-    size: tuple[int, int] = (400, 230)
-    """Width and height in pixels."""
+    size: tuple[int, int] = (336, 230)
+    """Width and height in pixels: those of a phone, as letters shrink with a chart that is wider than the screen."""
 
     def svg(self) -> str:
         """Draw the chart as an <svg> element in the page's colours; the same numbers give the same text."""
@@ -121,6 +146,8 @@ class Chart:
             ax = figure.subplots()
             if self.log:
                 ax.set_yscale("log")
+            if self.bands:
+                ax.margins(y=0.12)  # room for the name over the widest
             for place, (half, name) in enumerate(sorted(self.bands, reverse=True)):
                 ax.axhspan(-half, half, color=_COLOURS["b"], alpha=0.13, linewidth=0)
                 # The name of the widest band stands over its edge, of a band inside it below.
@@ -142,47 +169,59 @@ class Chart:
             ax.set_xlabel("step", loc="right")
             ax.set_ylabel(self.label)
             if ax.get_legend_handles_labels()[0]:
-                figure.legend(loc="outside lower left", ncols=4)
+                figure.legend(loc="outside lower left", ncols=2)
         return figure
 
 
 def charts(records: Records) -> str:
-    """HTML of all charts: Figure 1 of the paper for this run, and under it every curve that its records hold."""
+    """HTML of all charts that the records have curves for, each with what it shows and how to read it."""
     if len(records.rows) < 2:
         return "<p>Too short a run for curves.</p>"
     marks = _marks(records)
+    legend = _MARKS if marks else ""
     rows: Points = [(row.step, row.values) for row in records.rows]
     health: Points = [(each.step, each.scores) for each in records.health]
     bands = []
-    for key, times, name in (("ddfn_epsilon", 1, "±ε"), ("ddfn_standard_error", 2, "±2 standard errors of a batch")):
+    for key, times, name in (("ddfn_epsilon", 1, "±ε"), ("ddfn_standard_error", 2, "±2 standard errors")):
         known = [half for _, values in rows if (half := values.get(key)) is not None]
         bands += [(times * known[-1], name)] if known else []
-    gap = _curves(rows, (("ddfn_gap", "mean of the batches", "c"), ("ddfn_ema_gap", "moving average", "a")))
     parts = []
-    if gap and gap[0].style == "c":
-        chart = Chart([step for step, _ in rows], gap, "DDFN gap, generated − real", bands, marks, size=(1120, 380))
-        parts.append(f'<div class="wide">{chart.svg()}{_interpolation(rows[-1][1])}</div>')
-    # The first chart names the marks; the others show them without names or warnings.
-    bare = [replace(mark, name="", note=mark.note or mark.name) for mark in marks if mark.kind != "warning"]
-    for lines, label, log, named in (
-        (rows, "loss", False, (("loss_d", "discriminator", "a"), ("loss_g", "generator", "b"))),
-        (rows, "accuracy of D", False, (("accuracy_d", "discriminator", "a"),)),
-        (rows, "gradient norm", True, (("gradient_g", "of G’s loss at the images", "a"),)),
-        (health, "Fréchet distance", True, (("frechet", "generator", "b"), ("frechet_ema", "EMA generator", "a"))),
-        (health, "variety within a class", False, (("variety", "generator", "a"),)),
+    for lines, label, about, log, named in (
+        (
+            health,
+            "variety",
+            "Of each evaluation, two images of a class compared: good near 1, where they differ as real ones do.",
+            False,
+            (("variety", "generator", "a"),),
+        ),
+        (
+            health,
+            "Fréchet distance",
+            f"{ABOUT['fid']}. The average of the generator’s weights over steps makes the samples.",
+            True,
+            (("frechet", "generator", "b"), ("frechet_ema", "its average", "a")),
+        ),
+        (rows, "loss", _LOSS, False, (("loss_d", "discriminator", "a"), ("loss_g", "generator", "b"))),
+        (rows, "accuracy of D", _ACCURACY, False, (("accuracy_d", "discriminator", "a"),)),
+        (rows, "gradient norm", _GRADIENT, True, (("gradient_g", "of G’s loss at the images", "a"),)),
+        (rows, "DDFN gap", _GAP, False, (("ddfn_gap", "batches", "c"), ("ddfn_ema_gap", "moving average", "a"))),
     ):
         if curves := _curves(lines, named):
-            chart = Chart([step for step, _ in lines], curves, label, marks=bare, log=log)
-            parts.append(f"<div>{chart.svg()}</div>")
-    return "".join(parts)
+            strips = bands if label == "DDFN gap" else ()
+            chart = Chart([step for step, _ in lines], curves, label, strips, marks, log)
+            bound = _interpolation(rows[-1][1]) if label == "DDFN gap" else ""
+            parts.append(f'<div>{chart.svg()}<p class="legend">{about}{bound}</p></div>')
+            # The first chart names the marks; the others show them without names or warnings.
+            marks = [replace(mark, name="", note=mark.note or mark.name) for mark in marks if mark.kind != "warning"]
+    return f'{legend}<div class="charts">{"".join(parts)}</div>'
 
 
 def _interpolation(row: Mapping[str, float | None]) -> str:
     bound, residual = (row.get(f"ddfn_interpolation_{name}") for name in ("bound", "residual"))
     if bound is None or residual is None:
         return ""
-    text = f"Bound (7) of the paper: {bound:.4g}, on a curve from which real images are {residual:.4g} away (rms)."
-    return f'<p class="faint">{text} It limits no gap.</p>'
+    text = f" Bound (7) of the paper: {bound:.4g}, on a curve from which real images are {residual:.4g} away (rms)."
+    return f"{text} It limits no gap."
 
 
 def _curves(lines: Points, named: Sequence[tuple[str, str, str]]) -> list[Curve]:
@@ -236,7 +275,7 @@ def _draw_marks(ax: Axes, marks: Sequence[Mark], width: int) -> None:
             (artist,) = ax.plot(mark.x, 0.97, "v", color=_COLOURS["bad"], markersize=10, **symbol)
         artist.set_gid(f"mark-{place}")
         if mark.name and mark.kind != "warning":
-            half = _LETTER * 11 * len(mark.name) / width / 2  # as a share of the axes, about
+            half = _LETTER * _FONT * len(mark.name) / width / 2  # as a share of the axes, about
             middle = min(max((mark.x - left) / (right - left), half), 1 - half)
             row = next((row for row, end in enumerate(ends) if end < middle - half), _LABEL_ROWS - 1)
             ends[row] = middle + half + 0.01

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from html import escape
 from importlib import resources
 from pathlib import Path
 from string import Template
 
+import numpy as np
 import soundfile
 import torch
 from torch import Tensor
@@ -23,39 +26,27 @@ from schurgan.core.terminal import duration
 from schurgan.data.codec import open_codec
 from schurgan.data.shards import Shards, split
 from schurgan.evaluation.features.classifier import cached_classifier, judge, steps_to_train
-from schurgan.evaluation.metric_table import title
+from schurgan.evaluation.metric_table import ABOUT
+from schurgan.evaluation.metrics.neighbours import nearest
 from schurgan.evaluation.pace import Pace
 from schurgan.evaluation.scores import Evaluation
-from schurgan.evaluation.table import MARK, ordered, real_figure, score_figure
+from schurgan.evaluation.table import COLUMNS, LEGEND, describe_protocol, ordered, score_cells
+from schurgan.evaluation.target import chunks, shrink
 from schurgan.model import Model, Sounds, load
+from schurgan.report.answers import Answer, Verdict, judge_sounds, judge_training, next_steps
 from schurgan.report.charts import charts
 from schurgan.runs.config import Config
 from schurgan.runs.folder import RunFolder
-from schurgan.runs.messages import event_sentence, health_sentence, tone_of, verdict_of
+from schurgan.runs.messages import capitalised, counted, event_sentence, tone_of
 from schurgan.runs.records import Event, Records
-from schurgan.runs.status import read_status
+from schurgan.runs.status import Status, read_status
 
 _MOST_EVENTS = 200
 _SHOWN, _JUDGED = 3, 12
 """Sounds of each class that the page plays, and that the classifier judges."""
 _TRUNCATION, _SEED = 1.0, 1
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a classifier of the real images takes generated sounds for, after these were decoded and analysed again."""
-
-    real_accuracy: float
-    generated_accuracy: float
-    per_class: dict[str, float]
-    variety: dict[str, float]
-    """Mean distance between two generated images of a class, as a share of that between two real ones."""
-    n_train: int
-    n_test: int
-    n_generated: int
-    truncation: float
-    step: int
-    seed: int
+_COMPARED, _MOST_READ = 100, 5000
+"""Real images whose distances from each other are taken, and those that generated ones are compared with."""
 
 
 def write_report(run: str | Path) -> Path:
@@ -73,19 +64,21 @@ def write_report(run: str | Path) -> Path:
     if not folder.path.is_dir():
         raise SchurganError(f"{run}: no such run folder")
     with writing(folder.report), lock(folder.report, beside=True):
-        verdict = None
-        subtitle, sounds = "The run has not saved a generator yet: there is nothing to hear.", ""
+        verdict, answers, sounds = None, list[Answer](), ""
+        subtitle = "The run has not saved a generator yet: there is nothing to hear."
         if folder.generator.exists() or not (folder.config.exists() or folder.metrics.exists()):
-            verdict, subtitle, sounds = _compare_sounds(folder)
-        records = folder.read_records()
+            verdict, answers, subtitle, sounds = _compare_sounds(folder)
+        records, status, scores = folder.read_records(), _status(folder), score_table(folder.path)
+        answers.append(judge_training(records))
         template = Template((resources.files("schurgan.report") / "templates" / "page.html").read_text("utf-8"))
         page = template.substitute(
             title=f"Schurgan: {escape(folder.path.resolve().name)}",
-            subtitle=subtitle,
-            state=_state(folder.path),
-            health=_health(records),
+            subtitle=escape(subtitle),
+            state=_state(status),
+            answers="\n".join(answer.html() for answer in answers),
+            next=_next(next_steps(folder, status, verdict, evaluated=bool(scores))),
             sounds=sounds,
-            scores=score_table(folder.path),
+            scores=scores,
             charts=charts(records),
             events=_events(records),
             options=escape(folder.config.read_text("utf-8", "replace")) if folder.config.exists() else "",
@@ -97,8 +90,8 @@ def write_report(run: str | Path) -> Path:
     return folder.report
 
 
-def _compare_sounds(folder: RunFolder) -> tuple[Verdict, str, str]:
-    """(the classifier's verdict, subtitle, HTML of real and generated sounds side by side)."""
+def _compare_sounds(folder: RunFolder) -> tuple[Verdict, list[Answer], str, str]:
+    """(the classifier's verdict, what it answers, subtitle, HTML of real and generated sounds side by side)."""
     model = load(folder.path)
     everything = model.open_data()
     config = folder.read_config() if folder.config.exists() else Config()
@@ -124,6 +117,8 @@ def _compare_sounds(folder: RunFolder) -> tuple[Verdict, str, str]:
         accuracy,
         dict(zip(model.classes, per_class, strict=True)),
         {sounds.label: _variety(model, shards, sounds) for sounds in generated},
+        _nearest_training(model, shards, generated),
+        None if model.pictures else model.codec.size,
         classifier.n_train,
         classifier.n_test,
         len(labels),
@@ -131,23 +126,17 @@ def _compare_sounds(folder: RunFolder) -> tuple[Verdict, str, str]:
         model.card.step,
         _SEED,
     )
-    real, fake, heading = ("pictures", "pictures", "Look") if model.pictures else ("recordings", "sounds", "Listen")
-    size, kind = model.codec.size, "" if model.pictures else f" {model.codec.config['transform']} spectrograms"
-    subtitle = f"{len(shards)} {real} of {len(model.classes)} classes, {model.card.step} steps of training, "
-    subtitle += f"{size}x{size}{kind}"
-    legend = f"Left: {real} that the model learned from. Right: {fake} that it made."
+    made, real = ("picture", "real picture") if model.pictures else ("sound", "recording")
+    size, transform = model.codec.size, "" if model.pictures else f" {model.codec.config['transform']} spectrograms"
+    own = int((~shards.augmented).sum())
+    subtitle = f"{counted(own, real)} of {counted(len(model.classes), 'class')}, "
+    subtitle += f"{counted(model.card.step, 'step')} of training, {size}x{size}{transform}"
+    legend = f"Of each class, {real}s that the model learned from and {made}s that it made."
     if not model.pictures:
-        legend += " The pictures are the spectrograms, low notes at the bottom."
-    variety = sum(verdict.variety.values()) / len(verdict.variety)
-    parts = [
-        f'<p class="verdict">A classifier trained on {verdict.n_train} of the {real} knows the class of '
-        f"<b>{verdict.real_accuracy:.1%}</b> of the {verdict.n_test} others, and of "
-        f"<b>{verdict.generated_accuracy:.1%}</b> of {verdict.n_generated} generated {fake}. Two generated "
-        f"ones of a class differ {variety:.2f} times as much as two real ones.</p>",
-        f"<h2>{heading}</h2>\n<p>{legend}</p>",
-        *(_class_section(sounds, shards, verdict) for sounds in generated),
-    ]
-    return verdict, subtitle, "\n".join(parts)
+        legend += " The pictures are spectrograms: low notes at the bottom, loud ones bright."
+    sections = (_class_section(sounds, shards, verdict, (real, made)) for sounds in generated)
+    parts = [f"<h2>{'Look' if model.pictures else 'Listen'}</h2>\n<p>{legend}</p>", *sections]
+    return verdict, list(judge_sounds(verdict, made, real)), subtitle, "\n".join(parts)
 
 
 def _analyse_again(model: Model, sounds: Sounds) -> Tensor:
@@ -160,27 +149,43 @@ def _analyse_again(model: Model, sounds: Sounds) -> Tensor:
 
 
 def _variety(model: Model, shards: Shards, sounds: Sounds) -> float:
-    clips = (shards.labels == shards.classes.index(sounds.label)).nonzero()[0][:100]
+    clips = (shards.labels == shards.classes.index(sounds.label)).nonzero()[0][:_COMPARED]
     generated = model.codec.invert_colormap(sounds.images)
     if len(generated) < 2 or len(clips) < 2:
         return 0.0
     real = open_codec(shards.manifest.transform).invert_colormap(shards.images(clips))
-    return (torch.pdist(generated.flatten(1)).mean() / torch.pdist(real.flatten(1)).mean()).item()
+    made, usual = (torch.pdist(images.flatten(1)).mean().item() for images in (generated, real))
+    return made / usual if usual else 0.0
 
 
-def _class_section(sounds: Sounds, shards: Shards, verdict: Verdict) -> str:
+def _nearest_training(model: Model, shards: Shards, generated: Sequence[Sounds]) -> float | None:
+    """`Verdict.nearest_training`; of many real images those of `_MOST_READ` are looked at."""
+    own, codec = np.flatnonzero(~shards.augmented), open_codec(shards.manifest.transform)
+    if len(own) < 2:
+        return None
+    own = own[:: -(-len(own) // _MOST_READ)]
+    real = torch.cat([shrink(codec.invert_colormap(shards.images(own[rows]))) for rows in chunks(len(own))])
+    usual = nearest(real, real[:_COMPARED], 2).distances[:, 1].median().item()
+    made = torch.cat([shrink(model.codec.invert_colormap(sounds.images)) for sounds in generated])
+    return nearest(real, made).distances.median().item() / usual if usual else None
+
+
+def _class_section(sounds: Sounds, shards: Shards, verdict: Verdict, kinds: tuple[str, str]) -> str:
     name, rate = sounds.label, sounds.sample_rate
     clips = (shards.labels == shards.classes.index(name)).nonzero()[0]
     chosen = clips[:: max(1, len(clips) // _SHOWN)][:_SHOWN]
     real = [_figure(shards.recording(int(i)) if rate else None, shards.images([int(i)])[0], rate) for i in chosen]
     audio = sounds.audio if sounds.audio is not None else [None] * len(sounds)
     fake = [_figure(audio[i], sounds.images[i], rate) for i in range(min(_SHOWN, len(sounds)))]
+    right = f"{round(verdict.per_class[name] * _JUDGED)} of {counted(_JUDGED, f'generated {kinds[1]}')} recognised"
+    varied = f", variety {verdict.variety[name]:.2f}" if verdict.variety[name] else ""
+    sides = (
+        f'<div class="side"><p>{each}</p><div class="sounds">{"".join(figures)}</div></div>'
+        for each, figures in (((f"{kinds[0]}s"), real), (f"generated {kinds[1]}s", fake))
+    )
     return (
-        f'<section class="class"><header><h3>{escape(name)}</h3>'
-        f'<span class="faint">{verdict.per_class[name]:.0%} of what was generated is recognised, '
-        f"variety {verdict.variety[name]:.2f} of the real</span></header>"
-        f'<div class="sides"><div class="side"><p>real</p><div class="sounds">{"".join(real)}</div></div>'
-        f'<div class="side"><p>generated</p><div class="sounds">{"".join(fake)}</div></div></div></section>'
+        f'<section class="class"><header><h3 dir="auto">{escape(name)}</h3>'
+        f'<span class="faint">{right}{varied}</span></header><div class="sides">{"".join(sides)}</div></section>'
     )
 
 
@@ -199,23 +204,28 @@ def _data_url(content: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _state(run: Path) -> str:
-    """How far the run was when the page was written."""
+def _status(folder: RunFolder) -> Status | None:
+    """How far the run was when the page was written; None for a bare generator or options of another version."""
     try:
-        status = read_status(run)
-    except SchurganError:  # options of another version; the page shows them as they are
+        return read_status(folder.path)
+    except SchurganError:
+        return None
+
+
+def _state(status: Status | None) -> str:
+    if status is None:
         return ""
     silent = f"no line for {duration(status.seconds_silent)} when this page was written"
     state = silent if status.state == "silent" else status.state
     return f'<p class="faint">Step {status.step} of {status.steps}, {state}.</p>'
 
 
-def _health(records: Records) -> str:
-    """The last evaluation of health as a paragraph, "" where there is none."""
-    if not records.health:
+def _next(steps: Sequence[str]) -> str:
+    """Advice as a list, commands between backticks as code."""
+    if not steps:
         return ""
-    last = records.health[-1]
-    return f'<p class="verdict {verdict_of(last)[1]}">{escape(_capitalised(health_sentence(last)))}</p>'
+    lines = (re.sub("`([^`]*)`", r"<code>\1</code>", escape(step)) for step in steps)
+    return f'<h2>What next</h2>\n<ul class="next">{"".join(f"<li>{line}</li>" for line in lines)}</ul>'
 
 
 def _events(records: Records) -> str:
@@ -225,7 +235,7 @@ def _events(records: Records) -> str:
     left_out = max(0, len(records.events) - _MOST_EVENTS)
     first = [f'<li class="plain">{left_out} events before these</li>'] if left_out else []
     lines = [
-        f'<li class="{tone_of(event)}">{escape(_capitalised(event_sentence(event)))}{_time(event)}</li>'
+        f'<li class="{tone_of(event)}">{escape(capitalised(event_sentence(event)))}{_time(event)}</li>'
         for event in records.events[left_out:]
     ]
     return f'<ul class="events">{"".join(first + lines)}</ul>'
@@ -240,21 +250,22 @@ def _time(event: Event) -> str:
 
 
 def score_table(run: Path) -> str:
-    """RUN/scores.json as an HTML table with its protocol, "" where the file is missing or damaged."""
+    """RUN/scores.json as an HTML table of what the terminal prints, "" where the file is missing or damaged."""
     try:
         evaluation = Evaluation.load(RunFolder(run).scores)
     except SchurganError:
         return ""
-    rows = "".join(
-        f"<tr><td>{escape(title(name))}{MARK.get(score.higher_is_better, '')}</td>"
-        f'<td class="number">{score_figure(name, score.value)}</td>'
-        f'<td class="number">{real_figure(name, score)}</td></tr>'
-        for name, score in ordered(evaluation.scores)
+    head = "".join(f"<th>{escape(name)}</th>" for name in ("score", *COLUMNS))
+    rows = []
+    for name, score in ordered(evaluation.scores):
+        first, *cells = map(escape, score_cells(name, score))
+        said = [*([ABOUT[name]] if name in ABOUT else []), *score.flags]
+        about = f"<small>{escape(' '.join(f'{capitalised(each)}.' for each in said))}</small>" if said else ""
+        numbers = "".join(f'<td class="number">{cell}</td>' for cell in cells)
+        rows.append(f"<tr><td>{first}{about}</td>{numbers}</tr>")
+    legend = "".join(f"<li>{escape(f'{name}: {meaning}')}</li>" for name, meaning in LEGEND.items())
+    protocol = escape("; ".join((*describe_protocol(evaluation.protocol), *evaluation.notes)))
+    return (
+        f'<h2>Scores</h2><div class="wide"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
+        f'<ul class="legend">{legend}</ul><p class="legend">{protocol}.</p>'
     )
-    head = "<tr><th>score</th><th>generated</th><th>real against real</th></tr>"
-    protocol = ", ".join(f"{name} {value}" for name, value in asdict(evaluation.protocol).items())
-    return f'<h2>Scores</h2><table>{head}{rows}</table><p class="legend">{escape(protocol)}</p>'
-
-
-def _capitalised(text: str) -> str:
-    return text[:1].upper() + text[1:]

@@ -31,6 +31,11 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     return f"1 {noun}" if number == 1 else f"{number or 'no'} {many}"
 
 
+def capitalised(text: str) -> str:
+    """A text as the beginning of a sentence."""
+    return text[:1].upper() + text[1:]
+
+
 def file_size(count: int) -> str:
     """Bytes as "812 B", "3.4 MB", "2.1 GB"; powers of 1000."""
     if count < 1000:
@@ -74,13 +79,14 @@ def verdict_of(record: HealthRecord) -> tuple[str, Tone]:
 
 
 def health_sentence(record: HealthRecord) -> str:
-    """An evaluation in words: "healthy at step 400: Fréchet 12.3 (averaged 9.8), variety 0.93"."""
+    """An evaluation in words: "healthy at step 400: variety 0.93 (1: as real), Fréchet distance 12.3 (0: as real)"."""
     scores, parts = record.scores, []
-    if (raw := scores.get("frechet")) is not None:
-        averaged = scores.get("frechet_ema")
-        parts.append(f"Fréchet {raw:.4g}" + (f" (averaged {averaged:.4g})" if averaged is not None else ""))
     if (variety := scores.get("variety")) is not None:
-        parts.append(f"variety {variety:.2f}")
+        parts.append(f"variety {variety:.2f} (1: as real)")
+    if (distance := scores.get("frechet")) is not None:
+        average = scores.get("frechet_ema")
+        averaged = f", averaged generator {average:.3g}" if average is not None else ""
+        parts.append(f"Fréchet distance {distance:.3g}{averaged} (0: as real)")
     text = f"{verdict_of(record)[0]} at step {record.step}" + (f": {', '.join(parts)}" if parts else "")
     return _with_reason(text, "; ".join(record.reasons))
 
@@ -113,4 +119,4 @@ def short_figures(row: Row) -> str:
 
 def _with_reason(text: str, reason: str) -> str:
     reason = " ".join(reason.split())
-    return f"{text}. {reason[0].upper()}{reason[1:]}" if reason else text
+    return f"{text}. {capitalised(reason)}" if reason else text
