@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import itertools
 import re
 import warnings
 import xml.etree.ElementTree as ElementTree
@@ -103,20 +102,17 @@ def test_a_logarithmic_axis_has_some_levels_and_no_crowd(low, decades):
 
 
 MARKS = [
-    Mark(0, "initial collapse", "collapse", "a <note>"),
-    Mark(10, "rolled back", "rollback"),
-    Mark(5, "w", "warning"),
+    Mark(0, "collapse", "a <note>"),
+    Mark(10, "rollback", "rolled back"),
+    Mark(5, "warning", "w"),
 ]
 
 
-def test_a_mark_stands_at_its_step_with_its_name_inside_the_chart():
+def test_a_mark_stands_at_its_step_and_takes_no_room_for_a_name():
     ax = axes([0, 10], [Curve("gap", [1.0, 2.0], "a")], "gap", marks=MARKS)
     stems = {line.get_gid(): line.get_xdata()[0] for line in ax.lines if line.get_gid()}
     assert stems == {"mark-0": 0, "mark-1": 10, "mark-2": 5}
-    assert [text.get_text() for text in ax.texts] == ["initial collapse", "rolled back"]
-    for text in ax.texts:
-        box = text.get_window_extent()
-        assert 0 <= box.x0 <= box.x1 <= ax.figure.bbox.width
+    assert not ax.texts  # the page says once what each is
     assert "warning" in [text.get_text() for text in ax.figure.legends[0].get_texts()]
 
 
@@ -124,14 +120,6 @@ def test_a_mark_shows_its_note_where_the_pointer_rests_on_it():
     text = Chart([0, 10], [Curve("gap", [1.0, 2.0], "a")], "gap", marks=MARKS).svg()
     titles = re.findall(r'<g class="mark"><title>([^<]*)</title>', text)
     assert sorted(titles) == ["a &lt;note&gt;", "rolled back", "w"]
-
-
-def test_names_of_marks_that_stand_close_together_do_not_lie_on_each_other_nor_on_the_curves():
-    marks = [Mark(x, f"collapse {x}", "collapse") for x in (50, 52, 54)]
-    ax = axes([0, 100], [Curve("gap", [1.0, 2.0], "a")], "gap", marks=marks)
-    boxes = [text.get_window_extent() for text in ax.texts]
-    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
-    assert min(box.y0 for box in boxes) >= ax.bbox.y1
 
 
 def test_a_curve_of_one_point_is_a_dot():

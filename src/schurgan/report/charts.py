@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -49,10 +49,6 @@ _RC: dict[Any, Any] = {
     "font.size": _FONT,
     "svg.fonttype": "none",
 }
-_LABEL_ROWS = 3
-"""Names of marks that stand close together are written above each other, over the curves."""
-_LETTER = 0.6
-"""Mean width of a letter, as a share of the size of the font."""
 
 
 _LOSS = (
@@ -72,8 +68,8 @@ _GAP = (
     "By chance alone a batch of real images moves by two standard errors."
 )
 _MARKS = (
-    '<p class="faint">An arrow marks where a collapse began, a triangle a warning, a dashed line a rollback; faint '
-    "pieces of curves were given up then.</p>"
+    '<p class="faint">An arrow marks where a collapse began, and where it was past recovery; a triangle is '
+    "a warning, a dashed line a rollback, and faint pieces of curves were given up then.</p>"
 )
 
 
@@ -93,11 +89,9 @@ class Mark:
     """An event: "collapse" is an arrow from above, "rollback" a dashed line, "warning" a triangle below."""
 
     x: float
-    name: str
-    """Text over the chart, "" for none."""
     kind: Kind
-    note: str = ""
-    """Text shown where the pointer rests on the mark, `name` by default."""
+    note: str
+    """Text shown where the pointer rests on the mark."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +117,7 @@ class Chart:
     def svg(self) -> str:
         """Draw the chart as an <svg> element in the page's colours; the same numbers give the same text."""
         figure = self.draw()
-        notes = [escape(mark.note or mark.name) for mark in self.marks]
+        notes = [escape(mark.note) for mark in self.marks]
         with _style(self.label):
             buffer = io.StringIO()
             metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))  # None: not written
@@ -140,6 +134,7 @@ class Chart:
     def draw(self) -> Figure:
         """Draw the chart with matplotlib."""
         from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
 
         with _style(self.label):
             figure = Figure(figsize=(self.size[0] / 72, self.size[1] / 72), dpi=72, layout="constrained")
@@ -164,8 +159,9 @@ class Chart:
                 _place_log_ticks(ax)
             places = [*self.x, *(mark.x for mark in self.marks)]
             left, right = min(places, default=0.0), max(places, default=1.0)
+            ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
             ax.set_xlim(*((left, right) if left < right else (left - 1, right + 1)))
-            _draw_marks(ax, self.marks, self.size[0])
+            _draw_marks(ax, self.marks)
             ax.set_xlabel("step", loc="right")
             ax.set_ylabel(self.label)
             if ax.get_legend_handles_labels()[0]:
@@ -211,8 +207,7 @@ def charts(records: Records) -> str:
             chart = Chart([step for step, _ in lines], curves, label, strips, marks, log)
             bound = _interpolation(rows[-1][1]) if label == "DDFN gap" else ""
             parts.append(f'<div>{chart.svg()}<p class="legend">{about}{bound}</p></div>')
-            # The first chart names the marks; the others show them without names or warnings.
-            marks = [replace(mark, name="", note=mark.note or mark.name) for mark in marks if mark.kind != "warning"]
+            marks = [mark for mark in marks if mark.kind != "warning"]  # the first chart alone shows warnings
     return f'{legend}<div class="charts">{"".join(parts)}</div>'
 
 
@@ -257,13 +252,10 @@ def _place_log_ticks(ax: Axes) -> None:
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
 
 
-def _draw_marks(ax: Axes, marks: Sequence[Mark], width: int) -> None:
-    """Lines and arrows at the marks, and their names over the axes: in the lowest row that has room."""
-    from matplotlib.transforms import ScaledTranslation
-
-    (left, right), across = ax.get_xlim(), ax.get_xaxis_transform()
-    ends = [-math.inf] * _LABEL_ROWS
-    for place, mark in sorted(enumerate(marks), key=lambda each: each[1].x):
+def _draw_marks(ax: Axes, marks: Sequence[Mark]) -> None:
+    """Lines, arrows and triangles at the marks."""
+    across = ax.get_xaxis_transform()
+    for place, mark in enumerate(marks):
         dashes: dict[str, Any] = {"dashes": (3, 3)} if mark.kind == "rollback" else {}
         symbol: dict[str, Any] = {"linestyle": "", "transform": across, "clip_on": False, "markeredgewidth": 0}
         if mark.kind == "warning":
@@ -274,13 +266,6 @@ def _draw_marks(ax: Axes, marks: Sequence[Mark], width: int) -> None:
         if mark.kind == "collapse":
             (artist,) = ax.plot(mark.x, 0.97, "v", color=_COLOURS["bad"], markersize=10, **symbol)
         artist.set_gid(f"mark-{place}")
-        if mark.name and mark.kind != "warning":
-            half = _LETTER * _FONT * len(mark.name) / width / 2  # as a share of the axes, about
-            middle = min(max((mark.x - left) / (right - left), half), 1 - half)
-            row = next((row for row, end in enumerate(ends) if end < middle - half), _LABEL_ROWS - 1)
-            ends[row] = middle + half + 0.01
-            above = ScaledTranslation(0, (4 + 14 * row) / 72, ax.figure.dpi_scale_trans)
-            ax.text(middle, 1, mark.name, transform=ax.transAxes + above, ha="center", color=_COLOURS["ink"])
 
 
 def _pieces(x: Sequence[float], values: Sequence[float], log: bool) -> Iterator[tuple[list[tuple[float, float]], bool]]:
@@ -312,7 +297,7 @@ def _marks(records: Records) -> list[Mark]:
     def add(attempt: int, note: str, kind: Kind, *steps: tuple[str, float | None]) -> None:
         for name, step in steps:
             if step is not None:
-                marks.setdefault((name, attempt, step), Mark(step, name, kind, note))
+                marks.setdefault((name, attempt, step), Mark(step, kind, note))
 
     kinds: dict[str, Kind] = {"not_finite": "collapse", "rollback": "rollback", "warning": "warning"}
     for event in records.events:
