@@ -42,7 +42,7 @@ class SoundOptions(ShardOptions):
     seconds: Annotated[
         float | None,
         COMMON,
-        arg(help="length of a clip: longer ones are cut, shorter ones padded with silence; 5 by default"),
+        arg(help="length of a clip in seconds: longer ones are cut, shorter ones padded with silence; 5 by default"),
     ] = None
     sample_rate: Annotated[int, COMMON, arg(help="samples a second, in Hz")] = 16000
     augment_pitch: Annotated[
@@ -86,7 +86,7 @@ class FolderOptions(SoundOptions, PictureOptions):
 class SoundscapeOptions(SoundOptions):
     """How sounds of any length become images."""
 
-    seconds: Annotated[float | None, COMMON, arg(help="length of a clip; 2 by default")] = None
+    seconds: Annotated[float | None, COMMON, arg(help="length of a clip in seconds; 2 by default")] = None
 
 
 _Unpacked = Annotated[Path, arg(metavar="ROOT", help="folder of the unpacked data set")]

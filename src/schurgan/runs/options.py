@@ -31,7 +31,7 @@ class ModelOptions(Options):
     architecture: str = "small-32"
     """Shape of both networks, a row of `schurgan presets`; it must have the size of the prepared images."""
     width: Annotated[Channels | None, COMMON] = None
-    """Base number of channels, which each block multiplies; the architecture's own by default."""
+    """Base number of channels, which each block multiplies; without it the architecture's own."""
     width_d: Channels | None = None
     """Base number of channels of the discriminator; the generator's by default."""
     channels: Annotated[int, Field(ge=1, le=4)] = 1
@@ -98,7 +98,7 @@ class DDFNOptions(Options):
     """The difference of the departure from normality Δ² between generated and real images."""
 
     weight: Annotated[Weight, COMMON] = 1.0
-    """Weight of the penalty in the generator's loss; with 0 the gap is only logged."""
+    """Weight of the DDFN penalty in the generator's loss; with 0 its gap is only logged."""
     epsilon: Weight = 37.16
     """Gap between the mean Δ² of generated and real images that is not penalised, eq. (8) of the paper."""
     relative_epsilon: Share | None = None
@@ -229,6 +229,6 @@ class TrainOptions(Options):
     tensorboard: bool = False
     """Also write TensorBoard's files, into RUN/tensorboard."""
     threads: Count | None = None
-    """CPU threads; one for each core by default."""
+    """CPU threads; without it one for each core."""
     device: str = "auto"
     """Where it runs: cpu, cuda, cuda:1, ...; auto takes a GPU where there is one."""
