@@ -61,9 +61,8 @@ def find_command(name: str, arguments: list[str]) -> Callable[..., Any]:
         from schurgan.commands.parsing import value_of
         from schurgan.runs.config import Config
 
-        return module.train_command(
-            Config.from_preset(value_of(arguments, "--preset"), value_of(arguments, "--config"))
-        )
+        preset, file = (value_of(arguments, option) for option in ("--preset", "--config"))
+        return module.train_command(Config.from_preset(preset, file), file)
     return getattr(module, name.replace(" ", "_"))
 
 
