@@ -282,6 +282,9 @@ def test_weights_without_a_card_are_refused_as_not_ours(tmp_path):
 
 
 def test_a_run_without_a_generator_yet_and_no_run_at_all_are_told_apart(tmp_path):
+    with pytest.raises(SchurganError, match="an empty folder"):
+        schurgan.load(tmp_path)
+    (tmp_path / "config.yaml").touch()
     with pytest.raises(SchurganError, match="the run has not saved a generator yet"):
         schurgan.load(tmp_path)
     with pytest.raises(SchurganError, match="no such file or folder"):

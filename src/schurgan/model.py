@@ -25,7 +25,7 @@ from schurgan.data.codec import open_codec, same_levels
 from schurgan.data.manifest import IMAGE, Classes, Transform
 from schurgan.data.shards import Shards
 from schurgan.networks import Architecture, Generator, Latent
-from schurgan.runs.folder import RunFolder
+from schurgan.runs.folder import RunFolder, wrong_place
 
 _BATCH = 32
 _MOST, _SEEDS = 10_000, 2**31
@@ -234,16 +234,18 @@ class Model:
         Raises:
             SchurganError: they are gone, or the folder holds other data, as after another `prepare` into it.
         """
-        folder = self.card.data if folder is None else folder
-        if folder is None or not Path(folder).is_dir():
+        if folder is None and (self.card.data is None or not Path(self.card.data).is_dir()):
             raise SchurganError(
-                f"data: {folder} is gone, which the model was trained on; put it back or give its new place"
+                f"data: {self.card.data} is gone, which the model was trained on; put it back or give its new place"
             )
-        shards = Shards(folder)
+        shards = Shards(folder or self.card.data or "")
         same = shards.classes == self.classes and same_levels(shards.codec, self.codec)
         if not same or self.card.fingerprint not in (None, shards.fingerprint):
+            made = self.card.transform | ({} if self.pictures else {"channels": shards.codec.channels})
+            unlike = shards.unlike(dict.fromkeys(self.classes), made)
             raise SchurganError(
-                f"{folder}: holds other data than the model was trained on; prepare it as it was, or train again"
+                f"{shards.folder}: holds other data than the model was trained on ({unlike}); prepare it as it was, or "
+                "train again"
             )
         return shards
 
@@ -283,8 +285,9 @@ def load(path: str | os.PathLike[str], device: str = "cpu", generator: nn.Module
     path = Path(path)
     file = RunFolder(path).generator if path.is_dir() else path
     if not file.exists():
-        what = "the run has not saved a generator yet" if path.is_dir() else "no such file or folder"
-        raise SchurganError(f"{file}: {what}; `schurgan train` makes one")
+        if not RunFolder(path).exists():
+            raise wrong_place(path, "model")
+        raise SchurganError(f"{path}: the run has not saved a generator yet; `schurgan resume {path}` goes on to it")
 
     def like(card: Card) -> Mapping[str, Tensor]:
         if generator is not None:
@@ -304,6 +307,8 @@ def load(path: str | os.PathLike[str], device: str = "cpu", generator: nn.Module
     except (OSError, ValueError, RuntimeError) as error:
         if is_out_of_memory(error):
             raise
+        if file.suffix != ".safetensors":
+            raise wrong_place(file, "model") from None
         reason = getattr(error, "strerror", None) or one_line(error)
         raise SchurganError(
             f"{file}: damaged, or not a generator of this program's format ({reason[:120]}); `schurgan train` makes one"

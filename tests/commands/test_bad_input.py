@@ -148,6 +148,7 @@ PREPARE = [
     (("folder", "{none}"), "{none}: "),
     (("folder", "{file}"), "{file}: "),
     (("folder",), "ROOT: missing"),
+    (("folder", "{loose}"), "{loose}: "),
     (("folder", "{hollow}"), "{hollow}: "),
     (("esc50", "{loose}"), "esc50.csv"),
     (("foldr", "{loose}"), 'did you mean "folder"?'),
@@ -243,7 +244,7 @@ def test_a_damaged_manifest_or_shard_is_one_sentence_with_the_file(refused, shar
     data = Path(shutil.copytree(shards, tmp_path / "data"))
     arguments = ("train", "--data", data, "--model.architecture", "small-16", "--out", tmp_path / "run")
     os.truncate(data / "images-00000.npy", 1000)
-    assert "images-00000.npy: 1000 bytes" in refused(*arguments)
+    assert "images-00000.npy: shorter" in refused(*arguments)
     (data / "images-00000.npy").unlink()
     assert "images-00000.npy: " in refused(*arguments)
     (data / "manifest.json").write_text('{"format": "schurgan-shards"')

@@ -145,7 +145,7 @@ def test_more_steps_are_a_longer_run_with_sounds_and_page_anew(call, done):
     write(train={"steps": 6})
     said = call("go")
     assert said.status == 0
-    assert "train.steps was 4 and is 6" in said.out
+    assert "train.steps 6 (was 4)" in said.out
     assert "goes on at step 4" in said.out
     after = files(done / "run")
     data = {path for path in before if "/run/data/" in path}
@@ -168,7 +168,7 @@ def test_other_sounds_are_made_without_training_again(call, done):
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        ({"train": {"lr_g": 0.5}}, "train.lr-g was 0.001 and is 0.5"),
+        ({"train": {"lr_g": 0.5}}, "train.lr-g 0.5 (was 0.001)"),
         ({"prepare": {"seconds": 0.4}}, "prepare.seconds was 0.5 and is 0.4"),
     ],
 )
@@ -214,7 +214,7 @@ def test_before_a_step_is_trained_other_options_of_the_data_are_taken(call, proj
         ({"out": "clips/made"}, "clips/made is inside clips"),
         ({"out": "clips"}, "clips is inside clips"),
         ({"prepare": {"root": None}}, "prepare.root: None given"),
-        ({"prepare": {"root": "none"}}, "none: no such folder"),
+        ({"prepare": {"root": "none"}}, "none: no such file or folder"),
         ({"prepare": {"source": "esc5"}}, 'no such source; did you mean "esc50"?'),
         (
             {"prepare": {"secnds": 1}},

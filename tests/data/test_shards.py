@@ -133,7 +133,7 @@ def test_shards_travel_to_other_processes(made):
 
 def test_a_missing_and_a_truncated_shard_are_named_when_the_set_is_opened(own):
     os.truncate(own / "images-00003.npy", 5000)
-    with pytest.raises(SchurganError, match=r"images-00003.npy: 5000 bytes instead of"):
+    with pytest.raises(SchurganError, match=r"images-00003.npy: shorter"):
         Shards(own)
     (own / "images-00003.npy").unlink()
     with pytest.raises(SchurganError, match=r"images-00003.npy: missing"):
@@ -145,7 +145,7 @@ def test_a_shard_of_another_shape_in_the_place_of_a_file_is_named(own):
     size = path.stat().st_size
     np.save(path, np.zeros((size - 128) // 8))
     assert path.stat().st_size == size
-    with pytest.raises(SchurganError, match=r"images-00001.npy: .*holds float64"):
+    with pytest.raises(SchurganError, match=r"images-00001.npy: .*other clips"):
         Shards(own).images([10])
     path.write_bytes(bytes(size))
     with pytest.raises(SchurganError, match=r"images-00001.npy: cannot be read as a shard"):
@@ -194,7 +194,7 @@ def test_columns_first_are_not_read_as_rows_first(own):
     shards = json.loads((own / "manifest.json").read_text())["shards"]
     shards[1]["images"] |= {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     edit_manifest(own, shards=shards)
-    with pytest.raises(SchurganError, match=r"images-00001.npy: .*columns first"):
+    with pytest.raises(SchurganError, match=r"images-00001.npy: .*other clips than the manifest says"):
         Shards(own).images([10])
 
 

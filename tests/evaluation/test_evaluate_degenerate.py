@@ -158,5 +158,5 @@ def test_bad_options_are_one_sentence(refused, run, arguments, said):
 
 
 def test_no_run_at_all_is_one_sentence(refused, tmp_path):
-    assert refused("evaluate", tmp_path / "none") == f"{tmp_path / 'none'}: no such run folder"
-    assert "no run here (no config.yaml)" in refused("evaluate", tmp_path)
+    assert refused("evaluate", tmp_path / "none").startswith(f"{tmp_path / 'none'}: no such file or folder")
+    assert refused("evaluate", tmp_path).startswith(f"{tmp_path}: ")

@@ -162,9 +162,9 @@ def test_the_json_says_the_same_and_is_strict(tmp_path):
     ["", "train: 5", "train: {steps: 0}", "train: {steps: x}", "{", "train: {steps: 5, log_every: null}", "\xff"],
 )
 def test_what_is_no_run_is_one_sentence(tmp_path, config):
-    with pytest.raises(SchurganError, match="none: no such run folder"):
+    with pytest.raises(SchurganError, match="none: no such file or folder"):
         read_status(tmp_path / "none")
-    with pytest.raises(SchurganError, match=r"no run here \(no config.yaml\)"):
+    with pytest.raises(SchurganError, match="an empty folder, not a run"):
         read_status(tmp_path)
     (tmp_path / "config.yaml").write_bytes(config.encode("latin-1"))
     with pytest.raises(SchurganError, match=r"config.yaml: not the options of a run"):

@@ -11,10 +11,9 @@ from torch import Tensor
 from schurgan.data import Shards
 from schurgan.data.loader import Batches
 from schurgan.data.shards import split
-from schurgan.runs.config import Config
+from schurgan.runs.config import FREE, Config
 from schurgan.runs.options import DDFNOptions, ModelOptions, MomentMatchingOptions, RegularizeOptions, TrainOptions
 from schurgan.training.build import build_trainer, choose_codec
-from schurgan.training.loop import _CHANGEABLE
 
 BASE = {"model.architecture": "small-16", "model.width": 2, "train.batch_size": 8, "ddfn.relative_epsilon": 0.0}
 BASE |= {"ddfn.penalty": "quadratic"}
@@ -129,4 +128,4 @@ def test_every_option_of_a_step_has_another_value_here():
     groups = {"model": ModelOptions, "ddfn": DDFNOptions, "moment_matching": MomentMatchingOptions}
     groups |= {"regularize": RegularizeOptions, "train": TrainOptions}
     known = {f"{group}.{option}" for group, options in groups.items() for option in options.model_fields}
-    assert known == OTHERS.keys() | ELSEWHERE | {name for name in _CHANGEABLE if "." in name}
+    assert known == OTHERS.keys() | ELSEWHERE | {name for name in FREE if "." in name}

@@ -13,12 +13,13 @@ import pytest
 import torch
 from watched_runs import events, kinds
 
-from schurgan.core.errors import Interrupted, SchurganError
+from schurgan.core.errors import Interrupted
 from schurgan.data import Shards
 from schurgan.data.loader import Batches
 from schurgan.health import Verdict
 from schurgan.model import load
 from schurgan.runs.config import Config
+from schurgan.runs.folder import RunFolder
 from schurgan.training import resume, train
 from schurgan.training import run as loop
 from schurgan.training.build import build_trainer
@@ -167,17 +168,24 @@ def test_after_its_rollbacks_a_run_ends_with_the_best_step_and_is_left_alone_whe
     assert contents(run) == before
 
 
-def test_a_stopped_run_goes_on_where_that_is_allowed_by_name(options, ill, tmp_path):
+def test_a_stopped_run_given_a_warning_for_its_reaction_goes_on_over_the_collapse(options, ill, tmp_path):
     ill(attempts=9)
     run = train(options({"reaction": "stop"}), tmp_path / "run")
     assert kinds(run) == ["collapsed", "stopped"]
-    text = (run / "config.yaml").read_text()
-    (run / "config.yaml").write_text(text.replace("reaction: stop", "reaction: warn"))
-    with pytest.raises(SchurganError, match=r"--allow health\.reaction"):
-        resume(run)
-    resume(run, allow=["health.reaction"])
+    resume(run, config=RunFolder(run).read_config().override(reaction="warn"))
     assert kinds(run)[-1] == "finished"
     assert "rollback" not in kinds(run)
+    assert load(run).card.step == 22
+
+
+def test_a_stopped_run_given_another_option_goes_on_from_the_state_that_it_ended_with(options, ill, tmp_path):
+    ill()
+    run = train(options({"reaction": "stop"}), tmp_path / "run")
+    resume(run, config=RunFolder(run).read_config().override(lr_g=1e-4))
+    assert kinds(run) == ["collapsed", "stopped", "resumed", "rollback", "finished"]
+    resumed, back = events(run)[2:4]
+    assert "train.lr-g 0.0001 (was 0.001), 5e-05 in attempt 1" in resumed["reason"]
+    assert back["to"] == 14
     assert load(run).card.step == 22
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import random
 import shutil
 import signal
@@ -12,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-import yaml
+from compared_runs import assert_same_run, contents, equal, rows, state
+from watched_runs import events
 
 from schurgan.audio import Spectrogram
 from schurgan.core.errors import Interrupted, SchurganError
@@ -24,61 +23,8 @@ from schurgan.runs.folder import RunFolder
 from schurgan.training import artifacts, resume, train
 from schurgan.training import run as loop
 from schurgan.training.artifacts import Artifacts
-from schurgan.training.checkpoint import read
 from schurgan.training.losses import Hinge
 from schurgan.training.trainer import Trainer
-
-
-def rows(run: Path) -> list[dict[str, Any]]:
-    """metrics.jsonl without its events and rates."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [
-        {key: value for key, value in line.items() if key != "steps_per_second"}
-        for line in lines
-        if "event" not in line
-    ]
-
-
-def events(run: Path) -> list[dict[str, Any]]:
-    return [event.as_line() for event in RunFolder(run).read_records().events]
-
-
-def state(path: Path) -> dict[str, Any]:
-    """All that the next step depends on: what the record says, and the state but for the length of metrics.jsonl."""
-    record, content = read(path)
-    journal = {key: value for key, value in content["journal"].items() if key != "size"}
-    return content | {"record": record.model_dump(exclude={"identity"}), "journal": journal}
-
-
-def equal(one: Any, other: Any) -> bool:
-    if isinstance(one, torch.Tensor):
-        return one.dtype == other.dtype and torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(equal, one, other))
-    return bool(one == other)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
-def assert_same_run(run: Path, other: Path) -> None:
-    """Bit for bit but for the rates: weights, whole state, metrics, pictures and sounds; and nothing half-written."""
-    assert (run / "generator.safetensors").read_bytes() == (other / "generator.safetensors").read_bytes()
-    names = [path.name for path in sorted((run / "checkpoints").glob("*.pt"))]
-    assert names == [path.name for path in sorted((other / "checkpoints").glob("*.pt"))]
-    assert equal(state(run / "checkpoints" / names[-1]), state(other / "checkpoints" / names[-1]))
-    assert rows(run) == rows(other)
-    assert contents(run / "samples") == contents(other / "samples")
-    assert not list(run.rglob("*.partial"))
-
-
-def assert_same_state(one: Path, other: Path) -> None:
-    """But for the options, of which the number of steps may be another."""
-    first, second = state(one), state(other)
-    assert equal({**first, "record": None}, {**second, "record": None})
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
@@ -278,57 +224,17 @@ def test_all_checkpoints_damaged_is_one_sentence_and_nothing_is_touched(copied_r
     assert contents(copied_run) == before
 
 
-def change(run: Path, part: str, **options: object) -> None:
-    config = yaml.safe_load((run / "config.yaml").read_text())
-    config[part] |= options
-    (run / "config.yaml").write_text(yaml.safe_dump(config))
-
-
-@pytest.mark.parametrize(
-    ("part", "options"),
-    [
-        ("model", {"width": 8}),
-        ("train", {"lr_g": 0.01}),
-        ("train", {"batch_size": 4}),
-        ("ddfn", {"estimator": "exact"}),
-    ],
-)
-def test_a_checkpoint_of_other_networks_or_training_is_refused(copied_run, refused, part, options):
-    change(copied_run, part, **options)
-    ((name, value),) = options.items()
-    option = f"{part}.{name}".replace("_", "-")
-    said = refused("resume", copied_run)
-    assert f"{option} was " in said
-    assert f" and is {json.dumps(value)})" in said
-    assert said.endswith(f"--allow {option}")
-
-
-def test_a_checkpoint_that_cannot_fit_is_refused_with_what_does_not_though_the_change_is_allowed(copied_run, refused):
-    change(copied_run, "model", width=8)
-    said = refused("resume", copied_run, "--allow", "model.width")
-    assert "size mismatch for " in said
-
-
 def test_a_checkpoint_of_other_data_is_refused_and_the_same_data_elsewhere_is_not(
     copied_run, finished_run, shards, refused, tmp_path
 ):
     spectrogram = Spectrogram(size=16, channels=1, n_samples=8000)
     other = open_source("soundscape", per_class=6, seconds=0.5, seed=1)
     prepare(other, tmp_path / "other", spectrogram, workers=1)
-    assert "(data was " in refused("resume", copied_run, "--data", tmp_path / "other")
+    assert refused("resume", copied_run, "--data", tmp_path / "other").startswith(f"{tmp_path / 'other'}: ")
     (copied_run / "checkpoints" / "step-00000006.pt").unlink()
     resume(copied_run, data=shutil.copytree(shards, tmp_path / "moved"))
     last = Path("checkpoints") / "step-00000006.pt"
     assert equal(state(copied_run / last), state(finished_run / last))
-
-
-def test_a_finished_run_given_more_steps_goes_on_as_if_it_had_had_them_from_the_start(copied_run, tiny, tmp_path):
-    change(copied_run, "train", steps=8)
-    resume(copied_run)
-    straight = train(tiny(steps=8), tmp_path / "straight")
-    last = Path("checkpoints") / "step-00000008.pt"
-    assert_same_state(copied_run / last, straight / last)
-    assert rows(copied_run) == rows(straight)
 
 
 def test_lines_after_the_checkpoint_and_half_a_line_are_dropped_from_the_metrics(copied_run, finished_run):
@@ -337,13 +243,6 @@ def test_lines_after_the_checkpoint_and_half_a_line_are_dropped_from_the_metrics
         file.write('{"step": 6, "loss_d"')
     resume(copied_run)
     assert rows(copied_run) == rows(finished_run)
-
-
-def test_a_second_run_in_the_same_folder_is_refused_and_the_first_one_left_alone(copied_run, tiny):
-    before = contents(copied_run)
-    with pytest.raises(SchurganError, match="holds a run already; continue it by `schurgan resume"):
-        train(tiny(), copied_run)
-    assert contents(copied_run) == before
 
 
 def test_a_loss_that_is_never_a_number_is_named_and_ends_the_run_after_all_its_attempts(tiny, tmp_path, monkeypatch):

@@ -130,11 +130,11 @@ def _chunked(file: FileIO, origin: int, size: int) -> Contents:
         end = _chunks_before(file, code, start, size)
     elif declared < present and _sound_follows(file, code, start + declared, size):
         end = _chunks_before(file, code, start, size)
-        remark = f"its header says {declared} bytes of sound, yet {end - start} are there"
+        remark = "its header says less sound than is there"
     else:
         end, frames = min(start + declared, size), declared // frame_bytes if frame_bytes else 0
         if declared > present + 1 and not frames:
-            remark = f"cut off ({present} of {declared} bytes of its sound)"
+            remark = f"cut off ({present / declared:.0%} of its sound is there)"
     as_it_is = end == min(start + declared, size)
     if magic != b"BW64" and as_it_is and not (magic == b"caff" and declared > present):
         return Contents((), frames, remark)
@@ -157,7 +157,7 @@ def _au(file: FileIO, origin: int, size: int) -> Contents:
     if declared >= size - start or start - origin > _TAIL or not _sound_follows(file, ">I", start + declared, size):
         return Contents()
     head += _at(file, origin + 12, start - origin - 12)
-    remark = f"its header says {declared} bytes of sound, yet {size - start} are there"
+    remark = "its header says less sound than is there"
     return Contents((Piece(start, size, head[:8] + b"\xff" * 4 + head[12:]),), remark=remark)
 
 

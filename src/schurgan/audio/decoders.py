@@ -194,7 +194,7 @@ def _wrong_size(sound: soundfile.SoundFile) -> str:
     """What libsndfile notes on the size of a file whose format `survey` does not know, if something is missing."""
     found = _SIZES.search(sound.extra_info)
     declared, present = map(int, found.groups()) if found else (0, 0)
-    return f"cut off ({present} of {declared} bytes are there)" if present < declared < 0x7FFF_0000 else ""
+    return f"cut off ({present / declared:.0%} of it is there)" if present < declared < 0x7FFF_0000 else ""
 
 
 def reason(error: soundfile.LibsndfileError) -> str:

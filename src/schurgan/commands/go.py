@@ -206,8 +206,8 @@ def _refusal(plan: Plan, changed: str) -> SchurganError:
 
 def _prepare(plan: Plan, folder: RunFolder, record: _Record) -> bool:
     """Prepare the data unless they are there; return whether there was something to do."""
-    from schurgan.data.manifest import MANIFEST
     from schurgan.data.writer import OtherData
+    from schurgan.runs.folder import MANIFEST
 
     manifest, heard, now = folder.data / MANIFEST, io.StringIO(), plan.sections["prepare"]
     known = record.content.get("prepare")
@@ -248,7 +248,7 @@ def _train(plan: Plan, config: Config, folder: RunFolder) -> bool:
             print(f"2/4 train: done, {status.step} of {steps} steps")
             return False
         was, now = (Identity(options=each.model_dump(mode="json"), data="") for each in (before, config))
-        changed = "; ".join(changed_options(was, now).values())
+        changed = ", ".join(map(str, changed_options(was, now)))
     with plan.located("train"):
         left = max(0, steps - step)
         try:

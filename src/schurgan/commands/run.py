@@ -9,6 +9,7 @@ from typing import Annotated
 
 from schurgan.commands.help import show_options
 from schurgan.commands.parsing import Folder, arg
+from schurgan.core.errors import SchurganError
 from schurgan.core.terminal import COMMON
 from schurgan.runs.config import Config
 from schurgan.runs.presets import preset_list
@@ -16,8 +17,8 @@ from schurgan.runs.presets import preset_list
 Run = Annotated[Path, arg(metavar="RUN")]
 
 
-def train_command(default: Config, file: str | None = None) -> Callable[..., None]:
-    """`train` with the options of the chosen preset and file as its defaults, which its help shows."""
+def train_command(default: Config) -> Callable[..., None]:
+    """`train` with the options of the chosen preset as its defaults, which its help shows."""
 
     def train(
         config: Config = default,
@@ -42,33 +43,36 @@ def train_command(default: Config, file: str | None = None) -> Callable[..., Non
 
     notes = (
         f"Presets: {preset_list()}; `schurgan presets` says what each is for.",
-        f"{default.preset}{f' with {file}' if file else ''} sets {show_options(default.changes())}.",
+        f"{default.preset} sets {show_options(default.changes())}.",
         "--steps is --train.steps, and so is every name that one group alone has.",
     )
     train.__doc__ = "\n    ".join([f"{inspect.cleandoc(train.__doc__ or '')}\n\nNote:", *notes])
     return train
 
 
-def resume(
-    run: Run,
-    /,
-    *,
-    data: Folder | None = None,
-    allow: Annotated[tuple[str, ...], arg(metavar="OPTION ...")] = (),
-) -> None:
-    """Continue a run from its newest checkpoint, exactly as if it had never stopped.
+def resume_command(default: Config) -> Callable[..., None]:
+    """`resume` with the options of the run as its defaults."""
+    begun = default.model_copy(update={"preset": None})
 
-    Example:
-        schurgan resume runs/clips
+    def resume(run: Run, /, config: Config = begun) -> None:
+        """Continue a run from its newest checkpoint: exactly as if it had never stopped, or on with other options.
 
-    Args:
-        run: folder of the run
-        data: where its shards are now, if they were moved
-        allow: options in RUN/config.yaml that may differ from those of the checkpoint, such as train.lr-g
-    """
-    from schurgan.training import resume as resume_run
+        Example:
+            schurgan resume runs/clips
+            schurgan resume runs/clips --train.steps 8000
 
-    print(f"trained: {resume_run(run, data, allow)}")
+        Args:
+            run: folder of the run
+            config: options from here on, which are those of the run where they are not given
+        """
+        if config.preset is not None:
+            raise SchurganError("--preset: a run keeps its own; give single options, as in --train.steps 4000")
+        from schurgan.training import resume as resume_run
+
+        config = config.model_copy(update={"preset": default.preset})
+        print(f"trained: {resume_run(run, config=config)}")
+
+    return resume
 
 
 def status(run: Run, /, *, json: bool = False) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from schurgan.commands.parsing import Folder, arg, check_counts
 from schurgan.core.errors import SchurganError, did_you_mean
+from schurgan.runs.folder import wrong_place
 
 if TYPE_CHECKING:
     from schurgan.studies.study import ScaleName, Study, Trial
@@ -103,7 +104,7 @@ def _folders(study: Study, scale: ScaleName, arguments: Sequence[str]) -> dict[s
         if name in folders:
             raise SchurganError(f"--data: {name} given twice")
         if not Path(folder).is_dir():
-            raise SchurganError(f"--data {name}: {folder}: no such folder; `schurgan prepare` makes one")
+            raise wrong_place(folder, "data")
         folders[name] = Path(folder).resolve()
     return folders
 

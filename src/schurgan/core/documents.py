@@ -23,6 +23,7 @@ from schurgan.core.files import atomic_write, open_regular
 Kind = TypeVar("Kind")
 LARGEST = 2**31  # bytes of a file with an entry for each clip or step; a manifest of ten million clips has less
 _MOST = 2**24  # bytes of any other: a sparse file takes no room on a disk, but all of its size in memory
+_SHOWN = 30  # letters of a value in a sentence; a checksum, which says nothing to anybody, has more
 _DEEPEST = 64  # values within values of a pickle
 _FILLS = ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD")
 _ADAPTERS: dict[type, TypeAdapter[Any]] = {}
@@ -51,7 +52,7 @@ def read_bytes(path: str | Path, most: int = _MOST) -> bytes:
     """All of a regular file. Raises OSError as the file system does, and for a file of more than `most` bytes."""
     with open_regular(path) as file:
         if (size := os.fstat(file.fileno()).st_size) > most:
-            raise OSError(f"{size} bytes, more than {most}")
+            raise OSError(f"too large to be what it should, over {most / 1e6:.2g} MB")
         content: bytes = file.read(size)
     return content
 
@@ -127,10 +128,12 @@ def first_problem(error: ValidationError) -> str:
     errors = error.errors(include_url=False)
     first = min(errors, key=lambda each: each["loc"][:1] not in (("format",), ("version",)))  # it explains the others
     where = ".".join(str(part) for part in first["loc"])
-    if first["type"] in ("missing", "extra_forbidden", "json_invalid", "value_error"):
+    if first["type"] in ("missing", "extra_forbidden", "unexpected_keyword_argument", "json_invalid", "value_error"):
         text = first["msg"].removeprefix("Value error, ")
         return f"{where}: {text}" if where else text
-    return f"{where or 'content'}: {reprlib.repr(first['input'])} given, {needed(first)} is needed"
+    given = first["input"]
+    shown = "something else" if isinstance(given, str) and len(given) > _SHOWN else reprlib.repr(given)
+    return f"{where or 'content'}: {shown} given, {needed(first)} is needed"
 
 
 def needed(problem: Mapping[str, Any]) -> str:

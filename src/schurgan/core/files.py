@@ -154,6 +154,19 @@ def lock(path: str | Path, *, beside: bool = False, wait: bool = False) -> Itera
         locked.close()
 
 
+def lock_holder(folder: str | Path) -> str:
+    """The process that holds the lock of a folder, in words; "" where none does."""
+    with (
+        contextlib.suppress(OSError),
+        open_regular(Path(folder) / ".lock", "r", encoding="utf-8", errors="replace") as file,
+    ):
+        try:
+            _flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return harmless(file.read(300)).strip() or "another process"
+    return ""
+
+
 def _take(file: Path, path: Path, wait: bool) -> IO[str]:
     """The open file, locked, with this process's name in it."""
     while True:

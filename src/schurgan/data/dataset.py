@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from schurgan.core.errors import SchurganError, did_you_mean
 from schurgan.data.codec import Codec, ImageCodec
 
+_NAMED = 3  # classes in a sentence; of more, how many
 Indices = Sequence[int] | NDArray[np.integer[Any]]
 
 
@@ -58,6 +59,33 @@ class LabelledImages(ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """Hex SHA-256 that identifies these images and labels: a run goes on with the same ones alone."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Images of each class."""
+        return dict(zip(self.classes, np.bincount(self.labels, minlength=len(self.classes)).tolist(), strict=True))
+
+    def unlike(self, counts: Mapping[str, int | None] | None, made: Mapping[str, Any] | None) -> str:
+        """What these images are that others were not, in words.
+
+        Args:
+            counts: images of each class of the others, None for a number that nobody knows.
+            made: `codec.config` of what made them.
+        """
+        here, counts = self.counts, self.counts if counts is None else counts
+        said = [
+            f"{what} {_named(sorted(names))}"
+            for what, names in (("no", counts.keys() - here.keys()), ("the new", here.keys() - counts.keys()))
+            if names
+        ]
+        if not said and list(counts) != list(here):
+            said.append("the classes in another order")
+        other = [name for name, count in counts.items() if name in here and count not in (None, here[name])]
+        said += [f"{here[name]} clips of {name}, not {counts[name]}" for name in other[:_NAMED]]
+        said += [f"other numbers of clips in {len(other) - _NAMED} more classes"] * (len(other) > _NAMED)
+        ours, theirs = _in_words(self.codec.config), _in_words(self.codec.config if made is None else made)
+        said += [f"{text}, not {theirs[name]}" for name, text in ours.items() if theirs.get(name, text) != text]
+        return "; ".join(said) or "as many clips of the same classes, but other ones"
 
     @property
     def folds(self) -> tuple[int | None, ...]:
@@ -150,6 +178,21 @@ class LabelledImages(ABC):
         view = copy.copy(self)
         view._clips, view.labels = self._clips[indices], self.labels[indices]
         return view
+
+
+def _in_words(config: Mapping[str, Any]) -> dict[str, str]:
+    """What a user chose of a codec's configuration."""
+    known = {"size": f"images of {config['size']}x{config['size']}", "transform": f"transform {config['transform']}"}
+    known |= {name: f"{name} {config[name]}" for name in ("scale", "frame", "channels") if config.get(name) is not None}
+    if "sample_rate" in config:
+        known["sample_rate"] = f"{config['sample_rate']} Hz"
+        known["n_samples"] = f"clips of {config['n_samples'] / config['sample_rate']:g} s"
+    return known
+
+
+def _named(classes: Sequence[str]) -> str:
+    more = len(classes) - _NAMED
+    return f"class{'es' * (len(classes) > 1)} {', '.join(classes[:_NAMED])}" + (f" and {more} more" if more > 0 else "")
 
 
 class Pairs(Protocol):

@@ -240,7 +240,7 @@ def _request(url: str, file: IO[bytes], bar: Bar, patience: Patience) -> None:
                     raise _Broken("the server has all but stopped sending")
                 since, before = time.monotonic(), file.tell()
     if file.tell() < expected:
-        raise _Broken(f"cut off after {file.tell()} of {expected} bytes")
+        raise _Broken(f"cut off after {file.tell() // MB} of {expected // MB} MB")
 
 
 def _reason(error: BaseException) -> str:

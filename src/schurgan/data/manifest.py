@@ -29,12 +29,11 @@ from pydantic import (
 from schurgan.core.documents import LARGEST, Unreadable, first_problem, parse, read_bytes, seal
 from schurgan.core.errors import SchurganError
 from schurgan.core.files import atomic_write, open_regular
+from schurgan.runs.folder import MANIFEST, wrong_place
 from schurgan.runs.messages import counted
 
 FORMAT: Literal["schurgan-shards"] = "schurgan-shards"
 FORMAT_VERSION: Literal[2] = 2  # version 1 had no checksum
-MANIFEST = "manifest.json"
-MARKER = "unfinished.json"
 IMAGE = "image"
 """The transform of a set of images, in which sounds have "wavelet" or "stft"."""
 DType = Literal["uint8", "float16", "float32"]
@@ -280,12 +279,8 @@ class Manifest(_Record):
         path = Path(folder) / MANIFEST
         try:
             return parse(cls, read_bytes(path, LARGEST))
-        except FileNotFoundError:
-            if (Path(folder) / MARKER).exists():
-                raise SchurganError(
-                    f"{folder}: its preparation has not finished; start `schurgan prepare` again"
-                ) from None
-            raise SchurganError(f"{folder}: no {MANIFEST} here; make one with `schurgan prepare`") from None
+        except (FileNotFoundError, NotADirectoryError):
+            raise wrong_place(folder, "data") from None
         except OSError as error:
             raise SchurganError(f"{path}: cannot be read ({error.strerror or error})") from error
         except Unreadable as error:
@@ -331,7 +326,7 @@ def wrong_size(folder: Path, file: ShardFile) -> str:
         size = path.stat().st_size
     except OSError as error:
         return f"{path}: missing ({error.strerror})"
-    return "" if size == file.bytes else f"{path}: {size} bytes instead of {file.bytes}"
+    return "" if size == file.bytes else f"{path}: {'shorter' if size < file.bytes else 'longer'} than it was written"
 
 
 def is_manifest(path: Path) -> bool:

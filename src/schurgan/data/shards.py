@@ -73,7 +73,7 @@ class _Files:
                     raise ValueError("its header is of another version")
                 held = np.lib.format.read_array_header_1_0(opened)
                 if held != (shape, False, np.dtype(dtype)):
-                    raise ValueError(f"it holds {held[2]} {held[0]}{', columns first' * held[1]}, not {dtype} {shape}")
+                    raise ValueError("it holds other clips than the manifest says")
                 offset = opened.tell()
                 if self.in_memory:
                     opened.seek(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +17,11 @@ from pydantic import JsonValue
 
 from schurgan.core.documents import LARGEST, Unreadable, parse, read_bytes, seal
 from schurgan.core.errors import SchurganError
-from schurgan.core.files import atomic_write, sha256, write_json
+from schurgan.core.files import atomic_write, lock_holder, sha256, write_json
 from schurgan.data.manifest import (
     FORMAT,
     FORMAT_VERSION,
     IMAGE,
-    MANIFEST,
-    MARKER,
     Clip,
     Clips,
     DType,
@@ -34,6 +33,7 @@ from schurgan.data.manifest import (
     is_manifest,
     wrong_size,
 )
+from schurgan.runs.folder import MANIFEST, UNFINISHED, RunFolder, forget_users, users
 from schurgan.runs.messages import counted
 from schurgan.version import __version__
 
@@ -73,8 +73,10 @@ class OutputFolder:
         Raises:
             SchurganError: the folder holds other data, ours (unless `overwrite`) or anybody's.
         """
+        if RunFolder(self.path).exists():
+            raise SchurganError(f"{self.path}: a run, which has files of its own; choose another folder")
         self.path.mkdir(parents=True, exist_ok=True)
-        finished, begun = is_manifest(self.path / MANIFEST), is_manifest(self.path / MARKER)
+        finished, begun = is_manifest(self.path / MANIFEST), is_manifest(self.path / UNFINISHED)
         if not finished and not begun and (foreign := next(self._ours(), None)):
             raise SchurganError(
                 f"{foreign}: is not of this program's making and would be replaced; choose another folder"
@@ -88,17 +90,36 @@ class OutputFolder:
                 return manifest
             plan = None
             with contextlib.suppress(OSError, Unreadable):
-                plan = parse(dict, read_bytes(self.path / MARKER)).get("plan")
+                plan = parse(dict, read_bytes(self.path / UNFINISHED)).get("plan")
             if (finished or begun) and plan != self.plan:
                 held = f"{self.path}: holds clips of another source or other options"
-                raise OtherData(f"{held}; choose another folder or overwrite it")
+                learned = f", from which {_listed(runs)} learned" if (runs := users(self.path)) else ""
+                raise OtherData(f"{held}{learned}; choose another folder or overwrite it")
+        elif runs := users(self.path):
+            self._part_from(runs)
         # The marker comes before the manifest goes: at no moment are the files nobody's, or does half a set look whole.
-        write_json(self.path / MARKER, {"format": FORMAT, "version": FORMAT_VERSION, "plan": self.plan})
+        write_json(self.path / UNFINISHED, {"format": FORMAT, "version": FORMAT_VERSION, "plan": self.plan})
         (self.path / MANIFEST).unlink(missing_ok=True)
         for path in list(self._ours()) if overwrite else ():
-            if path.name != MARKER:
+            if path.name != UNFINISHED:
                 path.unlink(missing_ok=True)
         return None
+
+    def _part_from(self, runs: Sequence[Path]) -> None:
+        """Warn that these runs learned from what is about to be replaced. SchurganError where one of them trains."""
+        for run in runs:
+            if holder := lock_holder(run):
+                train = f"{run} learns from it at this moment ({holder})"
+                raise SchurganError(f"{self.path}: {train}; stop it first, or choose another folder")
+        with contextlib.suppress(SchurganError):
+            if Manifest.load(self.path).plan == self.plan:  # the same files will be written
+                return
+        warnings.warn(
+            f"{self.path}: {_listed(runs)} learned from what this replaces; until it is prepared as it was they make "
+            "sounds, but can be neither resumed nor scored",
+            stacklevel=4,
+        )
+        forget_users(self.path)
 
     def part(self, number: int) -> Part | None:
         """The records of a finished shard of this plan whose files are there, whole by their sizes."""
@@ -202,13 +223,18 @@ class OutputFolder:
         """Remove every file of ours that `manifest` does not account for, the marker of ownership last."""
         kept = {MANIFEST, *(file.file for file in manifest.files())} if manifest else set()
         for path in list(self._ours()):
-            if path.name not in (MARKER, *kept):
+            if path.name not in (UNFINISHED, *kept):
                 path.unlink(missing_ok=True)
-        (self.path / MARKER).unlink(missing_ok=True)
+        (self.path / UNFINISHED).unlink(missing_ok=True)
 
     def _ours(self) -> Iterator[Path]:
         """Files here whose names this program gives."""
         return (path for path in sorted(self.path.iterdir()) if OURS.fullmatch(path.name))
+
+
+def _listed(runs: Sequence[Path]) -> str:
+    more = f" and {len(runs) - FEW} more runs" if len(runs) > FEW else ""
+    return ", ".join(map(str, runs[:FEW])) + more
 
 
 def _header(count: int, like: Rows) -> bytes:

@@ -91,10 +91,10 @@ class Protocol:
 
 
 COMPARED = {
-    "data": "the training data (fingerprint)",
-    "held_out_data": "the held-out data (fingerprint)",
+    "data": "the training data",
+    "held_out_data": "the held-out data",
     "extractor": "the extractor",
-    "extractor_digest": "the extractor's digest",
+    "extractor_digest": "the trained extractor",
     "resize": "the resize",
     "n_real": "the number of real images",
     "n_fake": "the number of generated images",
@@ -102,6 +102,8 @@ COMPARED = {
     "batch_norm": "the batch-norm mode",
 }
 """Fields of a protocol that decide whether scores are comparable, and what they are called."""
+_FINGERPRINTS = {"data", "held_out_data", "extractor_digest"}
+"""Fields that say nothing to a person."""
 
 
 @dataclass(frozen=True)
@@ -136,20 +138,21 @@ class Evaluation:
         return replace(known, scores={_RENAMED.get(name, name): score for name, score in known.scores.items()})
 
 
-def difference(a: Protocol, b: Protocol) -> tuple[str, str, str] | None:
-    """The first difference that forbids comparing, as its name and both values. None where they are comparable."""
+def difference(a: Protocol, b: Protocol) -> str | None:
+    """The first difference that forbids comparing, in words. None where they are comparable."""
     for name, called in COMPARED.items():
         ours, theirs = getattr(a, name), getattr(b, name)
         if ours != theirs:
-            return called, _short(ours), _short(theirs)
+            if name in _FINGERPRINTS and None not in (ours, theirs):
+                return f"{called} of the one is not that of the other"
+            ours, theirs = ("some" if name in _FINGERPRINTS and each else _short(each) for each in (ours, theirs))
+            return f"{called} is {ours} in the one and {theirs} in the other"
     return None
 
 
 def _short(value: object) -> str:
     if value is None:
         return "none"
-    if isinstance(value, str) and len(value) == 64:
-        return value[:12]
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -98,7 +98,7 @@ def describe_protocol(protocol: Protocol) -> tuple[str, ...]:
     return (
         f"{protocol.run}, step {protocol.step}: {times}{images}{truncation}, batch norm {protocol.batch_norm}",
         f"against {real} and {unseen}",
-        f"extractor {protocol.extractor} {protocol.extractor_digest[:12]}{known}",
+        f"extractor {protocol.extractor}{known}",
     )
 
 
@@ -150,11 +150,7 @@ def compare(runs: Sequence[str | Path]) -> Cells:
     first = evaluations[0]
     for path, each in zip(paths[1:], evaluations[1:], strict=True):
         if differs := difference(first.protocol, each.protocol):
-            what, ours, theirs = differs
-            raise SchurganError(
-                f"{paths[0]} and {path} cannot be compared: {what} is {ours} in the one and {theirs} in the other; "
-                "evaluate both in the same way"
-            )
+            raise SchurganError(f"{paths[0]} and {path} cannot be compared: {differs}; evaluate both in the same way")
     columns = {}
     for metric in (metric for metric in METRICS if metric.compared):
         scores = [score for each in evaluations if (score := each.scores.get(metric.name)) and score.value is not None]
@@ -181,13 +177,17 @@ def legend(runs: Sequence[str | Path]) -> str:
     real, fake = counted(protocol.n_real, "training image"), counted(protocol.n_fake, "generated image")
     return (
         f"{fake} against {real}{truncation}, batch norm {protocol.batch_norm}, extractor "
-        f"{protocol.extractor} {protocol.extractor_digest[:12]}. ± is over runs of generated images. Real "
+        f"{protocol.extractor}. ± is over runs of generated images. Real "
         "images: of training images in random halves, or else of held-out ones."
     )
 
 
 def _load(path: Path) -> Evaluation:
-    return Evaluation.load(RunFolder(path).scores if path.is_dir() else path)
+    if path.is_file() and path.suffix == ".json":
+        return Evaluation.load(path)
+    if not (scores := RunFolder(path).scores).exists():
+        RunFolder(path).require()
+    return Evaluation.load(scores)
 
 
 def _cell(score: Score) -> str:

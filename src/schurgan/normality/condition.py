@@ -126,7 +126,7 @@ class Condition(nn.Module, ABC):
             )
         here = self.fingerprint.partition("; ")[2]
         if data and here and data != here:
-            raise ValueError(f"this state was fitted on {data}, here on {here}: load it where nothing is fitted yet")
+            raise ValueError("this state was fitted on other real images: load it where nothing is fitted yet")
         for name in own:  # as many classes and features as there were
             setattr(self, name, torch.zeros_like(state_dict[prefix + name], device=self.real_share.device))
         super()._load_from_state_dict(state_dict, prefix, *rest)

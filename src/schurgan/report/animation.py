@@ -40,8 +40,8 @@ def animate(run: str | Path, out: str | Path | None = None, fps: float = 6.0) ->
         raise SchurganError(f"fps: {fps:g} given, 0.1 to 50 frames a second are possible")
     if out.suffix not in (".gif", ".mp4"):
         raise SchurganError(f"out: {out} given, a name that ends in .gif or .mp4 is needed")
-    if not folder.path.is_dir():
-        raise SchurganError(f"{run}: no such run folder")
+    if not folder.grids():
+        folder.require()
     with writing(out), lock(out, beside=True), Bar("film"):
         frames = _frames(folder)
         if out.suffix == ".gif":

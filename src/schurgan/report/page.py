@@ -61,8 +61,7 @@ def write_report(run: str | Path) -> Path:
         SchurganError: the folder is no run, or its data is gone.
     """
     folder = RunFolder(run)
-    if not folder.path.is_dir():
-        raise SchurganError(f"{run}: no such run folder")
+    folder.require()
     with writing(folder.report), lock(folder.report, beside=True):
         verdict, answers, sounds = None, list[Answer](), ""
         subtitle = "The run has not saved a generator yet: there is nothing to hear."

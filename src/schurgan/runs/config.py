@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -38,6 +39,13 @@ _OLD_NAMES = {
     "condition": "moment_matching",
 }
 """Options as the version before called them. Its runs and files hold these names."""
+
+_INTERVALS = "log_every sample_every checkpoint_every keep_checkpoints"
+FREE = {"preset", "data", *(f"train.{name}" for name in f"steps {_INTERVALS} threads prefetch device".split())}
+FREE |= {"train.tensorboard", "train.compile"}
+"""Options that change no state of a run; the folder of its data may be another, what is in it may not."""
+_KEPT = ("model.", "own.", "train.val_")
+"""Beginnings of options that a run keeps: what its networks are, and what is held out to judge it by."""
 
 
 class Config(Options):
@@ -77,8 +85,14 @@ class Config(Options):
         options = {} if file is None else _rename(read_yaml(file), str(file))
         options |= {"preset": name or options.get("preset") or DEFAULT_PRESET}
         _check_preset(options["preset"])
-        config = _validate(options, str(file or f"preset {options['preset']}"))
-        return _validate(merge_options(config.model_dump(), _group(overrides)), "options") if overrides else config
+        return _validate(options, str(file or f"preset {options['preset']}")).override(**overrides)
+
+    def override(self, **options: Any) -> Config:
+        """These options with some others, given as in `from_preset`; SchurganError as there."""
+        if not options:
+            return self
+        merged = merge_options(self.model_dump(exclude={"preset"}), _group(options))  # of another version, perhaps
+        return _validate(merged, "options").model_copy(update={"preset": options.get("preset", self.preset)})
 
     def changes(self) -> dict[str, Any]:
         """The options of groups whose values are not the defaults, by their dotted names."""
@@ -178,6 +192,22 @@ def flatten(options: Mapping[str, Any]) -> dict[str, Any]:
             {f"{group}.{key}": each for key, each in value.items()} if isinstance(value, Mapping) else {group: value}
         )
     return flat
+
+
+def is_kept(name: str) -> bool:
+    """Whether a run keeps the option of this dotted name from its first step to its last."""
+    return name.startswith(_KEPT)
+
+
+def command_line(options: Mapping[str, Any]) -> str:
+    """Options by dotted names as one types them: {"train.lr_g": 0.01} is "--train.lr-g 0.01"."""
+    words = list[str]()
+    for name, value in options.items():
+        group, _, option = name.replace("_", "-").rpartition(".")
+        words.append(f"--{group}{'.' * bool(group)}{'no-' * (value is False)}{option}")
+        if not isinstance(value, bool):
+            words += map(str, value) if isinstance(value, list | tuple) else [str(value)]
+    return shlex.join(words)
 
 
 def explain(error: ValidationError) -> str:

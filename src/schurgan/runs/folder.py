@@ -1,15 +1,40 @@
-"""The folder of a run: every file in it has its name here, and nowhere else."""
+"""The folder of a run, in which every file has its name here and nowhere else; and what another place is instead.
+
+A user who names a wrong place reads what it is, what is needed and what to type: `wrong_place(path, "run")`.
+"""
 
 from __future__ import annotations
 
+import itertools
+import os
 import re
+import shlex
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from schurgan.core.errors import SchurganError
+from schurgan.core.documents import read_bytes
+from schurgan.core.errors import SchurganError, did_you_mean
+from schurgan.core.files import open_regular
 from schurgan.runs.config import Config
 from schurgan.runs.records import Records, read_records
 
+MANIFEST = "manifest.json"
+"""Of prepared data; `UNFINISHED` has its place until it is whole."""
+UNFINISHED = "unfinished.json"
+_USED_BY = "used-by.txt"
+"""In the folder of prepared data: the folders of the runs that learn from it, a line each."""
+Needed = Literal["run", "data", "model", "recordings"]
+
+_NEEDED: dict[Needed, tuple[str, str]] = {
+    "run": ("a run", "`schurgan train` makes one"),
+    "data": ("prepared data", "`schurgan prepare` makes it"),
+    "model": ("a run or its generator.safetensors", "`schurgan train` makes one"),
+    "recordings": ("recordings", "one folder of files for each class is needed"),
+}
+_SOUNDS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aif", ".aiff")
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+_LOOKED_AT = 1000  # entries of a folder, which is enough to know what it holds
 _STEP = re.compile(r"step-(\d{8,})(?:-a([1-9]\d*))?")
 
 
@@ -61,12 +86,18 @@ class RunFolder:
         """The grids that there are, oldest first."""
         return _step_files(self.samples, ".png")
 
+    def exists(self) -> bool:
+        """Whether the folder holds a run."""
+        return any(file.is_file() for file in (self.config, self.metrics, self.generator))
+
+    def holds(self, path: Path) -> bool:
+        """Whether `path` is one of the files and folders of a run in this folder, or in one of them."""
+        return any(path.is_relative_to(own) for name, own in vars(self).items() if name != "path")
+
     def require(self) -> None:
-        """Raise SchurganError unless this is the folder of a run."""
-        if not self.path.is_dir():
-            raise SchurganError(f"{self.path}: no such run folder")
-        if not self.config.is_file():
-            raise SchurganError(f"{self.path}: no run here (no {self.config.name}); `schurgan train` makes one")
+        """Raise SchurganError unless the folder holds a run."""
+        if not self.exists():
+            raise wrong_place(self.path, "run")
 
     def read_config(self) -> Config:
         """The options of the run.
@@ -89,3 +120,122 @@ def _name(step: int, attempt: int) -> str:
 def _step_files(folder: Path, suffix: str) -> list[StepFile]:
     names = ((path, _STEP.fullmatch(path.stem)) for path in folder.glob(f"step-*{suffix}"))
     return sorted(StepFile(int(name[2] or 0), int(name[1]), path) for path, name in names if name)
+
+
+def note_use(data: Path, run: Path) -> None:
+    """Let a folder of prepared data know of a run that learns from it; one that cannot be written does without."""
+    if data.resolve().is_relative_to(run.resolve()):  # its own, which goes where it goes
+        return
+    line = f"{run.absolute()}\n"
+    with suppress(OSError), open_regular(data / _USED_BY, "a+", encoding="utf-8", errors="surrogateescape") as file:
+        file.seek(0)
+        if line not in file:
+            file.write(line)
+
+
+def users(data: Path) -> list[Path]:
+    """The runs that still learn from a folder of prepared data, as `note_use` was told of them."""
+    found = list[Path]()
+    with suppress(OSError):
+        lines = read_bytes(data / _USED_BY).decode("utf-8", "surrogateescape").splitlines()
+        for run in map(RunFolder, filter(None, lines)):
+            with suppress(OSError, SchurganError, ValueError):
+                source = run.read_config().data
+                if source is not None and source.samefile(data):
+                    found.append(run.path.relative_to(Path.cwd()) if run.path.is_relative_to(Path.cwd()) else run.path)
+    return found
+
+
+def forget_users(data: Path) -> None:
+    """What they learned from is about to be replaced."""
+    (data / _USED_BY).unlink(missing_ok=True)
+
+
+def wrong_place(path: str | Path, needed: Needed, otherwise: str = "") -> SchurganError:
+    """The error to raise for a folder or file that is not what is needed: what it is, and what to type.
+
+    `otherwise` is what to say where the place itself tells nothing.
+    """
+    path = Path(path)
+    thing, usual = _NEEDED[needed]
+    usual = otherwise or usual
+    if not os.path.lexists(path):
+        first = next(each for each in (*reversed(path.parents), path) if not each.exists())
+        near = did_you_mean(first.name, (each.name for each in _entries(first.parent)))
+        return SchurganError(f"{path}: no such file or folder{near or f'; {usual}'}")
+    what, hints = _recognise(path)
+    other = "" if thing in what else f", not {thing}"
+    return SchurganError(f"{path}: {what}{other}; {hints.get(needed, usual)}")
+
+
+def check_recordings(path: Path, otherwise: str) -> None:
+    """Raise SchurganError for a folder that this program made, unless somebody's recordings are in it too."""
+    if not path.is_dir() or not os.listdir(path):
+        raise wrong_place(path, "recordings", otherwise)
+    own = (path / MANIFEST).is_file() and any(each.is_dir() for each in _entries(path))
+    if "recordings" in _recognise(path)[1] and not own:
+        raise wrong_place(path, "recordings", otherwise)
+
+
+def _recognise(path: Path) -> tuple[str, dict[Needed, str]]:
+    """What a place is in words, and what helps who needed another. Without torch, and no large file is read."""
+    here, name = shlex.quote(str(path)), shlex.quote(path.absolute().name)
+    if (run := RunFolder(path)).exists():
+        return "a run", {"data": _data_of(run), "recordings": f"`schurgan resume {here}` goes on with it"}
+    for folder in path.parents[:3]:
+        if (run := RunFolder(folder)).exists() and run.holds(path):
+            give = f"give {folder}"
+            return f"a part of the run {folder}", {"run": give, "model": give, "data": _data_of(run)}
+    for folder in (path, path.parent):
+        if (folder / MANIFEST).is_file():
+            what = "prepared data" if folder == path else f"a file of the prepared data {folder}"
+            run_of = f"{runs[0]} learned from it" if (runs := users(folder)) else _train_on(folder)
+            return what, {"run": run_of, "model": run_of, "recordings": _train_on(folder), "data": f"give {folder}"}
+        if (folder / UNFINISHED).is_file():
+            return "prepared data that is not finished", dict.fromkeys(_NEEDED, "start `schurgan prepare` again")
+    if path.suffix == ".safetensors":
+        return "the file of a generator", {"run": f"`schurgan sample {here}` makes sounds of it"}
+    if path.suffix in (".pt2", ".onnx"):
+        return "a generator for other programs", {"model": "give the run that it was exported from"}
+    if not path.is_dir():
+        return "a file", {}
+    if not (inside := _entries(path)):
+        return "an empty folder", {}
+    if trials := [each for each in _entries(path / "trials") if RunFolder(each).exists()]:
+        return "a study", dict.fromkeys(_NEEDED, f"its runs are in {path / 'trials'}, such as {trials[0]}")
+    folders = [each for each in inside if each.is_dir() and not each.name.startswith(".")]
+    below = [*folders, *(each for folder in folders for each in _entries(folder) if each.is_dir())]
+    runs = [each for each in below if RunFolder(each).exists()]
+    sets = [each for each in below if (each / MANIFEST).is_file()]
+    if runs or sets:
+        one = f"name one, such as {runs[0]}" if runs else _train_on(sets[0])
+        hints: dict[Needed, str] = {"run": one, "model": one}
+        hints |= {"data": f"name one, such as {sets[0]}"} if sets else {}
+        hints |= {"recordings": "name a folder of those"} if {*folders} <= {*runs, *sets} else {}
+        return f"a folder of {' and '.join(['runs'] * bool(runs) + ['prepared data'] * bool(sets))}", hints
+    names = [each.name.lower() for each in itertools.islice(path.rglob("*"), _LOOKED_AT)]
+    for suffixes, what in ((_SOUNDS, "recordings"), (_PICTURES, "pictures")):
+        if any(each.endswith(suffixes) for each in names):
+            prepare = f"`schurgan prepare folder {here} --out data/{name}` prepares them"
+            return f"{what} that are not prepared yet", {"run": prepare, "model": prepare, "data": prepare}
+    return "a folder that Schurgan did not make", {}
+
+
+def _train_on(data: Path) -> str:
+    out = Path("runs", data.absolute().name)
+    return f"`schurgan train --data {shlex.quote(str(data))} --out {shlex.quote(str(out))}` makes a run of it"
+
+
+def _data_of(run: RunFolder) -> str:
+    """Where the data of a run is."""
+    with suppress(SchurganError):
+        if (data := run.read_config().data) is not None:
+            return f"its data is {data}"
+    return "its data is elsewhere"
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What a folder holds, by name; nothing of what cannot be read."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        return sorted(folder / entry.name for entry in itertools.islice(entries, _LOOKED_AT))
+    return []

@@ -200,8 +200,9 @@ class MetricsFile:
             file.flush()
             os.fsync(file.fileno())
         if end != size:
-            why = f"its first {size} bytes are not those that the checkpoint knew"
-            warnings.warn(f"{self.path}: {why}; the lines up to byte {end} are kept", stacklevel=2)
+            lines = kept[:end].count(b"\n")
+            why = "it was changed since the checkpoint was saved"
+            warnings.warn(f"{self.path}: {why}; its first {lines} lines are kept", stacklevel=2)
 
 
 def number(value: object) -> float | None:

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from schurgan.core.documents import Unreadable, parse, read_bytes, write_sealed
-from schurgan.core.errors import SchurganError, did_you_mean
-from schurgan.runs.config import Config, flatten
+from schurgan.core.errors import SchurganError
+from schurgan.runs.config import Config, flatten, is_kept
 
 _OLD = "schurgan-checkpoint/4"
-_DATA = "data"
 _LONGEST = 60
 _Whole = Annotated[int, Field(ge=0)]
 
@@ -38,6 +37,8 @@ class Identity(_Strict):
 
     options: dict[str, Any]  # as `Config.model_dump(mode="json")` gives them
     data: str  # fingerprint of the training data
+    classes: dict[str, _Whole] | None = None  # clips of each class, and
+    transform: dict[str, Any] | None = None  # what made the images; None in files of the version before
 
 
 class CheckpointRecord(_Strict):
@@ -52,7 +53,7 @@ class CheckpointRecord(_Strict):
 
 
 class OtherOptions(SchurganError):
-    """A run's state was made with other options, and nobody allowed the change."""
+    """A folder holds a run of other options."""
 
 
 class Sidecar(_Strict):
@@ -106,56 +107,38 @@ def by_score(records: Mapping[Path, CheckpointRecord]) -> list[Path]:
     return [path for path, _ in sorted(scored, key=lambda each: each[1])]
 
 
-def changed_options(before: Identity, now: Identity) -> dict[str, str]:
-    """Describe what differs between two identities, by the option's dotted name ("train.lr_g"), or "data".
+class Change(NamedTuple):
+    """An option whose value is another than it was, both in words."""
+
+    name: str
+    was: str
+    now: str
+
+    def __str__(self) -> str:
+        return f"{_kebab(self.name)} {self.now} (was {self.was})"
+
+
+def changed_options(before: Identity, now: Identity) -> list[Change]:
+    """What differs between the options that a run's state was made with and those that it is to go on with.
 
     An option that is new since `before` counts there as its default, which must therefore do what the program did
-    before. An option that no longer exists is a change, because nobody knows what it did. The option "data" may name
-    another folder: the fingerprint counts.
+    before. An option that no longer exists is a change, because nobody knows what it did. The preset is a name, and the
+    folder of the data may be another: neither counts.
     """
-    old, new = ({**flatten(identity.options), _DATA: identity.data} for identity in (before, now))
-    old = flatten(Config().model_dump(mode="json")) | old
-    return {
-        name: f"{_kebab(name)} was {_short(old, name, 'yet')} and is {_short(new, name, 'any more')}"
+    old, new = flatten(Config().model_dump(mode="json")) | flatten(before.options), flatten(now.options)
+    return [
+        Change(name, _short(old.get(name)), _short(new.get(name)))
         for name in {**new, **old}
-        if (name in old, old.get(name)) != (name in new, new.get(name))
-    }
+        if name not in ("preset", "data") and old.get(name) != new.get(name)
+    ]
 
 
-def check_changes(
-    changes: Mapping[str, str], free: Collection[str], allowed: Collection[str], run: str | Path
-) -> list[str]:
-    """Refuse changes that nobody allowed.
-
-    Args:
-        changes: what `changed_options` returned.
-        free: options that never matter to a state; other data always matter.
-        allowed: options or whole groups that the user allows: "train.lr-g", "train.lr_g", "train".
-        run: folder of the run, for the error.
-
-    Returns:
-        Descriptions of the allowed changes, without those that are free.
-    """
-    names = [name.replace("-", "_") for name in allowed]
-    options = {*flatten(Config().model_dump()), *changes}
-    known = {*options, *(option.partition(".")[0] for option in options)}
-    for name in names:
-        if name not in known:
-            near = did_you_mean(_kebab(name), sorted(map(_kebab, known)))
-            raise SchurganError(f'allow: "{_kebab(name)}" given, no such option{near}')
-    weighty = [name for name in changes if name == _DATA or not _covers(free, name)]
-    if refused := [name for name in weighty if not _covers(names, name)]:
-        what = "; ".join(changes[name] for name in refused)
-        needed = " ".join(map(_kebab, [*names, *refused]))
-        raise OtherOptions(
-            f"{run}: its checkpoint was made with other options ({what}); set them back, or allow the change by "
-            f"--allow {needed}"
-        )
-    return [changes[name] for name in weighty]
-
-
-def _covers(names: Collection[str], path: str) -> bool:
-    return path in names or path.partition(".")[0] in names
+def check_kept(changes: Iterable[Change], run: Path) -> None:
+    """Raise SchurganError for a change of an option that a run keeps."""
+    for name, was, given in changes:
+        if is_kept(name):
+            begun = f"{given} given, {run} began with {was} and keeps it"
+            raise SchurganError(f"{name.removeprefix('own.')}: {begun}; leave it out, or train a new run")
 
 
 def _kebab(path: str) -> str:
@@ -163,8 +146,6 @@ def _kebab(path: str) -> str:
     return path.replace("_", "-")
 
 
-def _short(options: Mapping[str, Any], name: str, absent: str) -> str:
-    if name not in options:
-        return f"no option {absent}"
-    text = json.dumps(options[name], ensure_ascii=False)
+def _short(value: object) -> str:
+    text = "none" if value in (None, "") else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"

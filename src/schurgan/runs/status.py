@@ -124,7 +124,7 @@ def status_lines(run: str | Path, now: float | None = None) -> list[str]:
     lines += figures(status.row).items() if status.row else ()
     if status.health:
         lines.append(("health", health_sentence(status.health)))
-    noted = [event for event in status.events if tone_of(event) != "plain"]
+    noted = [event for event in status.events if tone_of(event) != "plain" or event.reason]
     lines += [("event", event_sentence(event)) for event in noted[-_SHOWN_EVENTS:]]
     if (more := len(noted) - _SHOWN_EVENTS) > 0:
         lines.append(("", f"and {counted(more, 'event')} before"))

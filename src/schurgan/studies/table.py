@@ -227,7 +227,7 @@ def _real_images(study: Study, results: Sequence[Result]) -> list[str]:
 
 def _extractors(results: Sequence[Result]) -> list[str]:
     texts = dict.fromkeys(
-        f"{r.trial.config.data.name if r.trial.config.data else ''}: {p.extractor} {p.extractor_digest[:12]}"
+        f"{r.trial.config.data.name if r.trial.config.data else ''}: {p.extractor}"
         + ("" if p.extractor_accuracy is None else f", right on {p.extractor_accuracy:.1%} of unseen real images")
         for r in results
         if r.evaluation
@@ -245,10 +245,10 @@ def _check_comparable(study: Study, results: Sequence[Result]) -> None:
         other = first.setdefault((groups[result.trial.row], result.trial.variant), result)
         assert other.evaluation is not None
         if differs := difference(other.evaluation.protocol, result.evaluation.protocol):
-            what, ours, theirs = differs
+            outcome = RunFolder(result.trial.folder).outcome
             raise SchurganError(
-                f"{other.trial.name} and {result.trial.name} cannot be compared: {what} is {ours} in the one and "
-                f"{theirs} in the other; remove {RunFolder(result.trial.folder).outcome} and start the study again"
+                f"{other.trial.name} and {result.trial.name} cannot be compared: {differs}; remove {outcome} and start "
+                "the study again"
             )
 
 

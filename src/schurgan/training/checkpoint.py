@@ -26,6 +26,7 @@ from schurgan.core.documents import check_pickle
 from schurgan.core.errors import SchurganError, is_out_of_memory
 from schurgan.core.files import atomic_write, open_regular, sync_folder
 from schurgan.runs.folder import RunFolder, StepFile
+from schurgan.runs.messages import file_size
 from schurgan.runs.sidecar import CheckpointRecord, Damaged, Identity, Sidecar, by_score, sidecar_path
 
 _MOST_PICKLE = 2**24  # bytes of the index of a state: 150 a tensor, of which the largest state has 4,000
@@ -212,7 +213,7 @@ def _check_archive(file: IO[bytes], size: int) -> None:
         for each in members:
             if each.filename.endswith("/data.pkl"):
                 if each.file_size > _MOST_PICKLE:
-                    raise Damaged(f"its index has {each.file_size} bytes, more than {_MOST_PICKLE}")
+                    raise Damaged("its index is too large to be one")
                 check_pickle(archive.read(each))
 
 
@@ -295,4 +296,5 @@ def _require_space(folder: Path, needed: int) -> None:
     """Raises OSError before half an hour of writing would; file systems that do not tell their size are tried."""
     usage = shutil.disk_usage(folder)
     if usage.total > 0 and usage.free < needed:
-        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {needed} bytes are needed, {usage.free} are free")
+        room = f"{file_size(needed)} are needed, {file_size(usage.free)} are free"
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {room}")

@@ -218,6 +218,10 @@ class Logger:
         if not going_back:
             self._kept_size = int(state["size"])
 
+    def keep_lines(self) -> None:
+        """Keep all lines when the logs are opened, also those after the state."""
+        self._kept_size = self.file.size
+
     def reset(self) -> None:
         """Go back to the state before the first step, but keep the file."""
         self.means, self._departures = Means(), {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -17,25 +17,21 @@ from schurgan.core.progress import Bar
 from schurgan.data.dataset import LabelledImages
 from schurgan.data.loader import Batches, Prefetch
 from schurgan.data.shards import split
-from schurgan.runs.config import Config
+from schurgan.runs.config import FREE, Config
 from schurgan.runs.folder import RunFolder
 from schurgan.runs.records import Event, HealthRecord
-from schurgan.runs.sidecar import Identity, changed_options, check_changes
+from schurgan.runs.sidecar import Change, Identity, changed_options, check_kept
 from schurgan.training.artifacts import Artifacts
 from schurgan.training.build import Parts, build_trainer, choose_codec
 from schurgan.training.checkpoint import Checkpoint, Checkpoints, read
 from schurgan.training.logger import Logger
 from schurgan.training.nan_finder import find_nan
-from schurgan.training.recovery import Action, decide, gentler
+from schurgan.training.recovery import Action, decide, describe_changes, gentler
 from schurgan.training.trainer import Metrics, Trainer
 from schurgan.training.watcher import Watcher
 
 STOP: Literal["stop"] = "stop"
 """What a callback returns to end the run."""
-
-_FREE = "steps log_every sample_every checkpoint_every keep_checkpoints threads prefetch device tensorboard compile"
-_CHANGEABLE = {"preset", *(f"train.{name}" for name in _FREE.split())}
-"""Options that may differ when a run goes on: its states stay what they are."""
 
 
 class Callback:
@@ -69,11 +65,17 @@ class Run:
         self.watcher = Watcher(config, self.training, self.held_out, self.codec, world)
         self.artifacts = Artifacts(run, config, images, self.codec)
         self.checkpoints = Checkpoints(run, config.train.keep_checkpoints)
-        self.identity = Identity(options=config.model_dump(mode="json") | own.names(), data=images.fingerprint)
+        self.images = images
+        self.identity = Identity(
+            options=config.model_dump(mode="json") | own.names(),
+            data=images.fingerprint,
+            classes=images.counts,
+            transform=images.codec.config,
+        )
         self.logger = Logger(run, quiet=not world.is_main, tensorboard=config.train.tensorboard)
         self._callbacks = callbacks
         self._stop = False  # whether a callback asked for it
-        self._changes: list[str] = []  # options that the state was not made with
+        self._changes: list[Change] = []  # options that the state was not made with
 
     def _build(self, config: Config) -> None:
         """Build everything that an attempt's own options shape."""
@@ -99,30 +101,42 @@ class Run:
         except ValueError as error:
             raise SchurganError(f"{self.training.folder}: {error}") from None
 
-    def restore(self, allow: Collection[str] = ()) -> None:
+    def restore(self) -> None:
         """Restore the newest checkpoint, else initialise.
 
         Raises:
-            SchurganError: an option that is not in `allow` differs from the checkpoint's, or the state does not fit.
+            SchurganError: the state is of other data, or does not fit an option that is not what it was.
         """
         if self.world.is_main:
             clear_leftovers(self.run, deep=True)
         self.world.barrier()
         checkpoint = self.checkpoints.load()
         if checkpoint is None:
-            return self.initialise()
-        changes = changed_options(checkpoint.record.identity, self.identity)
-        self._changes = check_changes(changes, _CHANGEABLE, allow, self.run)
+            self.initialise()
+            return
+        before = checkpoint.record.identity
+        if before.data != self.identity.data:
+            unlike = self.images.unlike(before.classes, before.transform)
+            unlike = f"not the data that {self.run} learned from ({unlike})"
+            mend = "prepare it as it was, give the folder of the right one as `data`, or train a new run"
+            raise SchurganError(f"{self.images.folder}: {unlike}; {mend}")
+        self._changes = changed_options(before, self.identity)
+        check_kept(self._changes, self.run)
         self.attempt = checkpoint.record.attempt
         if self.attempt:
             self._build(gentler(self.config, self.attempt))
+        weighty = ", ".join(str(change) for change in self._changes if change.name not in FREE)
         try:
             self._load(checkpoint.state)
         except (KeyError, ValueError, RuntimeError) as error:
             if is_out_of_memory(error):
                 raise
-            reason = str(error).splitlines()[-1].strip()
-            raise SchurganError(f"{self.run}: its checkpoint does not fit these options ({reason})") from None
+            other = "networks that are not these" if self.own.names() else "another version of this program"
+            what = f"does not fit {weighty}; leave that out" if weighty else f"is of {other}; resume it with those"
+            raise SchurganError(f"{self.run}: its checkpoint {what}, or train a new run") from error
+        step, steps = self.trainer.global_step, self.config.train.steps
+        if steps < step or (weighty and steps == step):
+            raise SchurganError(f"train.steps: {steps} given, {self.run} has made {step} already; give more")
 
     def fit(self, interrupts: list[int]) -> None:
         """Train to the last step; nothing is touched when all is done.
@@ -130,14 +144,23 @@ class Run:
         Raises:
             Interrupted: `interrupts` became true, and the state is saved.
         """
-        train = self.config.train
-        if self.world.broadcast_object(self._done()):
+        train, step = self.config.train, self.trainer.global_step
+        last = self.folder.read_records().events[-1:]  # before it is cut off
+        stop = last[0] if last and last[0].kind == "stopped" else None
+        done = self.artifacts.complete(step, self.attempt) if step >= train.steps else stop and not self._changes
+        back, to = stop is not None and self.config.health.reaction != "warn", stop and stop.to
+        done, back, to = self.world.broadcast_object((bool(done), back, to))
+        if done:
             return
-        with self.trainer.precision.switches(), self.logger.open(train.steps, self.trainer.global_step, self.attempt):
-            if self.trainer.global_step:
-                self._event("resumed", reason="; ".join(self._changes))
+        if back:
+            self.logger.keep_lines()
+        with self.trainer.precision.switches(), self.logger.open(train.steps, step, self.attempt):
+            if step:
+                self._event("resumed", reason=describe_changes(self._changes, self.config, self.attempt + back))
             elif empty := _empty_classes(self.training):
                 self._event("warning", reason=empty)
+            if back:
+                self._react(Action("rollback", to, "the run had stopped itself, and goes on from there"))
             while self.trainer.global_step < train.steps and not self._stop:
                 ahead, pin = train.prefetch * self.options.train.d_steps, self.world.device.type == "cuda"
                 # Anew for each attempt, whose batches come in another order.
@@ -310,13 +333,6 @@ class Run:
     def _show(self) -> None:
         self.artifacts.show(self.trainer, self.attempt)
         self.logger.samples(self.folder.grid(self.trainer.global_step, self.attempt), self.trainer.global_step)
-
-    def _done(self) -> bool:
-        """Return whether all steps are made, or the run has ended itself under these options."""
-        if self.trainer.global_step >= self.config.train.steps:
-            return self.artifacts.complete(self.trainer.global_step, self.attempt)
-        events = self.folder.read_records().events
-        return bool(events) and events[-1].kind == "stopped" and not self._changes
 
     def _finish(self) -> None:
         if self.world.is_main:

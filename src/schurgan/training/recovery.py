@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from schurgan.health import Verdict
-from schurgan.runs.config import Config
+from schurgan.runs.config import Config, flatten
+from schurgan.runs.sidecar import Change
 from schurgan.training.augment import POLICIES
 
 Reaction = Literal["warn", "stop", "rollback"]
@@ -94,3 +95,13 @@ def gentler(config: Config, attempt: int) -> Config:
         ddfn = ddfn.model_copy(update={"weight": 2 * ddfn.weight})
     train = train.model_copy(update=changes)
     return config.model_copy(update={"train": train, "ddfn": ddfn, "regularize": regularize})
+
+
+def describe_changes(changes: Sequence[Change], config: Config, attempt: int) -> str:
+    """Return options that a user changed in words, each with what the attempt makes of it."""
+    given, taken = (flatten(each.model_dump()) for each in (config, gentler(config, attempt)))
+    said = list[str]()
+    for change in changes:
+        gentle = taken.get(change.name)
+        said.append(f"{change}" + (f", {gentle} in attempt {attempt}" if gentle != given.get(change.name) else ""))
+    return f"with {', '.join(said)}" if said else ""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+import shlex
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -22,8 +23,9 @@ from schurgan.data.prepare import prepare_data
 from schurgan.data.shards import Shards
 from schurgan.data.sources.base import Source
 from schurgan.model import Model, load
-from schurgan.runs.config import Config
-from schurgan.runs.folder import RunFolder
+from schurgan.runs.config import FREE, Config, command_line, flatten, is_kept
+from schurgan.runs.folder import MANIFEST, RunFolder, note_use
+from schurgan.runs.sidecar import OtherOptions
 from schurgan.training.build import Network, Parts, build_architecture, fresh
 from schurgan.training.loop import Callback, Run
 from schurgan.training.losses import Loss
@@ -91,21 +93,23 @@ def resume_model(
     discriminator: Network | None = None,
     loss: Loss | None = None,
     regularizers: Sequence[Regularizer] = (),
+    **options: Any,
 ) -> Model:
-    """Go on with a run where it stopped; in Python `schurgan.resume("runs/clips")`.
+    """Go on with a run where it stopped; in Python `schurgan.resume("runs/clips", steps=2000)`.
 
-    `data` is needed where it was moved, or was not a folder of shards. The rest is as in `schurgan.train`: a run's own
-    parts are not in its folder.
+    `data` is needed where it was moved, or was not a folder of shards. `options` change from here on, and stay changed;
+    a run keeps its networks and what is held out. The rest is as in `schurgan.train`: a run's own parts are not in its
+    folder.
 
     Returns:
         The trained model.
 
     Raises:
-        SchurganError: there is no run, or its state does not fit.
+        SchurganError: there is no run, or its state does not fit the data or an option.
         Interrupted: the process was asked to stop, and the state is saved.
     """
     own = Parts(generator, discriminator, loss, tuple(regularizers))
-    resume(run, data, own=own, callbacks=callbacks)
+    resume(run, data, RunFolder(Path(run)).read_config().override(**options), own=own, callbacks=callbacks)
     return _trained(run, own)
 
 
@@ -131,21 +135,14 @@ def train(
         SchurganError: there is a run already, or something does not fit.
         Interrupted: the process was asked to stop, and the state is saved.
     """
-    folder = RunFolder(Path(run))
-    if config.data is not None:  # absolute, so that the run can go on from any folder
-        config = config.model_copy(update={"data": config.data.resolve()})
-
-    def refuse() -> None:
-        if folder.config.exists():
-            where = f"continue it by `schurgan resume {folder.path}`, or choose another `out`"
-            raise SchurganError(f"{folder.path}: holds a run already; {where}")
+    folder, config = RunFolder(Path(run)), _absolute(config)
 
     with join(config.train.device) as world, world.lock(folder.path):
-        again = folder.config.exists() and (go_on or restarted())
-        if again and not go_on:
+        again = folder.config.exists()
+        if again and restarted() and not go_on:
             config = folder.read_config()
-        elif not again:
-            world.check(refuse)
+        else:
+            _refuse(folder, config, go_on)
         return _fit(config, folder, _shards(config, images), world, own, callbacks, again)
 
 
@@ -153,28 +150,52 @@ def train(
 def resume(
     run: str | os.PathLike[str],
     data: Data | None = None,
-    allow: Collection[str] = (),
+    config: Config | None = None,
     *,
     own: Parts | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> Path:
     """Continue a run from its newest checkpoint, exactly as if it had never stopped; leave a finished one as it is.
 
-    `allow` names options that may differ in config.yaml from what they were, such as "train.lr-g".
+    `config` are its options from here on, by default those that its folder holds. A run that stopped itself goes on
+    with other ones alone, from the state that it ended with.
 
     Returns:
         The folder.
 
     Raises:
-        SchurganError: there is no run, or its state does not fit the options.
+        SchurganError: there is no run, or its state does not fit the data or an option.
         Interrupted: the process was asked to stop, and the state is saved.
     """
     folder, images = RunFolder(Path(run)), None
-    config = folder.read_config()
+    folder.require()
+    config = _absolute(folder.read_config() if config is None else config)
     if data is not None:
         config, images = _with_data(config, data, folder.path)
     with join(config.train.device) as world, world.lock(folder.path):
-        return _fit(config, folder, _shards(config, images), world, own, callbacks, again=True, allow=allow)
+        return _fit(config, folder, _shards(config, images), world, own, callbacks, again=True)
+
+
+def _absolute(config: Config) -> Config:
+    """Name the folder of the data so that the run can go on from any other."""
+    return config if config.data is None else config.model_copy(update={"data": config.data.resolve()})
+
+
+def _refuse(folder: RunFolder, config: Config, go_on: bool) -> None:
+    """Raise SchurganError for a folder that holds data, or a run unless that is to go on with its own options."""
+    if not folder.config.exists():
+        if (folder.path / MANIFEST).is_file():
+            raise SchurganError(f"{folder.path}: prepared data, which a run is not mixed with; choose another `out`")
+        return
+    there, here = (flatten(each.model_dump(mode="json")) for each in (folder.read_config(), config))
+    changed = {name: value for name, value in here.items() if name not in ("preset", "data") and value != there[name]}
+    if go_on and not changed.keys() - FREE:
+        return
+    for name in filter(is_kept, changed):
+        what = f"holds a run whose {name} is {there[name]}, not {here[name]}, and stays it"
+        raise OtherOptions(f"{folder.path}: {what}; choose another `out`")
+    command = f"schurgan resume {shlex.quote(str(folder.path))} {command_line(changed)}".rstrip()
+    raise OtherOptions(f"{folder.path}: holds a run already; continue it by `{command}`, or choose another `out`")
 
 
 def _with_data(config: Config, data: Data, run: Path) -> tuple[Config, LabelledImages | None]:
@@ -206,17 +227,18 @@ def _fit(
     own: Parts | None,
     callbacks: Sequence[Callback],
     again: bool,
-    allow: Collection[str] = (),
 ) -> Path:
     """Train. The run lives in here alone: its replicas must be gone before their processes leave each other."""
     with seeded(config.train.seed, world.device):
         with Bar("real images", quiet=not world.is_main):
             job = Run(config, folder.path, images, world, own or Parts(), callbacks)
             if again:
-                job.restore(allow)
+                job.restore()
             else:
                 job.initialise()
         world.check(lambda: _save(config, folder))
+        if world.is_main and isinstance(images, Shards):
+            note_use(images.folder, folder.path)
         with stop_requests(_STOPPING if world.is_main else "") as requests:
             job.fit(requests)
     return folder.path

@@ -17,6 +17,7 @@ from schurgan.data.sources.common_voice import open_common_voice
 from schurgan.data.sources.environmental import open_esc50, open_urbansound8k
 from schurgan.data.sources.folder import open_folder
 from schurgan.data.sources.soundscape import open_soundscape
+from schurgan.runs.folder import check_recordings
 
 __all__ = ["SOURCES", "Entry", "Item", "Skipped", "Source", "open_source"]
 
@@ -65,12 +66,7 @@ def _folder(name: str, root: str | os.PathLike[str] | None, needed: str) -> Path
         raise SchurganError(f'source "{name}": no folder given; it needs {needed}')
     root = Path(root).expanduser()
     try:
-        if not os.listdir(root):
-            raise SchurganError(f"{root}: an empty folder; {needed} is needed")
-    except FileNotFoundError:
-        raise SchurganError(f"{root}: no such folder; {needed} is needed") from None
-    except NotADirectoryError:
-        raise SchurganError(f"{root}: a file, not a folder; {needed} is needed") from None
+        check_recordings(root, f"{needed} is needed")
     except SchurganError:
         raise
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name

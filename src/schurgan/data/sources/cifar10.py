@@ -119,7 +119,7 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise _Unreadable(f"cannot be read ({error.strerror or error})") from None
     if path.suffix == ".bin":
         if not data or len(data) % (1 + PIXELS):
-            raise _Unreadable(f"{len(data)} bytes; a multiple of {1 + PIXELS} is needed")
+            raise _Unreadable("no whole number of images; it is cut off, or no batch of CIFAR-10")
         rows = np.frombuffer(data, np.uint8).reshape(-1, 1 + PIXELS)
         images, labels = rows[:, 1:], rows[:, 0].tolist()
     else:
@@ -137,7 +137,7 @@ def _unpacked(batch: dict[Any, Any]) -> tuple[np.ndarray, list[int]]:
     if not isinstance(images, np.ndarray) or not isinstance(labels, list) or not labels:
         raise _Unreadable("a batch without its data and labels")
     if images.shape != (len(labels), PIXELS) or images.dtype != np.uint8:
-        raise _Unreadable(f"data {images.shape} {images.dtype} for {len(labels)} labels; (N, {PIXELS}) uint8 is needed")
+        raise _Unreadable(f"its data is not one image of CIFAR-10 for each of its {len(labels)} labels")
     return images, labels
 
 
