@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from schurgan.core import progress
-from schurgan.core.progress import Bar, Parts, until_next_line
+from schurgan.core.progress import Bar, Stages, until_next_line
 from schurgan.core.terminal import duration, rate
 
 
@@ -81,24 +81,39 @@ def test_nothing_done_is_nothing_said(capsys):
 
 
 def test_parts_say_first_how_long_they_will_take_and_are_one_bar(clock, capsys):
-    with Parts("evaluate", {"classifier": 40.0, "sounds": 60.0, "cached": 0.0}) as parts:
+    with Stages("evaluate", lambda: {"classifier": 40.0, "sounds": 60.0, "cached": 0.0}) as parts:
         assert capsys.readouterr().err == "evaluate: about 1 min 40 s (classifier 40 s, sounds 1 min)\n"
         with Bar("classifier") as bar:
             clock[0] += 10
             bar(100, 400)
             parts.tick()
             # as fast as was thought
-            assert capsys.readouterr().err == (
-                "evaluate 10%  1 min 30 s left: classifier 100/400  10 it/s  30 s left\n"
-            )
+            assert capsys.readouterr().err == ("evaluate 10%  1 min 30 s left: classifier 100/400\n")
         clock[0] += 70  # twice as slow as was thought
         with Bar("sounds") as bar:
-            assert parts.line() == "40%  1 min 53 s left"
-            assert parts.fraction() == pytest.approx(0.4)
+            assert parts.line() == "41%  1 min 53 s left"
         with Bar("not in the plan") as bar:
             bar(1, 2)
             assert parts.fraction() == 1
     assert capsys.readouterr().err == "evaluate done in 1 min 20 s\n"
+
+
+def test_the_time_left_counts_down_while_a_unit_takes_long(clock):
+    with Bar("sounds", 10) as bar:
+        clock[0] += 20
+        bar.update(1)
+        assert bar.left() == pytest.approx(180)
+        clock[0] += 15
+        assert bar.left() == pytest.approx(165)
+
+
+def test_an_error_while_parts_are_planned_leaves_no_display_behind(clock):
+    def plan():
+        raise ValueError
+
+    with contextlib.suppress(ValueError), Stages("evaluate", plan):
+        pass
+    assert not progress._shown
 
 
 def test_a_bar_inside_another_display_draws_none_of_its_own(clock, capsys):

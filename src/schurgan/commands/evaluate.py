@@ -100,6 +100,7 @@ def compare(
         if path is not None and path.suffix != ending:
             raise SchurganError(f"--{name}: {path} given, a name that ends in {ending} is needed")
     from schurgan.core.files import atomic_write
+    from schurgan.core.progress import Bar
     from schurgan.evaluation.table import compare as compare_runs
     from schurgan.evaluation.table import legend
 
@@ -112,7 +113,7 @@ def compare(
             with atomic_write(out, "w") as file:
                 file.write(text)
     if png is not None:
-        with writing(png):
+        with writing(png), Bar("picture"):
             png.parent.mkdir(parents=True, exist_ok=True)
             table.save_png(png)
 

@@ -11,6 +11,7 @@ import io
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
@@ -51,7 +52,8 @@ COMMANDS = {
 """Module and summary of each command. Its function has its name, with _ for the space of one of two words."""
 _HELP = {"-h", "--help", "--help-all"}
 
-_WITHOUT_TORCH = ("status", "presets")
+_SLOW = 2.0  # seconds
+_WITHOUT_TORCH = ("animate", "presets", "status")
 
 
 def find_command(name: str, arguments: list[str]) -> Callable[..., Any]:
@@ -202,13 +204,17 @@ def _run(arguments: list[str]) -> None:
 
 
 def _import_torch() -> None:
-    """Import what takes seconds, with a word about it on a terminal."""
+    """Import what takes seconds, with a word about it: on a terminal for so long, in a log where it takes long."""
     if "torch" in sys.modules:
         return
-    terminal = sys.stderr.isatty()
-    if terminal:
+    slow = threading.Timer(_SLOW, say, ["loading PyTorch"])
+    slow.daemon = True
+    if terminal := sys.stderr.isatty():
         Guarded(sys.stderr).write("loading PyTorch ...\r")
+    else:
+        slow.start()
     importlib.import_module("torch")
+    slow.cancel()
     if terminal:
         Guarded(sys.stderr).write("\x1b[2K")
 

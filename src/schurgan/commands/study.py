@@ -67,6 +67,7 @@ def study(
         raise SchurganError(f"--data {missing[0]}=DIR: missing, {chosen.about_data(scale, missing[0])} makes it")
     _check_sizes(chosen, scale, folders)
     from schurgan.core.distributed import World
+    from schurgan.core.progress import Bar
     from schurgan.core.terminal import say
     from schurgan.studies.estimate import check_extractors, estimate, summary
     from schurgan.studies.figures import save_figures
@@ -75,7 +76,8 @@ def study(
     from schurgan.studies.trial import is_main
 
     check_extractors(trials, classes)
-    estimates = list(estimate(trials, classes))
+    with Bar("estimate", unit="trials", quiet=not is_main()) as bar:
+        estimates = list(estimate(trials, classes, bar))
     if is_main():
         say(summary(estimates, jobs))
     with World().lock(out) if is_main() else nullcontext():
@@ -87,7 +89,9 @@ def study(
             print(save_table(chosen, scale, trials, out), end="")
             print(f"table: {out / f'{chosen.name}-{scale}.md'}")
         if chosen.kind != "table":
-            for path in save_figures(chosen, scale, trials, out):
+            with Bar("figures"):
+                paths = save_figures(chosen, scale, trials, out)
+            for path in paths:
                 print(f"figure: {path}")
 
 
@@ -135,6 +139,7 @@ def _check_sizes(study: Study, scale: ScaleName, folders: Mapping[str, Path]) ->
 
 
 def _list(study: Study, scale: ScaleName, trials: Sequence[Trial], classes: Sequence[int], jobs: int) -> None:
+    from schurgan.core.progress import Bar
     from schurgan.studies.estimate import check_extractors, estimate, summary
 
     print(f"{study.title}\n{study.scale(scale).about}")
@@ -143,9 +148,10 @@ def _list(study: Study, scale: ScaleName, trials: Sequence[Trial], classes: Sequ
     space = max(len(trial.name) for trial in trials)
     print(f"\n{'trial':<{space}} {'steps':>7} {'TFLOP':>13} {'GiB':>8}  time of its steps, about")
     estimates = []
-    for each in estimate(trials, classes):
-        estimates.append(each)
-        print(f"{each.trial:<{space}} {each}", flush=True)
+    with Bar("estimate", unit="trials") as bar:
+        for each in estimate(trials, classes, bar):
+            estimates.append(each)
+            print(f"{each.trial:<{space}} {each}", flush=True)
     print(f"\n{summary(estimates, jobs)}; watching and scoring come on top")
     try:
         check_extractors(trials, classes, weights=False)

@@ -5,18 +5,20 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import IO, Self, cast
 
 from rich.console import Console, RenderableType
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.progress_bar import ProgressBar
+from rich.table import Table
 from rich.text import Text
 
 from schurgan.core.terminal import Guarded, duration, harmless, rate
 
 _REFRESH = 4  # pictures a second
+_BAR = 16  # columns
 FIRST = 1.0
 """Seconds until the first line of a log; what is over by then leaves none."""
 _LEAST, _MOST = 3.0, 300.0
@@ -57,20 +59,28 @@ class Display:
         """How far it is: what is done, the rate, the time left."""
         raise NotImplementedError
 
+    def brief(self) -> str:
+        """How far it is, inside another display's line."""
+        return self.line()
+
     def fraction(self) -> float | None:
         """Share that is done; None where that is not known."""
         return None
 
+    def left(self) -> float | None:
+        """Seconds left; None where that is not known."""
+        return None
+
     def picture(self) -> RenderableType:
-        """What a terminal shows: a bar before the line."""
-        share = self.fraction()
-        columns = (TextColumn("{task.description}"), BarColumn(20), TaskProgressColumn())
-        bar = Progress(*columns, TextColumn("{task.fields[line]}", markup=False), console=self.console)
-        line = self.line() + self._inside()
-        bar.add_task(
-            self.what, total=None if share is None else 1000, completed=round(1000 * (share or 0)), line=harmless(line)
-        )
-        return bar.get_renderable()
+        """What a terminal shows: name, bar and line, as much of it as there is room for."""
+        share, bar = self.fraction(), Table.grid(padding=(0, 1))
+        bar.add_column(no_wrap=True)
+        bar.add_column()
+        room = self.console.width - len(self.what) - _BAR - 2
+        bar.add_column(no_wrap=True, overflow="ellipsis", max_width=max(1, room))
+        drawn = ProgressBar(1.0, share or 0.0, width=_BAR, pulse=share is None)
+        bar.add_row(self.what, drawn, Text(harmless(self.line() + self._inside())))
+        return bar
 
     def log(self) -> None:
         """Write a line into the log, where there is something to say."""
@@ -80,7 +90,7 @@ class Display:
 
     def _inside(self) -> str:
         inner = self.inner  # which another thread may end meanwhile
-        return f": {inner.what} {inner.line()}{inner._inside()}" if inner else ""
+        return f": {inner.what} {inner.brief()}{inner._inside()}" if inner else ""
 
     def print(self, text: str, style: str = "") -> None:
         """A line above the bar."""
@@ -101,7 +111,7 @@ class Display:
         self.outer = _shown[-1] if _shown else None
         _shown.append(self)
         if self.outer is not None:
-            self.outer.inner = self
+            self.outer.inner_began(self)
         elif self.console.is_terminal and not self.console.is_dumb_terminal:
             self._live = Live(
                 get_renderable=self.picture,
@@ -115,6 +125,10 @@ class Display:
             self._thread = threading.Thread(target=self._keep_log, daemon=True)
             self._thread.start()
         return self
+
+    def inner_began(self, inner: Display) -> None:
+        """Show what is shown inside too."""
+        self.inner = inner
 
     def inner_ended(self, inner: Display) -> None:
         """Go on without what was shown inside."""
@@ -157,10 +171,12 @@ class Bar(Display):
     ) -> None:
         super().__init__(what, quiet=quiet)
         self.total, self.unit, self.start, self.done, self.text = total, unit, start, start, ""
+        self._updated = self.began
 
     def update(self, done: int, text: str = "") -> None:
         """Show that `done` of the total are done, with `text` behind the rate."""
         self.done, self.text, self._unsaid = done, text, True
+        self._updated = time.monotonic()
 
     def __call__(self, done: int, total: int) -> None:
         """Show that `done` of `total` are done."""
@@ -172,16 +188,25 @@ class Bar(Display):
         return self.done / self.total if self.total else None
 
     def left(self) -> float | None:
-        """Seconds left at the rate so far; None where that is not known."""
+        """Seconds left at the rate so far, which count down while a unit is under way."""
         made = self.done - self.start
-        return (time.monotonic() - self.began) * (self.total - self.done) / made if self.total and made > 0 else None
+        if not self.total or made <= 0:
+            return None
+        left = (self._updated - self.began) * (self.total - self.done) / made
+        return max(0.0, left - (time.monotonic() - self._updated))
+
+    def brief(self) -> str:
+        """How much is done, or for how long it has been at work."""
+        if self.total is None:
+            return f"for {duration(time.monotonic() - self.began)}"
+        return f"{self.done}/{self.total}"
 
     def line(self) -> str:
         """How much is done, how fast, and the time left."""
         took = time.monotonic() - self.began
         if self.total is None:
-            return f"for {duration(took)}"
-        parts = [f"{self.done}/{self.total}"]
+            return self.brief()
+        parts = [self.brief()]
         if self.done > self.start:
             parts.append(rate((self.done - self.start) / max(took, 1e-9), self.unit))
         if self.done >= self.total:
@@ -191,27 +216,41 @@ class Bar(Display):
         return "  ".join(filter(None, [*parts, self.text]))
 
 
-class Parts(Display):
+class Stages(Display):
     """One bar over the parts of something long, which are displays of their own: those inside it of these names.
 
-    `with Parts("evaluate", {"classifier": 40.0, "sounds": 90.0}): ...` says first how long it will take.
+    `with Stages("evaluate", lambda: {"classifier": 40.0, "sounds": 90.0}): ...` says first how long it will take.
 
     Args:
         what: what takes time.
-        seconds: about how long each part will take; 0 where that was done before.
-        quiet: show nothing.
+        plan: finds out about how many seconds each part will take; 0 where that was done before.
+        quiet: show nothing, and plan nothing.
     """
 
-    def __init__(self, what: str, seconds: Mapping[str, float], *, quiet: bool = False) -> None:
+    def __init__(self, what: str, plan: Callable[[], Mapping[str, float]], *, quiet: bool = False) -> None:
         super().__init__(what, quiet=quiet)
-        self._seconds, self._waiting = sum(seconds.values()), dict(seconds)
+        self._plan, self._waiting = plan, dict[str, float]()
+        self._seconds = self._planned = self._part_began = 0.0
 
     def __enter__(self) -> Self:
         super().__enter__()
-        if not self.quiet and self._seconds >= _WORTH_SAYING:
+        if self.quiet:
+            return self
+        try:
+            self._waiting = dict(self._plan())
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
+            raise
+        self._seconds, self._planned = sum(self._waiting.values()), time.monotonic()
+        if self._seconds >= _WORTH_SAYING:
             parts = ", ".join(f"{name} {duration(each)}" for name, each in self._waiting.items() if each >= 1)
             self.print(f"{self.what}: about {duration(self._seconds)} ({parts})")
         return self
+
+    def inner_began(self, inner: Display) -> None:
+        """Begin a part."""
+        super().inner_began(inner)
+        self._part_began = time.monotonic()
 
     def inner_ended(self, inner: Display) -> None:
         """Count a part as done."""
@@ -219,18 +258,27 @@ class Parts(Display):
         self._waiting.pop(inner.what, None)
         self._unsaid = True
 
-    def fraction(self) -> float:
-        """Share of the estimate that is done."""
-        part = self._waiting.get(self.inner.what, 0.0) * (self.inner.fraction() or 0.0) if self.inner else 0.0
-        return 1 - (sum(self._waiting.values()) - part) / self._seconds if self._seconds else 0.0
+    def left(self) -> float:
+        """Seconds left: of the part at work at its rate so far, of the others as those before kept to the plan."""
+        inner, now = self.inner, time.monotonic()
+        planned = self._waiting.get(inner.what, 0.0) if inner else 0.0
+        others = sum(self._waiting.values()) - planned
+        here = min(planned, now - self._part_began)  # as if the part kept to the plan, until it does not
+        pace = (now - self._planned + _WORTH_SAYING) / (self._seconds - others - planned + here + _WORTH_SAYING)
+        left = inner.left() if inner else None
+        return (max(0.0, planned - here) * pace if left is None else left) + others * pace
+
+    def fraction(self) -> float | None:
+        """Share of the time that is over."""
+        took = time.monotonic() - self._planned
+        return took / (took + self.left()) if self._seconds and took else None
 
     def line(self) -> str:
-        """The share that is done, and the time left as the parts so far kept to their estimates."""
-        took, done = time.monotonic() - self.began, self.fraction() * self._seconds
-        if not self._waiting:
-            return f"done in {duration(took)}"
-        pace = (took + _WORTH_SAYING) / (done + _WORTH_SAYING)  # the estimate counts as much as some seconds of work
-        return f"{self.fraction():.0%}  {duration((self._seconds - done) * pace)} left"
+        """The share that is done, and the time left."""
+        took = duration(time.monotonic() - self.began)
+        if not self._seconds:
+            return f"for {took}"
+        return f"{self.fraction() or 0:.0%}  {duration(self.left())} left" if self._waiting else f"done in {took}"
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -23,7 +23,7 @@ from schurgan.core.distributed import World
 from schurgan.core.errors import SchurganError, enough_memory, writing
 from schurgan.core.files import clear_leftovers
 from schurgan.core.isolation import isolated
-from schurgan.core.progress import Bar, Parts
+from schurgan.core.progress import Bar, Stages
 from schurgan.core.tensors import state_digest
 from schurgan.evaluation.comparison import Comparison, RunScores
 from schurgan.evaluation.features.extractor import ClassifierExtractor, Extracted, Extractor, checked
@@ -95,7 +95,8 @@ def evaluate(
             " train with --train.val-folds or --train.val-fraction"
         )
     sounds = subject.recordings and not quick
-    plan = expect(
+    plan = partial(
+        expect,
         subject,
         [name_run(number, runs) for number in range(runs)],
         images,
@@ -107,7 +108,7 @@ def evaluate(
     )
     with (
         world.lock(RunFolder(subject.run).evaluation),
-        Parts("evaluate", plan, quiet=not world.is_main),
+        Stages("evaluate", plan, quiet=not world.is_main),
     ):
         judge = open_judge(subject, extractor, quick, world)
         real = extract_real(subject, subject.training, judge, world, seed, "training images", quick)

@@ -93,7 +93,7 @@ def expect(
     sounds: bool = False,
     usefulness: bool = False,
 ) -> dict[str, float]:
-    """Seconds of each part of taking scores, by the names of its bars; nothing but on the main process.
+    """Seconds of each part of taking scores, by the names of its bars.
 
     Args:
         subject: what is scored.
@@ -105,8 +105,6 @@ def expect(
         sounds: whether those are scored too.
         usefulness: whether classifiers are trained for it.
     """
-    if not world.is_main:
-        return {}
     training, held_out = subject.training, subject.held_out
     pace = Pace.measure(subject.model, training, world.device)
     parts = dict[str, float]()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from schurgan.core.distributed import World
 from schurgan.core.errors import SchurganError, enough_memory, writing
 from schurgan.core.files import atomic_write, write_json
-from schurgan.core.progress import Parts
+from schurgan.core.progress import Stages
 from schurgan.evaluation.evaluate import compare_sets, describe, open_judge
 from schurgan.evaluation.figures import save_sweep_figure
 from schurgan.evaluation.metric_table import METRICS, take_scores, title
@@ -84,8 +85,8 @@ def sweep(
     for truncation in truncations:
         subject.check_truncation(truncation)
     names = [f"α = {alpha:g}, {number} of {len(truncations)}" for number, alpha in enumerate(truncations, 1)]
-    plan = expect(subject, names, images, world, classifier=extractor == "classifier", quick=quick)
-    with world.lock(RunFolder(subject.run).evaluation), Parts("sweep", plan, quiet=not world.is_main):
+    plan = partial(expect, subject, names, images, world, classifier=extractor == "classifier", quick=quick)
+    with world.lock(RunFolder(subject.run).evaluation), Stages("sweep", plan, quiet=not world.is_main):
         judge = open_judge(subject, extractor, quick, world)
         real = extract_real(subject, subject.training, judge, world, seed, "training images", quick)
         points = []

@@ -21,7 +21,7 @@ from torch import Tensor
 from schurgan.audio.pictures import picture, png
 from schurgan.core.errors import SchurganError, writing
 from schurgan.core.files import atomic_write, lock, write_json
-from schurgan.core.progress import Bar, Parts
+from schurgan.core.progress import Bar, Stages
 from schurgan.core.terminal import duration
 from schurgan.data.codec import open_codec
 from schurgan.data.shards import Shards, split
@@ -98,13 +98,17 @@ def _compare_sounds(folder: RunFolder) -> tuple[Verdict, list[Answer], str, str]
     shards, _ = split(everything, folds, config.train.val_fraction)
     # The classifier that watched the run, where it is the same, or the page would take minutes to write.
     seen = everything if folds else shards
-    pace, sounds_made = Pace.measure(model, shards), len(model.classes) * _JUDGED
-    steps = steps_to_train(seen, val_folds=folds, quick=True)
-    with Parts("report", {"classifier": steps * pace.step, "sounds": sounds_made * (pace.image + pace.sound)}):
+    count = len(model.classes) * _JUDGED
+
+    def plan() -> dict[str, float]:
+        pace, steps = Pace.measure(model, shards), steps_to_train(seen, val_folds=folds, quick=True)
+        return {"classifier": steps * pace.step, "sounds": count * (pace.image + pace.sound)}
+
+    with Stages("report", plan):
         with Bar("classifier", unit="step") as bar:
             classifier = cached_classifier(seen, val_folds=folds, quick=True, progress=bar)
         generated, analysed = list[Sounds](), list[Tensor]()
-        with Bar("sounds", sounds_made, "sounds") as bar:
+        with Bar("sounds", count, "sounds") as bar:
             for name in model.classes:
                 generated.append(model.sample(name, _JUDGED, _TRUNCATION, _SEED))
                 analysed.append(_analyse_again(model, generated[-1]))

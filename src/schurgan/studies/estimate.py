@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -57,12 +57,15 @@ class Estimate:
         return f"{self.steps:>7,} {self.flops / 1e12:>13,.1f} {self.memory / 2**30:>8.2f}  {time_left}"
 
 
-def estimate(trials: Sequence[Trial], classes: Sequence[int]) -> Iterator[Estimate]:
+def estimate(
+    trials: Sequence[Trial], classes: Sequence[int], progress: Callable[[int, int], None] | None = None
+) -> Iterator[Estimate]:
     """Build everything that the trials need, and estimate them one by one; those of other seeds alone once.
 
     Args:
         trials: those of a study.
         classes: number of classes of each trial's data.
+        progress: called with the trials estimated and their number.
 
     Raises:
         SchurganError: options do not fit.
@@ -70,7 +73,7 @@ def estimate(trials: Sequence[Trial], classes: Sequence[int]) -> Iterator[Estima
     known: dict[str, tuple[int, int]] = {}
     costs: dict[str, Costs] = {}
     times, until = dict[str, float](), time.monotonic() + _PATIENCE
-    for trial, count in zip(trials, classes, strict=True):
+    for number, (trial, count) in enumerate(zip(trials, classes, strict=True), 1):
         config, train = trial.config, trial.config.train
         kind = train.model_copy(update={"seed": 0, "steps": 1, "threads": None})
         text = f"{count} {config.model_copy(update={'data': None, 'train': kind}).model_dump_json()}"
@@ -91,6 +94,8 @@ def estimate(trials: Sequence[Trial], classes: Sequence[int]) -> Iterator[Estima
         seconds = times.get(text, flops / rate) * train.steps
         done = finished_outcome(trial) is not None
         where: Literal["cpu", "cuda", "a100"] = "a100" if device is None else "cpu" if device.type == "cpu" else "cuda"
+        if progress:
+            progress(number, len(trials))
         yield Estimate(trial.name, train.steps, flops * train.steps, memory, seconds, where, done)
 
 

@@ -27,6 +27,7 @@ from schurgan.core.errors import Interrupted, SchurganError, one_line, writing
 from schurgan.core.files import open_regular
 from schurgan.core.interrupts import stop_requests
 from schurgan.core.launch import count_cores, find_placement, start_python
+from schurgan.core.progress import Bar
 from schurgan.core.terminal import say
 from schurgan.data.workers import dask_cluster
 from schurgan.runs.folder import RunFolder
@@ -107,14 +108,15 @@ def run_trials(
             if is_main():
                 _tell(trial, outcome, number, len(waiting))
         return
-    with stop_requests(_STOPPING) as stop, place as submit:
-        _follow([(trial, submit(trial)) for trial in waiting], stop)
+    with stop_requests(_STOPPING) as stop, place as submit, Bar("study", unit="trials") as bar:
+        _follow([(trial, submit(trial)) for trial in waiting], stop, bar)
 
 
-def _follow(running: list[tuple[Trial, Running]], stop: Sequence[int]) -> None:
+def _follow(running: list[tuple[Trial, Running]], stop: Sequence[int], bar: Bar) -> None:
     total, ended = len(running), itertools.count(1)
     try:
         while running and not stop:
+            bar(total - len(running), total)
             for trial, call in list(running):
                 if not call.done():
                     continue
