@@ -148,7 +148,6 @@ PREPARE = [
     (("folder", "{none}"), "{none}: "),
     (("folder", "{file}"), "{file}: "),
     (("folder",), "ROOT: missing"),
-    (("folder", "{loose}"), "{loose}: "),
     (("folder", "{hollow}"), "{hollow}: "),
     (("esc50", "{loose}"), "esc50.csv"),
     (("foldr", "{loose}"), 'did you mean "folder"?'),

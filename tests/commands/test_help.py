@@ -80,6 +80,16 @@ def test_the_help_of_train_has_the_values_of_the_preset_and_names_those_that_are
     assert f"train.seed {config.train.seed}" not in text.partition(f"{preset} sets ")[2]
 
 
+def test_the_help_of_train_names_the_file_whose_values_it_shows(call, tmp_path):
+    (tmp_path / "my.yaml").write_text("preset: small-64\ntrain: {steps: 77}\n")
+    text = " ".join(
+        call("train", "--preset", "demo", "--config", tmp_path / "my.yaml", "--preset=small-64", "-h").out.split()
+    )
+    assert "[default: 77]" in text
+    assert f"small-64 with {tmp_path / 'my.yaml'} sets " in text
+    assert call("train", "--preset", "--help").out == call("train", "--help").out
+
+
 def test_a_preset_s_values_are_listed_so_that_they_can_be_given(call):
     said = call("presets", "small-64").out.split()
     given = said[said.index("--model.architecture") :]

@@ -52,13 +52,23 @@ def test_each_first_folder_is_a_class_and_what_lies_deeper_belongs_to_it(tmp_pat
 
 
 @pytest.mark.parametrize(
-    "folders", [("train", "val", "test"), ("fold1", "fold2"), ("Train", "Validation"), ("fold_01",)]
+    ("folders", "folds", "held_out"),
+    [
+        (("train", "val", "test"), (1, 2, 3), (2, 3)),
+        (("fold1", "fold10"), (1, 10), ()),
+        (("Train", "Validation"), (1, 2), (2,)),
+        (("fold_01",), (1,), ()),
+    ],
 )
-def test_folders_named_like_the_parts_of_a_split_are_told_of(tmp_path, folders):
+@pytest.mark.parametrize("below", [True, False])
+def test_folders_named_like_the_parts_of_a_split_are_folds(tmp_path, folders, folds, held_out, below):
     for folder in folders:
-        clip(tmp_path / folder / "dog" / "a.wav")
-    with pytest.warns(UserWarning, match=rf"{folders[0]}.*table"):
-        assert open_source("folder", tmp_path).classes() == tuple(sorted(folders))
+        inner = f"{folder}/dog" if below else f"dog/{folder}"
+        clip(tmp_path / inner / "a.wav")
+    source = open_source("folder", tmp_path)
+    assert source.classes() == ("dog",)
+    assert {item.fold for item in source.items()} == set(folds)
+    assert source.val_folds == held_out
 
 
 @pytest.mark.parametrize("folders", [("train", "horn"), ("0", "1"), ("test tone", "noise")])
@@ -160,8 +170,8 @@ def test_folders_without_recordings_are_told_what_would_do(tmp_path):
     (tmp_path / "texts" / "dog").mkdir(parents=True)
     (tmp_path / "texts" / "dog" / "a.txt").write_text("woof")
     assert "an empty folder, not recordings; a folder that holds one folder" in sentence("folder", tmp_path / "empty")
-    assert "2 sound files but no folders of them; move them into one" in sentence("folder", tmp_path / "flat")
-    assert "no sound files found in its folders" in sentence("folder", tmp_path / "texts")
+    assert "2 sound files but no folders of them" in sentence("folder", tmp_path / "flat")
+    assert "no sound files found in it" in sentence("folder", tmp_path / "texts")
     assert "no such file or folder" in sentence("folder", tmp_path / "missing")
     assert "a file, not recordings; a folder that holds" in sentence("folder", tmp_path / "file.wav")
     assert "no such file or folder" in sentence("folder", "nul\0")
@@ -304,7 +314,9 @@ def test_unknown_sources_and_options_are_told_the_nearest_name(tmp_path):
     assert sentence("foldr", tmp_path) == 'source "foldr": no such source; did you mean "folder"?'
     assert "one of folder, esc50, urbansound8k, common_voice, cifar10, soundscape would do" in sentence("zzz", tmp_path)
     assert sentence("esc50", tmp_path, subst="esc10") == 'source "esc50": no option "subst"; did you mean "subset"?'
-    assert 'source "folder": no option "seed"; one of kind, table would do' in sentence("folder", tmp_path, seed=1)
+    assert 'source "folder": no option "seed"; one of kind, table, class_from would do' in sentence(
+        "folder", tmp_path, seed=1
+    )
     assert 'no kind "image"; did you mean "images"?' in sentence("folder", tmp_path, kind="image")
     assert 'did you mean "esc10"?' in sentence("esc50", tmp_path, subset="esc1")
     assert "reads no folder" in sentence("soundscape", tmp_path)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from schurgan.commands.parsing import Folder, arg, check_counts
+from schurgan.commands.parsing import Folder, arg, check_counts, name_options
 from schurgan.core.errors import SchurganError
 from schurgan.core.terminal import COMMON, say
 from schurgan.runs.messages import counted
@@ -107,6 +107,11 @@ def prepare_folder(
         COMMON,
         arg(metavar="FILE", help="a CSV file of path, label and, where wanted, fold, instead of a folder a class"),
     ] = None,
+    class_from: Annotated[
+        str | None,
+        COMMON,
+        arg(metavar="HOW", help="top, leaf, name, word, none, or a pattern that finds the class in a path"),
+    ] = None,
 ) -> None:
     """Make shards of SOURCE folder, your own recordings or images; started again, it does what is missing.
 
@@ -114,7 +119,7 @@ def prepare_folder(
         schurgan prepare folder clips --out data/clips
         schurgan prepare folder clips --out data/clips --seconds 2 --size 128
     """
-    _prepare("folder", root, {"kind": kind, "table": table}, options)
+    _prepare("folder", root, {"kind": kind, "table": table, "class_from": class_from}, options)
 
 
 def prepare_esc50(
@@ -209,6 +214,8 @@ def _prepare(name: str, root: Path | None, own: Mapping[str, object], options: S
 
     sounds = options if isinstance(options, SoundOptions) else SoundOptions(out=options.out)
     source = open_source(name, root, **{option: value for option, value in own.items() if value is not None})
+    if said := getattr(source, "said", ""):
+        print(name_options(said, {"class_from": "--class-from"}), flush=True)
     try:
         codec = codec_for(
             source,

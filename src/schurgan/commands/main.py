@@ -9,6 +9,7 @@ import contextlib
 import importlib
 import io
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -17,8 +18,8 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from typing import Any, TextIO, cast
 
-from schurgan.core.errors import Interrupted, SchurganError, did_you_mean, enough_memory
-from schurgan.core.terminal import Guarded, HarmlessStream, say
+from schurgan.core.errors import Interrupted, SchurganError, Undecided, did_you_mean, enough_memory
+from schurgan.core.terminal import Guarded, HarmlessStream, say, say_more
 from schurgan.version import __version__
 
 COMMANDS = {
@@ -66,9 +67,8 @@ def find_command(name: str, arguments: list[str]) -> Callable[..., Any]:
         from schurgan.commands.parsing import value_of
         from schurgan.runs.config import Config
 
-        return module.train_command(
-            Config.from_preset(value_of(arguments, "--preset"), value_of(arguments, "--config"))
-        )
+        preset, file = (value_of(arguments, option) for option in ("--preset", "--config"))
+        return module.train_command(Config.from_preset(preset, file), file)
     if name == "resume":
         from schurgan.runs.config import Config
         from schurgan.runs.folder import RunFolder
@@ -89,6 +89,9 @@ def command_of(arguments: Sequence[str]) -> tuple[str, list[str]]:
         raise SchurganError(
             f"{first}: one word more is needed, as in {', '.join(f'`schurgan {name}`' for name in group)}"
         )
+    if first == "prepare" and os.path.exists(arguments[1]):
+        command = shlex.join(["schurgan", "prepare", "folder", *arguments[1:]])
+        raise SchurganError(f'"{arguments[1]}": a path, and the kind of its source is needed before it: `{command}`')
     known = [name.partition(" ")[2] for name in group] or [*COMMANDS, *(name.partition(" ")[0] for name in COMMANDS)]
     lists = f"`schurgan {first + ' ' if group else ''}--help` lists them"
     near = did_you_mean(arguments[1] if group else first, known) or f"; {lists}"
@@ -119,6 +122,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 _run(arguments)
             finally:
                 sys.stdout.flush()  # or a closed pipe would be noticed at exit only, where nobody can catch it
+    except Undecided as error:
+        say(error.question)
+        for text, option, value in error.choices:
+            say_more(f"  {text}", f"    {shlex.join(['schurgan', *arguments, option, value])}")
+        say(error.otherwise)
+        sys.exit(2)
     except SchurganError as error:
         say(str(error))
         sys.exit(2)
@@ -199,6 +208,10 @@ def _run(arguments: list[str]) -> None:
                 _import_torch()
             with ended_by_ctrl_c():
                 run()
+    except Undecided as error:
+        names = option_names(command)
+        choices = [choice._replace(option=names[choice.option]) for choice in error.choices]
+        raise Undecided(error.question, choices, name_options(error.otherwise, names)) from error
     except SchurganError as error:
         raise SchurganError(name_options(str(error), option_names(command))) from error
 

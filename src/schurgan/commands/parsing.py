@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import itertools
 import re
 import types
 import typing
@@ -157,13 +158,13 @@ def check_counts(**counts: int | None) -> None:
 
 
 def value_of(arguments: Sequence[str], option: str) -> str | None:
-    """The value of an option that decides how the others are read."""
-    for i, argument in enumerate(arguments):
-        if argument == option:
-            return arguments[i + 1] if i + 1 < len(arguments) else None
-        if argument.startswith(option + "="):
-            return argument.partition("=")[2]
-    return None
+    """The value of an option that decides how the others are read: the last one, as of all options."""
+    value = None
+    for argument, after in itertools.zip_longest(arguments, arguments[1:], fillvalue="--"):
+        name, equals, given = argument.partition("=")
+        if name == option:
+            value = given if equals else None if _is_flag(after) else after
+    return value
 
 
 def _walk(

@@ -17,8 +17,8 @@ from schurgan.runs.presets import preset_list
 Run = Annotated[Path, arg(metavar="RUN")]
 
 
-def train_command(default: Config) -> Callable[..., None]:
-    """`train` with the options of the chosen preset as its defaults, which its help shows."""
+def train_command(default: Config, file: str | None = None) -> Callable[..., None]:
+    """`train` with the options of the chosen preset and file as its defaults, which its help shows."""
 
     def train(
         config: Config = default,
@@ -43,7 +43,7 @@ def train_command(default: Config) -> Callable[..., None]:
 
     notes = (
         f"Presets: {preset_list()}; `schurgan presets` says what each is for.",
-        f"{default.preset} sets {show_options(default.changes())}.",
+        f"{default.preset}{f' with {file}' if file else ''} sets {show_options(default.changes())}.",
         "--steps is --train.steps, and so is every name that one group alone has.",
     )
     train.__doc__ = "\n    ".join([f"{inspect.cleandoc(train.__doc__ or '')}\n\nNote:", *notes])

@@ -7,12 +7,30 @@ import difflib
 import errno
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 
 class SchurganError(ValueError):
     """A user can mend this. The message is one sentence: what, where, what was given, what would do."""
+
+
+class Choice(NamedTuple):
+    """One of several things that may be meant, and the value of an option that says so."""
+
+    text: str
+    option: str
+    value: str
+
+
+class Undecided(SchurganError):
+    """A user can mend this by choosing: `question`, the `choices`, and what else would do."""
+
+    def __init__(self, question: str, choices: Sequence[Choice], otherwise: str) -> None:
+        self.question, self.choices, self.otherwise = question, tuple(choices), otherwise
+        listed = (f'`{choice.option}` "{choice.value}" takes {choice.text}' for choice in choices)
+        super().__init__("; ".join((question, *listed, otherwise)))
 
 
 class Interrupted(Exception):

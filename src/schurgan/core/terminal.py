@@ -59,6 +59,12 @@ def say(message: str) -> None:
     Guarded(sys.stderr).write(f"schurgan: {harmless(' '.join(message.split()))}\n")
 
 
+def say_more(*lines: str) -> None:
+    """Lines that belong to what was said, as they stand."""
+    for line in lines:
+        Guarded(sys.stderr).write(harmless(re.sub(r"[\r\n]", " ", line)) + "\n")
+
+
 class Guarded:
     """A stream that work outlives: once it fails all that follows is ignored; what it cannot encode becomes "?"."""
 

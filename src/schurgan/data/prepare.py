@@ -30,6 +30,7 @@ from schurgan.audio.pitch import pitch_shift
 from schurgan.core.errors import SchurganError, enough_memory, writing
 from schurgan.core.files import lock
 from schurgan.core.isolation import isolated
+from schurgan.core.terminal import say
 from schurgan.data.codec import Codec, ImageCodec, codec_for, open_codec
 from schurgan.data.manifest import Clip, DType, Manifest, Skipped, kept_seconds, printable
 from schurgan.data.shards import quantise
@@ -58,13 +59,14 @@ def prepare_data(
     sample_rate: int = 16000,
     scale: Literal["log", "linear", "log_real"] = "log",
     grey: bool = False,
+    class_from: str | None = None,
     workers: int | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Prepare a data set for training; `schurgan.data.prepare` has more options, and takes a codec.
 
     Args:
-        data: a folder that holds one of recordings or images for each class; or a source, or the name of one.
+        data: a folder of recordings or images, or an archive of one; or a source, or the name of one.
         root: where the recordings of a named source are.
         out: folder for the shards and manifest.json.
         size: rows and columns of an image; 0 is 64, but for square pictures up to 128 x 128 their own.
@@ -72,6 +74,8 @@ def prepare_data(
         sample_rate: in Hz.
         scale: magnitude scale of the spectrograms.
         grey: keep pictures in grey.
+        class_from: what the classes of a folder are, where that is not evident: "top", "leaf", "name", "word", "none",
+            or a pattern that is searched in each path, "([a-z]+)_take", whose group is the class.
         workers: processes, by default one a core as far as there is work.
         overwrite: replace shards of other data or options in `out`.
 
@@ -81,7 +85,10 @@ def prepare_data(
     if isinstance(data, str | os.PathLike):
         named = root is not None or (str(data) in SOURCES and not os.path.isdir(data))
         length = {"seconds": seconds} if data == "soundscape" and seconds is not None else {}
-        data = open_source(str(data), root, **length) if named else open_source("folder", data)
+        ways = {} if class_from is None else {"class_from": class_from}
+        data = open_source(str(data), root, **length, **ways) if named else open_source("folder", data, **ways)
+        if said := getattr(data, "said", ""):
+            say(said)
     codec = codec_for(data, size, seconds=seconds, sample_rate=sample_rate, scale=scale, grey=grey)
     prepare(data, out, codec, workers=workers, overwrite=overwrite)
     return Path(out)

@@ -82,6 +82,7 @@ class FileSource:
     tables: tuple[str, ...] = ()  # files that determine the data beside those of the items
     kind: str = "audio"
     val_folds: tuple[int, ...] = ()  # folds that the data set itself holds out, its validation and test parts
+    said: str = ""  # what was taken for its classes, where that is not a matter of course
 
     def classes(self) -> tuple[str, ...]:
         """Class names, in the order of their numbers."""

@@ -1,93 +1,130 @@
-"""Anybody's recordings or images: a folder for each class, ROOT/dog/*.wav, ROOT/rain/**/*.flac, … or a table."""
+"""Anybody's recordings or images: what their folders, names, or a table say of their classes."""
 
 from __future__ import annotations
 
 import os
-import re
 import unicodedata
-import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from schurgan.core.errors import SchurganError
+from schurgan.core.errors import Choice, SchurganError, Undecided
 from schurgan.data.manifest import printable
 from schurgan.data.sources.base import AUDIO_SUFFIXES, FileSource, Item, Skipped, choices
 from schurgan.data.sources.image_files import IMAGE_SUFFIXES
+from schurgan.data.sources.listing import list_files
+from schurgan.data.sources.readings import Reading, Readings, read, readings
 from schurgan.data.sources.tables import read_table
 
 KINDS = {
     "audio": (AUDIO_SUFFIXES, "an audio file", "sound files", "recordings (WAV, FLAC, OGG, MP3, …)"),
     "images": (IMAGE_SUFFIXES, "an image", "images", "images (PNG, JPEG, …)"),
 }
-_PARTS = re.compile(
-    r"(train(ing)?|val(id(ation)?)?|dev(elopment)?|eval(uation)?|test(ing)?|(fold|split|part)[-_ ]?\d+)"
-)
-"""Names of the parts of a split, in lower case."""
 
 
-def open_folder(root: Path, kind: str | None = None, table: str | Path | None = None) -> FileSource:
+@dataclass(frozen=True)
+class Look:
+    """What a folder holds, by the names of its files; nothing was opened.
+
+    Attributes:
+        root: the folder.
+        kind: "audio" or "images".
+        paths: its recordings or images, relative to it.
+        skipped: what else was seen, and why it is not used.
+        readings: what the classes can be.
+    """
+
+    root: Path
+    kind: str
+    paths: tuple[str, ...]
+    skipped: tuple[Skipped, ...]
+    readings: Readings
+
+
+def look(root: Path, kind: str | None = None) -> Look:
+    """See what `root` holds and what its classes can be; links are followed, loops are not.
+
+    Args:
+        root: the folder.
+        kind: "audio" or "images"; by default audio, or images where images are all there is.
+
+    Raises:
+        SchurganError: it has no files of the kind.
+    """
+    if kind is not None:
+        choices("folder", "kind", [kind], tuple(KINDS))
+    listed = list_files(root, (*AUDIO_SUFFIXES, *IMAGE_SUFFIXES))
+    kind = kind or _kind_of(origin for origin, reason in listed if reason is None)
+    suffixes, what, files, needed = KINDS[kind]
+    paths: list[str] = []
+    skipped: list[Skipped] = []
+    for origin, reason in listed:
+        if reason is None and origin.lower().endswith(suffixes):
+            paths.append(origin)
+        else:
+            skipped.append((printable(origin), reason or f"not {what} by its name"))
+    if not paths:
+        raise SchurganError(f"{root}: no {files} found in it; one folder of {needed} for each class would do")
+    return Look(root, kind, tuple(paths), tuple(skipped), readings(paths, _name(root)))
+
+
+def open_folder(
+    root: Path, kind: str | None = None, table: str | Path | None = None, class_from: str | None = None
+) -> FileSource:
     """List the recordings or images under `root` by their names; whether they decode is found when they are loaded.
 
-    Without a table, files inside a class folder belong to that class however deep they lie; links are followed, loops
-    are not. Classes are in alphabetical order, their names in Unicode's normal form C.
+    Classes are in alphabetical order, their names in Unicode's normal form C. The parts of a split, folders called
+    train and test or fold1 and fold2, are folds and no classes.
 
     Args:
         root: the folder.
         kind: "audio" or "images"; by default audio, or images where images are all there is.
         table: a CSV file with the columns `path` (relative to `root`), `label`, and where wanted `fold` (1 or more):
             its rows are the items, in their order. A relative path of it is looked for here, then in `root`.
+        class_from: what the classes are, as `readings.read` takes it; by default what is evident.
 
     Raises:
         SchurganError: nothing can be used, or the table is broken.
-
-    Warns:
-        UserWarning: all class folders have names of the parts of a split, such as train and test, or fold1 and fold2.
+        Undecided: the classes can be read in several ways, or in none.
     """
-    if kind is not None:
-        choices("folder", "kind", [kind], tuple(KINDS))
-    return _folders(root, kind) if table is None else _table(root, kind, Path(table).expanduser())
+    if table is not None:
+        return _table(root, kind, Path(table).expanduser())
+    seen = look(root, kind)
+    if class_from is not None:
+        return _source(seen, read(seen.paths, class_from, _name(root)))
+    if seen.readings.evident is None:
+        raise _undecided(seen)
+    return _source(seen, seen.readings.evident)
 
 
-def _folders(root: Path, kind: str | None) -> FileSource:
-    either = (*AUDIO_SUFFIXES, *IMAGE_SUFFIXES)
-    above = {_identity(folder) for folder in (root.resolve(), *root.resolve().parents)}
-    entries: list[tuple[str, str | None]] = []
-    for entry in _entries(root):
-        if os.path.isdir(entry):
-            entries += list(_inside(entry, entry.name, set(above), either)) or [(entry.name, "an empty folder")]
-        else:
-            entries.append((entry.name, _unfit(entry, either)))
-    kind = kind or _kind_of(origin for origin, reason in entries if reason is None)
-    suffixes, what, files, needed = KINDS[kind]
+def _source(seen: Look, reading: Reading) -> FileSource:
     listing: list[Item] = []
-    skipped: list[Skipped] = []
-    loose = 0
-    for origin, reason in entries:
-        if reason is None and not origin.lower().endswith(suffixes):
-            reason = f"not {what} by its name"
-        elif reason is None and "/" not in origin:
-            reason = "lies outside the class folders"
-            loose += 1
-        if reason is None:
-            listing.append(Item(origin, unicodedata.normalize("NFC", origin.partition("/")[0])))
+    skipped = list(seen.skipped)
+    for origin, label, fold in zip(reading.paths, reading.labels, reading.folds.of, strict=True):
+        if label:
+            listing.append(Item(origin, label, fold))
         else:
-            skipped.append((printable(origin), reason))
-    classes = list(dict.fromkeys(item.label for item in listing))
-    if classes and all(_PARTS.fullmatch(name.lower()) for name in classes):
-        warnings.warn(
-            f"{root}: its folders {', '.join(classes[:5])} are taken for classes, yet named as a split's parts; "
-            "if they are parts, list the files in a table with the columns path, label and fold (option table)",
-            stacklevel=2,
-        )
-    if not listing:
-        if loose:
-            example = root / "dog" / "bark.wav"
-            reason = (
-                f"{loose} {files} but no folders of them; move them into one folder for each class, as in {example}"
-            )
-            raise SchurganError(f"{root}: {reason}")
-        raise SchurganError(f"{root}: no {files} found in its folders; one folder of {needed} for each class is needed")
-    return _source(root, kind, sorted(listing, key=lambda item: (item.label, item.origin)), sorted(skipped))
+            skipped.append((printable(origin), reading.no_class))
+    listing.sort(key=lambda item: (item.label, item.origin))
+    said = f"taken as classes: {reading.said()}; for example, {reading.example}"
+    if seen.readings.evident is reading and (beside := seen.readings.beside):
+        said += f'; `class_from` "{beside.name}" would take {beside.said(4)}'
+    source = _files(seen.root, seen.kind, listing, sorted(skipped), reading.folds.held_out)
+    return replace(source, said=said)
+
+
+def _undecided(seen: Look) -> Undecided:
+    """The question that the readings leave."""
+    plausible, files = seen.readings.plausible, KINDS[seen.kind][2]
+    choices = [Choice(f"{each.said()}; {each.example}", "class_from", each.name) for each in plausible]
+    question = f"{seen.root}: its classes can be read in {len(plausible)} ways"
+    if len(plausible) == 1:
+        told = "no words repeat in their names that could be classes"
+        question = f"{seen.root}: {len(seen.paths)} {files} but no folders of them, and {told}"
+    example = seen.root / "dog" / f"bark{Path(seen.paths[0]).suffix}"
+    otherwise = f"or give `class_from` a pattern with a group that finds the class in a path such as {seen.paths[0]}"
+    otherwise += f", or `table` a CSV file of path and label, or make one folder for each class, as in {example}"
+    return Undecided(question, choices, otherwise)
 
 
 def _table(root: Path, kind: str | None, table: Path) -> FileSource:
@@ -105,13 +142,17 @@ def _table(root: Path, kind: str | None, table: Path) -> FileSource:
             skipped.append((origin, f"no such file, though {path.name} names it"))
     if not listing:
         raise SchurganError(f"{path}: none of the files that it names is in {root}")
-    return _source(root, kind or _kind_of(item.origin for item in listing), listing, skipped)
+    return _files(root, kind or _kind_of(item.origin for item in listing), listing, skipped)
 
 
-def _source(root: Path, kind: str, listing: list[Item], skipped: list[Skipped]) -> FileSource:
+def _files(
+    root: Path, kind: str, listing: list[Item], skipped: list[Skipped], val_folds: tuple[int, ...] = ()
+) -> FileSource:
     classes = tuple(sorted({item.label for item in listing}))
-    options = () if kind == "audio" else (("kind", kind),)
-    return FileSource("folder", root, classes, tuple(listing), tuple(skipped), options, kind=kind)
+    options: list[tuple[str, object]] = [("kind", kind)] if kind != "audio" else []
+    options += [("val_folds", list(val_folds))] if val_folds else []
+    source = FileSource("folder", root, classes, tuple(listing), tuple(skipped), tuple(options), kind=kind)
+    return replace(source, val_folds=val_folds)
 
 
 def _kind_of(origins: Iterable[str]) -> str:
@@ -119,51 +160,6 @@ def _kind_of(origins: Iterable[str]) -> str:
     return "images" if suffixes & set(IMAGE_SUFFIXES) and not suffixes & set(AUDIO_SUFFIXES) else "audio"
 
 
-def _inside(
-    folder: os.DirEntry[str], origin: str, seen: set[tuple[int, int]], suffixes: tuple[str, ...]
-) -> Iterator[tuple[str, str | None]]:
-    """(origin, None or why it is skipped) of everything under a folder, in the order of names."""
-    if reason := _unfit_name(folder.name):
-        yield origin, reason
-        return
-    try:
-        identity = _identity(folder)
-        if identity in seen:
-            yield origin, "a link to a folder that is listed already"
-            return
-        seen.add(identity)
-        entries = _entries(folder)
-    except OSError as error:
-        yield origin, f"cannot be read ({error.strerror})"
-        return
-    for entry in entries:
-        inner = f"{origin}/{entry.name}"
-        if os.path.isdir(entry):
-            yield from _inside(entry, inner, seen, suffixes)
-        else:
-            yield inner, _unfit(entry, suffixes)
-
-
-def _unfit(entry: os.DirEntry[str], suffixes: tuple[str, ...]) -> str | None:
-    """Why a file cannot be used whatever it holds, or None."""
-    if reason := _unfit_name(entry.name):
-        return reason
-    if not entry.name.lower().endswith(suffixes) or os.path.isfile(entry):
-        return None
-    return "a broken link" if entry.is_symlink() else "not a regular file"
-
-
-def _unfit_name(name: str) -> str | None:
-    if name.startswith("."):
-        return "hidden"
-    return None if printable(name) == name else "its name is not valid UTF-8"
-
-
-def _identity(folder: os.DirEntry[str] | Path) -> tuple[int, int]:
-    status = os.stat(folder)
-    return status.st_dev, status.st_ino
-
-
-def _entries(folder: os.DirEntry[str] | Path) -> list[os.DirEntry[str]]:
-    with os.scandir(folder) as entries:
-        return sorted(entries, key=lambda entry: entry.name)
+def _name(root: Path) -> str:
+    """What a class of all files of a folder is called."""
+    return root.resolve().name or "all"
