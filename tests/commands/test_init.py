@@ -12,6 +12,7 @@ from PIL import Image
 
 from schurgan.commands.go import Plan
 from schurgan.commands.init import _sounds, _training
+from schurgan.core import launch
 from schurgan.data.survey import Survey
 from schurgan.studies import estimate
 
@@ -21,11 +22,12 @@ FIELDS = Survey("field recordings", 60, seconds=5, sounding=5, highest=9000)
 
 
 @pytest.fixture(autouse=True)
-def fifth_of_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step of 64 x 64 images takes 0.2 s, one of 32 x 32 0.05 s."""
-    monkeypatch.setattr(
-        estimate, "step_seconds", lambda config, classes: 0.2 if config.model.architecture == "small-64" else 0.05
-    )
+def seconds(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, int], float]:
+    """Of a step of a preset by so many threads, on a machine of four cores."""
+    times = {("small-64", 1): 0.4, ("small-64", 4): 0.2, ("small-32", 1): 0.1, ("small-32", 4): 0.05}
+    monkeypatch.setattr(launch, "count_cores", lambda: 4)
+    monkeypatch.setattr(estimate, "step_seconds", lambda config, _: times[config.preset, config.train.threads])
+    return times
 
 
 def proposed(looked: Survey, clips: int = 400, minutes: float = 15) -> dict[str, object]:
@@ -65,6 +67,13 @@ def test_few_clips_that_are_seen_often_are_augmented_and_many_are_not():
 def test_a_slow_machine_is_given_smaller_images():
     slow = proposed(HITS, 1000, 3)
     assert (slow["size"], slow["preset"], slow["steps"]) == (32, "small-32", 3000)
+
+
+def test_one_thread_is_taken_where_all_cores_are_no_faster(seconds):
+    assert "threads" not in proposed(HITS)
+    seconds["small-64", 4] = 0.39
+    assert proposed(HITS, 1000)["threads"] == 1
+    assert proposed(HITS, 1000)["steps"] == 1900  # 0.85 of 900 s, at 0.4 s each
 
 
 def test_the_file_says_why_and_go_takes_it_as_it_stands(call, recordings, tmp_path, monkeypatch):

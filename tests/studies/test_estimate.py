@@ -25,6 +25,7 @@ from schurgan.training.build import (
     build_regularizers,
     build_trainer,
 )
+from schurgan.training.trainer import Trainer
 
 
 def cells(study: Study, scale: ScaleName) -> tuple[tuple[Trial, ...], list[int]]:
@@ -220,7 +221,7 @@ def test_without_a_gpu_the_hours_are_those_of_an_a100(tmp_path, monkeypatch):
 def test_a_summary_adds_what_is_left_and_shares_its_time_among_jobs():
     a, b, c = (module.Estimate(str(n), 10, 2 * 10**15, 2**30 * n, 7200.0, "cuda", n == 3) for n in (1, 2, 3))
     said = summary([a, b, c], 8)
-    assert said == "2 trials to run, 4.00 PFLOP, about 4.0 GPU-hours, 2 h 0 min by 8 jobs, 2.00 GiB at most each"
+    assert said == "2 trials to run, 4.00 PFLOP, about 4.0 GPU-hours, 2 h by 8 jobs, 2.00 GiB at most each"
 
 
 def test_an_extractor_that_is_missing_is_told_of_before_anything_is_trained(tmp_path, monkeypatch):
@@ -248,3 +249,12 @@ def test_the_seconds_of_a_step_are_of_the_threads_that_the_options_name_and_leav
     assert seen == [2]
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_where_a_step_takes_seconds_no_others_are_waited_for(monkeypatch):
+    steps, once = [], Trainer.training_step
+    monkeypatch.setattr(module, "_LONG", 0.0)
+    monkeypatch.setattr(Trainer, "training_step", lambda *given: steps.append(1) or once(*given))
+    config = Config.model_validate({"model": {"architecture": "small-16", "width": 4}, "train": {"batch_size": 4}})
+    assert step_seconds(config, 2, torch.device("cpu"), 1) > 0
+    assert len(steps) == 1

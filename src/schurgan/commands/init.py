@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ _SHARE = 0.85
 _EPOCHS, _LEAST, _SLOW = 600, 1500, 1000
 """Passes over the recordings after which little is learned, steps that a generator needs all the same, and steps for
 which there must be time, or smaller images are better."""
+_FASTER = 0.85
+"""Time of a step by all cores, as a share of that by one thread, from which on they are worth it."""
 _LONG = 300
 """Passes over the recordings from which D learns them by heart unless it sees altered ones (DiffAugment)."""
 
@@ -69,14 +72,17 @@ def init(
         raise SchurganError(
             f"{out}: is there already; `{go_command(out)}` does what it says, --out FILE writes another one"
         )
+    from schurgan.core.progress import Bar
     from schurgan.data.sources import open_source
     from schurgan.data.survey import survey
 
     reading = {name: str(value) for name, value in (("kind", kind), ("table", table)) if value is not None}
     source = open_source("folder", clips, **reading)
-    looked = survey(source)
+    with Bar("listen to some"):
+        looked = survey(source)
     counts = Counter(item.label for item in source.items())
-    choices = [*_sounds(looked), *_training(looked, counts, minutes)]
+    with Bar("time some steps"):
+        choices = [*_sounds(looked), *_training(looked, counts, minutes)]
     about = _about(clips, source, looked, counts)
     with writing(out), open(out, "x", encoding="utf-8") as file:
         file.write("\n".join(_document(clips, out, about, reading, choices)))
@@ -89,7 +95,7 @@ def init(
 
 def go_command(file: Path) -> str:
     """What does what the file says."""
-    return "schurgan go" if file == FILE else f"schurgan go {file}"
+    return "schurgan go" if file == FILE else f"schurgan go {shlex.quote(str(file))}"
 
 
 def _about(clips: Path, source: Source, looked: Survey, counts: Counter[str]) -> list[str]:
@@ -139,23 +145,29 @@ def _training(looked: Survey, counts: Counter[str], minutes: float) -> Iterator[
     from schurgan.studies.estimate import step_seconds
 
     clips, channels = sum(counts.values()), 3 if looked.kind == "pictures" else 1
+    device, cores = choose_device("auto"), count_cores()
     options: dict[str, Any] = {"descriptor": "gram", "model": {"channels": channels}}
     for size in (32,) if 0 < looked.size <= 32 else (64, 32):
         preset = f"small-{size}"
-        once = step_seconds(Config.from_preset(preset, **options), len(counts))
+        counted = (1, cores) if device.type == "cpu" else (cores,)
+        times = {n: step_seconds(Config.from_preset(preset, threads=n, **options), len(counts)) for n in counted}
+        threads = cores if times[cores] < _FASTER * times[counted[0]] else counted[0]
+        once = times[threads]
         if (most := int(_SHARE * 60 * minutes / once)) >= _SLOW:
             break
     batch = Config.from_preset(preset).train.batch_size
     steps = max(1, min(most, max(_LEAST, _EPOCHS * clips // batch)))
     steps = steps // 100 * 100 or steps
     epochs = steps * batch / clips
-    device = choose_device("auto")
-    machine = "a GPU" if device.type == "cuda" else f"{count_cores()} cores and no GPU"
+    machine = "a GPU" if device.type == "cuda" else f"{cores} cores and no GPU"
     slow = "64 would take too long here" if size == 32 and looked.size == 0 else f"about {once:.2g} s a step here"
     yield Choice("prepare", "size", size, f"rows and columns of an image; {slow}")
     yield Choice("train", "preset", preset, f"networks for images of {size} x {size} that {machine} can train")
     if channels == 3:
         yield Choice("train", "model", {"channels": 3}, "pictures in colour")
+    if threads < cores:
+        both = f"{times[1]:.2g} s a step against {times[cores]:.2g} s by {cores}"
+        yield Choice("train", "threads", 1, f"{both}, and other programs do not matter as much")
     time = duration(once * steps / _SHARE)
     enough = f", enough for {clips} clips" if steps < most // 100 * 100 else ""
     yield Choice("train", "steps", steps, f"about {time} on this machine{enough}: each clip is seen {epochs:.0f} times")

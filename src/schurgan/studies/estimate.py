@@ -13,7 +13,7 @@ import torch
 from schurgan.core.distributed import World
 from schurgan.core.errors import SchurganError
 from schurgan.core.isolation import own_settings, seeded
-from schurgan.core.launch import choose_device
+from schurgan.core.launch import choose_device, count_cores
 from schurgan.core.terminal import duration
 from schurgan.evaluation.features.classifier import Classifier
 from schurgan.evaluation.features.inception import load_library
@@ -26,6 +26,7 @@ from schurgan.studies.trial import finished_outcome
 from schurgan.training.build import build_architecture, build_trainer
 
 _WARM, _TIMED = 1, 3  # steps
+_LONG = 3.0  # seconds after which no other step of a kind is timed
 _MOST = {"cpu": 2e11, "cuda": 2e13}
 """Operations of a step that is timed; a larger batch is cut down, and the time taken in proportion."""
 _PATIENCE = 8.0
@@ -153,8 +154,7 @@ def step_seconds(config: Config, classes: int, device: torch.device | None = Non
     train = config.train.model_copy(update={"batch_size": batch, "gradient_accumulation_steps": 1, "compile": False})
     try:
         with own_settings(), seeded(0, device):
-            if train.threads:
-                torch.set_num_threads(train.threads)
+            torch.set_num_threads(train.threads or count_cores())  # as a run of one process does
             seconds = _measure(config.model_copy(update={"train": train}), classes, device)
     except torch.OutOfMemoryError:
         return flops / (A100[train.precision] * SHARE)
@@ -202,12 +202,11 @@ def _measure(config: Config, classes: int, device: torch.device) -> float:
         real = torch.rand(len(every), *shape[1:], generator=generator) * 2 - 1
         condition.fit_real([(real, every)])
     batches = [(images.to(device), labels.to(device))] * config.train.d_steps
-    seconds = []
+    seconds, began = list[float](), time.perf_counter()
     with trainer.precision.switches():
-        for number in range(_WARM + _TIMED):
+        while not seconds or (len(seconds) < _WARM + _TIMED and time.perf_counter() - began < _LONG):
             start = time.perf_counter()
             metrics = trainer.training_step(batches)
             metrics["loss_g"].item()  # waits for an accelerator
-            if number >= _WARM:
-                seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
+            seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[_WARM:] or seconds)
