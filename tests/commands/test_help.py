@@ -9,6 +9,7 @@ import pytest
 from schurgan.commands.help import help_text
 from schurgan.commands.main import COMMANDS, command_of, find_command
 from schurgan.commands.parsing import parse, read_doc, read_options
+from schurgan.commands.run import train_command
 from schurgan.runs.config import Config
 from schurgan.runs.presets import preset_names
 
@@ -90,12 +91,11 @@ def test_the_help_of_train_names_the_file_whose_values_it_shows(call, tmp_path):
     assert call("train", "--preset", "--help").out == call("train", "--help").out
 
 
-def test_a_preset_s_values_are_listed_so_that_they_can_be_given(call):
-    said = call("presets", "small-64").out.split()
-    given = said[said.index("--model.architecture") :]
-    bound = parse(find_command("train", []), "train", [*given, "--out", "run"])
-    (config,) = (value for value in bound.keywords.values() if isinstance(value, Config))
-    assert config.model_copy(update={"preset": "small-64"}) == Config.from_preset("small-64")
+@pytest.mark.parametrize("preset", preset_names())
+def test_a_preset_s_values_are_listed_so_that_they_can_be_given(call, preset):
+    given = " ".join(call("presets", preset).out.splitlines()[1:]).split()
+    bound = parse(train_command(Config()), "train", [*given, "--out", "run"])
+    assert bound.keywords["config"].model_copy(update={"preset": preset}) == Config.from_preset(preset)
 
 
 @pytest.mark.parametrize("columns", [1, 20, 40])

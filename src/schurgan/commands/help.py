@@ -83,22 +83,24 @@ def _text(option: Option) -> str:
     elif option.default is True:
         notes.append("default: on")
     elif option.default is not False and option.default not in (REQUIRED, None, (), ""):
-        notes.append(f"default: {show_value(option.default)}")
+        notes.append(f"default: {_value(option.default)}")
     return option.help + (f" [{'; '.join(notes)}]" if notes else "")
 
 
-def show_options(options: Mapping[str, object]) -> str:
-    """Options and their values in a line: "model.width 8, train.steps 4000"."""
-    return ", ".join(f"{name.replace('_', '-')} {show_value(value)}" for name, value in options.items())
+def show_options(options: Mapping[str, object]) -> list[str]:
+    """Options as a call gives them: "--train.steps 4000", "--model.no-spectral-norm-d"."""
+    shown = []
+    for name, value in options.items():
+        group, dot, last = name.replace("_", "-").rpartition(".")
+        text = "" if isinstance(value, bool) else f" {_value(value)}"
+        shown.append(f"--{group}{dot}{'no-' if value is False else ''}{last}{text}")
+    return shown
 
 
-def show_value(value: object) -> str:
-    """A value as the command line takes it."""
+def _value(value: object) -> str:
     if isinstance(value, tuple | list):
-        return " ".join(map(show_value, value))
-    if isinstance(value, float) and value.is_integer():
-        return f"{value:.0f}"
-    return ("off", "on")[value] if isinstance(value, bool) else str(value)
+        return " ".join(map(_value, value))
+    return f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _wrap(text: str, width: int, indent: str = "", first: str = "") -> list[str]:

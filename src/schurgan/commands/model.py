@@ -264,9 +264,7 @@ def presets(
     if name is not None:
         from schurgan.runs.config import Config
 
-        changes = Config.from_preset(name).changes()
-        print(f"{name}: {preset_summary(name)}")
-        print("\n".join(f"  --{show_options({option: value})}" for option, value in changes.items()))
+        print("\n  ".join([f"{name}: {preset_summary(name)}", *show_options(Config.from_preset(name).changes())]))
         return
     check_counts(batch_size=batch_size, width=width, classes=classes, channels=channels)
     space = max(map(len, preset_names()))

@@ -88,8 +88,8 @@ def parse(command: Callable[..., None], name: str, arguments: Sequence[str]) -> 
         place[option.path[-1]] = _value(option, words)
     positional, named, hints = list[Any](), dict[str, Any](), get_type_hints(command)
     for key, parameter in inspect.signature(command).parameters.items():
-        value = changes.get(key, parameter.default)
-        if isinstance(value, dict):
+        value = changes.get(key, {} if parameter.default is REQUIRED else parameter.default)
+        if isinstance(value, dict):  # of a group
             value = hints[key](**value) if parameter.default is REQUIRED else _replace(parameter.default, value)
         if parameter.kind is parameter.POSITIONAL_ONLY:
             positional.append(value)

@@ -35,7 +35,7 @@ def train_command(default: Config, file: str | None = None) -> Callable[..., Non
         Args:
             config: options of the run
             out: folder of the run
-            config_file: YAML file of options; those of the command line come before it, the preset's after it
+            config_file: YAML file of options that override the preset's
         """
         from schurgan.training import train as run
 
@@ -43,7 +43,7 @@ def train_command(default: Config, file: str | None = None) -> Callable[..., Non
 
     notes = (
         f"Presets: {preset_list()}; `schurgan presets` says what each is for.",
-        f"{default.preset}{f' with {file}' if file else ''} sets {show_options(default.changes())}.",
+        f"{default.preset}{f' with {file}' if file else ''} sets {' '.join(show_options(default.changes()))}",
         "--steps is --train.steps, and so is every name that one group alone has.",
     )
     train.__doc__ = "\n    ".join([f"{inspect.cleandoc(train.__doc__ or '')}\n\nNote:", *notes])
