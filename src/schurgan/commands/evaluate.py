@@ -153,6 +153,7 @@ def sweep(
         alphas = [float(part) for part in truncations.split(",")]
     except ValueError:
         raise SchurganError(f'--truncations: "{truncations}" given, numbers with commas between are needed') from None
+    from schurgan.evaluation.metric_table import glossary
     from schurgan.evaluation.sweep import sweep as sweep_run
 
     with _join(device) as world:
@@ -169,7 +170,7 @@ def sweep(
             world=world,
         )
     if world.is_main:
-        print(result.cells().markdown(), end="")
+        print(result.cells().markdown(), *glossary(result.points[0]), sep="\n")
         print(f"sweep: {RunFolder(run).sweep.with_suffix('.png' if figures else '.md')}")
 
 

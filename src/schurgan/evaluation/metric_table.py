@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from operator import attrgetter
@@ -119,3 +119,8 @@ def take_scores(metrics: Sequence[Metric], source: object) -> dict[str, Score]:
 def title(name: str) -> str:
     """What tables call a score."""
     return BY_NAME[name].title if name in BY_NAME else name
+
+
+def glossary(names: Iterable[str]) -> list[str]:
+    """What each of some scores is, a line each, by its title."""
+    return [f"{title(name)}: {ABOUT[name]}" for name in names if name in ABOUT]

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from schurgan.core.errors import SchurganError
-from schurgan.evaluation.metric_table import ABOUT, BY_NAME, METRICS, title
+from schurgan.evaluation.metric_table import BY_NAME, METRICS, glossary, title
 from schurgan.evaluation.scores import Evaluation, Protocol, Score, difference
 from schurgan.runs.folder import RunFolder
 from schurgan.runs.messages import counted
@@ -88,17 +88,16 @@ def score_cells(name: str, score: Score) -> tuple[str, ...]:
     return f"{title(name)}{MARK[score.higher_is_better]}", cells[0] or "–", spread, cells[1], floor, cells[2]
 
 
-def describe_protocol(protocol: Protocol) -> tuple[str, ...]:
-    """Say in three lines what was scored, against what, and by what."""
+def describe_protocol(protocol: Protocol) -> str:
+    """Say what was scored, against what, and by what."""
+    times = "" if protocol.runs == 1 else f"{protocol.runs} times "
+    fake, real = counted(protocol.n_fake, "generated image"), counted(protocol.n_real, "training image")
     truncation = "" if protocol.truncation is None else f", truncation {protocol.truncation:g}"
     accuracy = protocol.extractor_accuracy
     known = "" if accuracy is None else f" (right on {accuracy:.1%} of unseen real images)"
-    times, images = "" if protocol.runs == 1 else f"{protocol.runs} times ", counted(protocol.n_fake, "generated image")
-    real, unseen = counted(protocol.n_real, "training image"), counted(protocol.n_held_out, "held-out image")
     return (
-        f"{protocol.run}, step {protocol.step}: {times}{images}{truncation}, batch norm {protocol.batch_norm}",
-        f"against {real} and {unseen}",
-        f"extractor {protocol.extractor}{known}",
+        f"{times}{fake} against {real} and {counted(protocol.n_held_out, 'held-out image')}{truncation}, batch norm "
+        f"{protocol.batch_norm}, extractor {protocol.extractor}{known}"
     )
 
 
@@ -112,7 +111,8 @@ def print_evaluation(evaluation: Evaluation) -> None:
     for name, score in rows:
         marks = [str(numbered.setdefault(flag, len(numbered) + 1)) for flag in score.flags]
         table.add_row(*score_cells(name, score), " ".join(marks))
-    print("\n".join(describe_protocol(evaluation.protocol)), end="\n\n", flush=True)
+    protocol = evaluation.protocol
+    print(f"{protocol.run}, step {protocol.step}: {describe_protocol(protocol)}\n", flush=True)
     console = Console(highlight=False)
     console = console if console.is_terminal else Console(highlight=False, width=160)
     with console.capture() as text:  # rich would end the program where a pipe is closed
@@ -121,7 +121,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
     print("\n".join(f"{name}: {meaning}" for name, meaning in LEGEND.items()))
     for flag, number in numbered.items():
         print(f"{number}  {flag}")
-    print("".join(f"\n{title(name)}: {ABOUT[name]}" for name, _ in rows if name in ABOUT))
+    print("", *glossary(name for name, _ in rows), sep="\n")
     utility = evaluation.scores.get("augmentation_utility")
     for line in utility.details.get("lines", ()) if utility else ():
         print(f"usefulness: {line}")
@@ -171,15 +171,12 @@ def compare(runs: Sequence[str | Path]) -> Cells:
 
 
 def legend(runs: Sequence[str | Path]) -> str:
-    """How the compared scores were taken: one line under the table."""
-    protocol = _load(Path(runs[0])).protocol
-    truncation = "" if protocol.truncation is None else f", truncation {protocol.truncation:g}"
-    real, fake = counted(protocol.n_real, "training image"), counted(protocol.n_fake, "generated image")
-    return (
-        f"{fake} against {real}{truncation}, batch norm {protocol.batch_norm}, extractor "
-        f"{protocol.extractor}. ± is over runs of generated images. Real "
-        "images: of training images in random halves, or else of held-out ones."
-    )
+    """How the compared scores were taken, and what each is: a list in Markdown under the table."""
+    evaluation = _load(Path(runs[0]))
+    lines = [describe_protocol(evaluation.protocol), "±: over sets of generated images"]
+    lines.append("real images: training images in random halves, or else held-out ones")
+    lines += glossary(metric.name for metric in METRICS if metric.compared and metric.name in evaluation.scores)
+    return "\n".join(f"- {line}" for line in lines)
 
 
 def _load(path: Path) -> Evaluation:

@@ -258,6 +258,7 @@ def score_table(run: Path) -> str:
         evaluation = Evaluation.load(RunFolder(run).scores)
     except SchurganError:
         return ""
+    protocol = evaluation.protocol
     head = "".join(f"<th>{escape(name)}</th>" for name in ("score", *COLUMNS))
     rows = []
     for name, score in ordered(evaluation.scores):
@@ -267,8 +268,8 @@ def score_table(run: Path) -> str:
         numbers = "".join(f'<td class="number">{cell}</td>' for cell in cells)
         rows.append(f"<tr><td>{first}{about}</td>{numbers}</tr>")
     legend = "".join(f"<li>{escape(f'{name}: {meaning}')}</li>" for name, meaning in LEGEND.items())
-    protocol = escape("; ".join((*describe_protocol(evaluation.protocol), *evaluation.notes)))
+    how = escape("; ".join((f"step {protocol.step}", describe_protocol(protocol), *evaluation.notes)))
     return (
         f'<h2>Scores</h2><div class="wide"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
-        f'<ul class="legend">{legend}</ul><p class="legend">{protocol}.</p>'
+        f'<ul class="legend">{legend}</ul><p class="legend">{capitalised(how)}.</p>'
     )

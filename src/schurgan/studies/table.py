@@ -15,7 +15,7 @@ import torch
 
 from schurgan.core.errors import SchurganError, writing
 from schurgan.core.files import atomic_write, write_json
-from schurgan.evaluation.metric_table import BY_NAME, title
+from schurgan.evaluation.metric_table import BY_NAME, glossary, title
 from schurgan.evaluation.metrics.intervals import Interval
 from schurgan.evaluation.scores import difference
 from schurgan.evaluation.table import Cells, figure, figure_and_spread, score_figure
@@ -201,6 +201,7 @@ def _legend(study: Study, scale: ScaleName, results: Sequence[Result]) -> str:
         )
     if out := [row.label for row in study.rows if row not in study.rows_at(scale)]:
         lines.append(f"Not at this scale: {'; '.join(dict.fromkeys(out))}.")
+    lines += glossary(study.columns)
     lines += [*study.notes, *_real_images(study, results), *_extractors(results)]
     lines += [f"{r.trial.name} failed: {r.outcome.reason}" for r in results if r.outcome.state == "failed"]
     unscored = [r for r in results if r.outcome.state == "collapsed" and r.evaluation is None]
