@@ -38,6 +38,7 @@ from schurgan.data.sources import SOURCES, Item, Source, open_source
 from schurgan.data.sources.base import FileSource
 from schurgan.data.workers import refuse_in_worker, worker_pool
 from schurgan.data.writer import Chunk, OutputFolder
+from schurgan.runs.messages import counted
 
 CHUNK = 16  # items a worker takes at once: enough to be worth sending, few enough that all cores end together
 BATCH = 4
@@ -175,7 +176,7 @@ def prepare(
             folder.tidy()
             lost = [skipped for part in ordered for skipped in part.skipped]
             raise SchurganError(
-                f"{source.name}: none of {len(items)} recordings can be used; the first, {_reason(lost)}"
+                f"{source.name}: none of {counted(len(items), 'recording')} can be used; the first, {_reason(lost)}"
             )
         return folder.complete(
             ordered,

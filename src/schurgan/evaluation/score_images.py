@@ -33,6 +33,7 @@ from schurgan.evaluation.metrics.neighbours import Neighbourhoods, nearest
 from schurgan.evaluation.metrics.variety import vendi_score
 from schurgan.evaluation.scores import Counts, Score
 from schurgan.evaluation.target import CHUNK, ImageSet
+from schurgan.runs.messages import counted
 
 ENOUGH = 10_000
 """Generated images from which on the bias of a Fréchet distance is small."""
@@ -52,7 +53,8 @@ def score_inception(sets: Comparison) -> Score | None:
         flags.append("the extractor knows one class: the score is 1 whatever the images")
     if len(probabilities) < 10 * SPLITS * probabilities.shape[1]:
         small = len(probabilities) // SPLITS
-        flags.append(f"parts of {small} images for {probabilities.shape[1]} classes score too low")
+        known = counted(probabilities.shape[1], "class")
+        flags.append(f"parts of {counted(small, 'image')} for {known} score too low")
     return Score(
         over_runs.mean,
         over_runs.sd,

@@ -135,7 +135,7 @@ def frechet_audio_distance(recordings: Tensor, generated: Tensor, embedding: Ext
         n_real=len(real),
         n_fake=len(fake),
         extractor=embedding.name,
-        flags=(f"{few} sounds on one side for {d} features: the bias is large",) if few <= d else (),
+        flags=(f"{counted(few, 'sound')} on one side for {d} features: the bias is large",) if few <= d else (),
         details={"floor_sd": float(np.std(floors, ddof=1)), "n_matched": n, "digest": embedding.digest},
     )
 

@@ -236,7 +236,7 @@ def _events(records: Records) -> str:
     if not records.events:
         return "<p>Nothing to tell.</p>"
     left_out = max(0, len(records.events) - _MOST_EVENTS)
-    first = [f'<li class="plain">{left_out} events before these</li>'] if left_out else []
+    first = [f'<li class="plain">{counted(left_out, "event")} before these</li>'] if left_out else []
     lines = [
         f'<li class="{tone_of(event)}">{escape(capitalised(event_sentence(event)))}{_time(event)}</li>'
         for event in records.events[left_out:]
