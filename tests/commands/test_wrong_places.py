@@ -47,7 +47,7 @@ PLACES: dict[str, tuple[str, dict[str, str]]] = {
     "sent.onnx": ("a generator for other programs", {"model": "give the run"}),
     "empty": ("an empty folder", {}),
     "notes.txt": ("a file", {}),
-    "clisp": ("no such file or folder", dict.fromkeys(ALL, 'did you mean "clips"?')),
+    "clisp": ("no such file or folder", dict.fromkeys(ALL, 'did you mean "HERE/clips"?')),
 }
 RIGHT = {
     (".", "recordings"),

@@ -64,7 +64,9 @@ def test_options_given_to_resume_stay_and_are_told_by_the_run_its_status_and_its
     assert (resumed["step"], resumed["reason"]) == (6, change)
     assert change[1:] in call("status", copied_run).out
     before = contents(copied_run)
-    assert call("resume", copied_run).status == 0
+    said = call("resume", copied_run)
+    assert (said.status, said.out) == (0, f"trained: {copied_run}\n")
+    assert f"`schurgan resume {copied_run} --train.steps 16`" in said.err
     assert contents(copied_run) == before
 
 

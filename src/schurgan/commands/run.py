@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +11,7 @@ from typing import Annotated
 from schurgan.commands.help import show_options
 from schurgan.commands.parsing import Folder, arg
 from schurgan.core.errors import SchurganError
-from schurgan.core.terminal import COMMON
+from schurgan.core.terminal import COMMON, say
 from schurgan.runs.config import Config
 from schurgan.runs.presets import preset_list
 
@@ -64,13 +65,21 @@ def resume_command(default: Config) -> Callable[..., None]:
         Args:
             run: folder of the run
             config: options from here on, which are those of the run where they are not given
+
+        Note:
+            A run keeps its preset, all of `model` and what is held out; its other options may change.
         """
         if config.preset is not None:
             raise SchurganError("--preset: a run keeps its own; give single options, as in --train.steps 4000")
+        from schurgan.runs.status import read_status
         from schurgan.training import resume as resume_run
 
-        config = config.model_copy(update={"preset": default.preset})
-        print(f"trained: {resume_run(run, config=config)}")
+        before = read_status(run).state if config == begun else "running"
+        print(f"trained: {resume_run(run, config=config.model_copy(update={'preset': default.preset}))}")
+        if before in ("finished", "stopped"):
+            had = f"all {begun.train.steps} steps were made" if before == "finished" else "it had stopped itself"
+            longer = f"`schurgan resume {shlex.quote(str(run))} --train.steps {2 * begun.train.steps}`"
+            say(f"{run}: {had} before; another option makes it go on, as in {longer}")
 
     return resume
 

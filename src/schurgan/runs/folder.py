@@ -142,8 +142,13 @@ def users(data: Path) -> list[Path]:
             with suppress(OSError, SchurganError, ValueError):
                 source = run.read_config().data
                 if source is not None and source.samefile(data):
-                    found.append(run.path.relative_to(Path.cwd()) if run.path.is_relative_to(Path.cwd()) else run.path)
+                    found.append(from_here(run.path))
     return found
+
+
+def from_here(path: Path) -> Path:
+    """A path as one would type it, where it is below the current folder."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def forget_users(data: Path) -> None:
@@ -156,12 +161,13 @@ def wrong_place(path: str | Path, needed: Needed, otherwise: str = "") -> Schurg
 
     `otherwise` is what to say where the place itself tells nothing.
     """
-    path = Path(path)
+    path = from_here(Path(path))
     thing, usual = _NEEDED[needed]
     usual = otherwise or usual
     if not os.path.lexists(path):
         first = next(each for each in (*reversed(path.parents), path) if not each.exists())
         near = did_you_mean(first.name, (each.name for each in _entries(first.parent)))
+        near = near.replace('"', f'"{first.parent}/', 1) if first.parent.name else near
         return SchurganError(f"{path}: no such file or folder{near or f'; {usual}'}")
     what, hints = _recognise(path)
     other = "" if thing in what else f", not {thing}"

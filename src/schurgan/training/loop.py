@@ -18,7 +18,7 @@ from schurgan.data.dataset import LabelledImages
 from schurgan.data.loader import Batches, Prefetch
 from schurgan.data.shards import split
 from schurgan.runs.config import FREE, Config
-from schurgan.runs.folder import RunFolder
+from schurgan.runs.folder import RunFolder, from_here
 from schurgan.runs.records import Event, HealthRecord
 from schurgan.runs.sidecar import Change, Identity, changed_options, check_kept
 from schurgan.training.artifacts import Artifacts
@@ -119,7 +119,7 @@ class Run:
             unlike = self.images.unlike(before.classes, before.transform)
             unlike = f"not the data that {self.run} learned from ({unlike})"
             mend = "prepare it as it was, give the folder of the right one as `data`, or train a new run"
-            raise SchurganError(f"{self.images.folder}: {unlike}; {mend}")
+            raise SchurganError(f"{from_here(self.images.folder)}: {unlike}; {mend}")
         self._changes = changed_options(before, self.identity)
         check_kept(self._changes, self.run)
         self.attempt = checkpoint.record.attempt
