@@ -33,8 +33,8 @@ import schurgan
 from schurgan.audio import Spectrogram, read_audio
 from schurgan.core.errors import SchurganError
 from schurgan.data import Shards, prepare
-from schurgan.data.download import _unpack
 from schurgan.data.sources import cifar10, open_source
+from schurgan.data.unpack import unpack
 from schurgan.data.verify import verify
 from schurgan.evaluation.features import cache
 from schurgan.evaluation.scores import Evaluation, Protocol, Score
@@ -93,7 +93,7 @@ def cached(key: dict[str, Any], network: torch.nn.Module) -> object:
 def unpacked(packed: Path, name: str) -> object:
     archive, out = packed.with_name(f"again{name}"), packed.with_name(f"folder{name}")
     archive.write_bytes(packed.read_bytes())
-    _unpack(archive, out, None, lambda home: None)
+    unpack(archive, out, None, lambda home: None)
     found = [(path.name, path.read_bytes()) for path in sorted(out.rglob("*")) if path.is_file()]
     for path in sorted(out.rglob("*"), reverse=True):
         path.unlink() if path.is_file() else path.rmdir()

@@ -169,13 +169,13 @@ def test_folders_without_recordings_are_told_what_would_do(tmp_path):
     clip(tmp_path / "file.wav")
     (tmp_path / "texts" / "dog").mkdir(parents=True)
     (tmp_path / "texts" / "dog" / "a.txt").write_text("woof")
-    assert "an empty folder, not recordings; a folder that holds one folder" in sentence("folder", tmp_path / "empty")
+    assert "an empty folder, not recordings; a folder of recordings" in sentence("folder", tmp_path / "empty")
     assert "2 sound files but no folders of them" in sentence("folder", tmp_path / "flat")
     assert "no sound files found in it" in sentence("folder", tmp_path / "texts")
     assert "no such file or folder" in sentence("folder", tmp_path / "missing")
-    assert "a file, not recordings; a folder that holds" in sentence("folder", tmp_path / "file.wav")
+    assert "a file, not recordings; a folder of recordings" in sentence("folder", tmp_path / "file.wav")
     assert "no such file or folder" in sentence("folder", "nul\0")
-    assert "no folder given; it needs a folder that holds" in sentence("folder")
+    assert "no folder given; it needs a folder of recordings" in sentence("folder")
 
 
 # --- ESC-50 -----------------------------------------------------------------------------------------------------------

@@ -64,7 +64,7 @@ def test_columns_of_old_releases_are_read(tmp_path):
         "cy/clips/0.mp3": "united_statesen",
         "cy/clips/1.mp3": "england",
     }
-    assert by_accent.skipped == (("cy/validated.tsv", '1 clips without "accents"'),)
+    assert by_accent.skipped == (("cy/validated.tsv", '1 clip without "accents"'),)
     assert Counter(item.label for item in opened(tmp_path, by="age").items()) == {"twenties": 1, "sixties": 2}
     assert opened(tmp_path, by="gender").classes() == ("other",)
     assert opened(tmp_path).classes() == ("cy",)
@@ -111,7 +111,7 @@ def test_several_tables_are_folds_and_no_clip_is_listed_twice(tmp_path):
         table(tmp_path / "en" / f"{name}.tsv", part)
     source = opened(tmp_path, split="train,dev,test")
     assert [item.fold for item in source.items()] == [1, 1, 1, 2, 3, 3]
-    assert source.skipped == (("en/test.tsv", "1 clips named before"),)
+    assert source.skipped == (("en/test.tsv", "1 clip named before"),)
     assert source.val_folds == (2, 3)
     assert [item.fold for item in opened(tmp_path, split="test").items()] == [None] * 3
     assert opened(tmp_path, split="dev,test").val_folds == ()  # or nothing would be left to train on

@@ -134,22 +134,43 @@ def test_a_table_names_the_items_their_classes_and_folds_in_its_order(tmp_path, 
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("path,category\na/1.wav,dog\n", "line 1: no column label; path,label are needed, the header is path,category"),
-        ("path;label\na/1.wav;dog\n", "the header is path;label"),
+        ("path,says\na/1.wav,dog\n", "line 1: a column of classes (label, class, category, class_name, …) is needed"),
+        ("path;who;what\na/1.wav;dog;x\n", "the header is path,who,what"),
         ("path,label\n../secret.wav,dog\n", 'line 2, column "path": "../secret.wav" given, a path inside the folder'),
         ("path,label\n/etc/passwd,dog\n", 'column "path": "/etc/passwd" given'),
         ("path,label\nC:\\x.wav,dog\n", 'column "path"'),
         ("path,label\na/1.wav,\n", 'column "label": "" given, a class name is needed'),
         ("path,label\na/1.wav\n", 'column "label": nothing given'),
-        ("path,label,fold\na/1.wav,dog,\n", 'column "fold": "" given, a whole number of 1 or more'),
+        ("path,label,fold\na/1.wav,dog,\n", 'column "fold": "" given, a whole number, or train'),
         ("path,label\na/1.wav,dog\na/./1.wav,dog\n", "a name other than that of line 2"),
         ("path,label\nz.wav,dog\n", "none of the files that it names"),
         ("path,label\n" + "x" * (MAX_LINE + 9) + "\n", f"a line of more than {MAX_LINE} characters"),
-        ("", "line 1: no column path, label"),
+        ("", "line 1: a column of files (path, file, filename, file_name, …) and one of classes"),
     ],
 )
 def test_a_table_of_ones_own_that_does_not_do_is_told(tmp_path, text, told):
     assert told in sentence("folder", own(tmp_path, text), table="labels.csv")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "filename;category;split\n1.wav;dog;train\n2.wav;dog;test\n3.wav;cat;train\n",
+        "Label\tFile\tsubset\ndog\t1\ttrain\ndog\ta/2.wav\ttest\ncat\t3\ttrain\n",
+        'slice_file_name,fold,classID,class\n1.wav,train,0,"dog"\n2.wav,test,0,dog\n3.wav,train,1,cat\n',
+    ],
+)
+def test_columns_are_found_by_their_names_and_files_by_theirs(tmp_path, text):
+    source = open_source("folder", own(tmp_path, text), table="labels.csv")
+    assert source.items() == [Item("a/1.wav", "dog", 1), Item("a/2.wav", "dog", 2), Item("b/3.wav", "cat", 1)]
+    assert source.val_folds == (2,)
+
+
+def test_a_column_split_of_other_words_is_left_alone_and_a_name_of_two_files_is_none(tmp_path):
+    clip(tmp_path / "b" / "1.wav")
+    source = open_source("folder", own(tmp_path, "file,class,split\n1.wav,dog,x\n2.wav,dog,y\n"), table="labels.csv")
+    assert source.items() == [Item("a/2.wav", "dog")]
+    assert source.skipped == (("1.wav", "no such file, though labels.csv names it"),)
 
 
 def test_a_table_that_is_no_file_is_told(tmp_path):

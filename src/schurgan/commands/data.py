@@ -93,7 +93,13 @@ _Unpacked = Annotated[Path, arg(metavar="ROOT", help="folder of the unpacked dat
 
 
 def prepare_folder(
-    root: Annotated[Path, arg(metavar="ROOT", help="folder of one folder of files for each class")],
+    root: Annotated[
+        Path,
+        arg(
+            metavar="ROOT",
+            help="folder of recordings or pictures, best one folder for each class; or a ZIP or TAR file",
+        ),
+    ],
     /,
     options: FolderOptions,
     *,
@@ -215,7 +221,7 @@ def _prepare(name: str, root: Path | None, own: Mapping[str, object], options: S
     sounds = options if isinstance(options, SoundOptions) else SoundOptions(out=options.out)
     source = open_source(name, root, **{option: value for option, value in own.items() if value is not None})
     if said := getattr(source, "said", ""):
-        print(name_options(said, {"class_from": "--class-from"}), flush=True)
+        print(name_options(said, {"class_from": "--class-from", "table": "--table"}), flush=True)
     try:
         codec = codec_for(
             source,

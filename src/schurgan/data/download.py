@@ -5,20 +5,15 @@ The standard library does the fetching: pooch and its like do not go on with a p
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import os
 import shutil
-import tarfile
 import time
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPException, HTTPMessage
-from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from pathlib import Path
+from typing import IO
 from urllib.error import HTTPError, URLError
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
@@ -26,11 +21,9 @@ from schurgan.core.errors import SchurganError, did_you_mean, one_line, writing
 from schurgan.core.files import lock, open_regular, sync_folder
 from schurgan.core.progress import Bar
 from schurgan.data.sources import Source, open_source
+from schurgan.data.unpack import BLOCK, MB, DamagedArchive, unpack
 from schurgan.version import __version__
 
-MB = 1_000_000
-BLOCK = 2**18
-ENTRY = 4096  # bytes that a file takes on a disk beside its content
 STALLED = 1024  # bytes in `Patience.stall` seconds below which a server counts as stalled
 BUSY = (408, 425, 429, 500, 502, 503, 504)  # statuses of a server that may answer otherwise in a moment
 
@@ -123,7 +116,12 @@ def download(
     with writing(final, "; what came so far is kept, and the same command goes on with it"), lock(final, beside=True):
         if not final.exists():
             archive = _fetch(remote, out, patience or Patience()) if not release else _client(release, out)
-            _unpack(archive, final, remote.inside, partial(open_source, name))
+            try:
+                unpack(archive, final, remote.inside, partial(open_source, name))
+            except SchurganError as error:
+                archive.unlink()
+                anew = ", the same command fetches it anew" * isinstance(error, DamagedArchive)
+                raise SchurganError(f"{error}; the archive was removed{anew}") from None
             archive.unlink()
         return final, open_source(name, final)
 
@@ -260,67 +258,3 @@ class _Redirects(HTTPRedirectHandler):
         if request.type == "https" and not address.lower().startswith("https:"):
             raise SchurganError(f"{request.full_url}: leads to {address}, which is not encrypted")
         return super().redirect_request(request, reply, code, message, headers, address)
-
-
-def _unpack(archive: Path, final: Path, inside: str | None, check: Callable[[Path], object]) -> None:
-    """The folder `inside` (a pattern; None: everything) of an archive as `final`, once `check` has opened it.
-
-    An archive that is damaged, or holds anything but files inside the folder, is removed.
-    """
-    scratch = final.with_name(f".{final.name}.unpacking")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir()  # which it must not be already: through a link files would go elsewhere
-    damaged = tarfile.TarError, gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError
-    try:
-        with Bar("unpack", archive.stat().st_size // MB, "MB") as bar:
-            left = 10 * archive.stat().st_size + MB  # sound and pictures do not shrink to a tenth
-            for name, size, extract, position in _members(archive):
-                left -= size + ENTRY
-                if left < 0:
-                    raise SchurganError(f"{archive}: unpacks to more than ten times its size; it was removed")
-                if not any(part.startswith(".") and part != ".." for part in name.split("/")):  # of file managers
-                    extract(path=scratch)
-                bar.update(position // MB)
-        home = next(iter(sorted(scratch.glob(inside))), scratch) if inside else scratch
-        check(home)
-        os.sync()
-        os.replace(home, final)
-        sync_folder(final.parent)
-    except (SchurganError, *damaged) as error:
-        archive.unlink()
-        if isinstance(error, SchurganError):
-            raise
-        reason = f"damaged ({one_line(error)}); it was removed, the same command fetches it anew"
-        raise SchurganError(f"{archive}: {reason}") from None
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-class _Inflated(gzip.GzipFile):
-    """Of a compressed archive. What is read at once is a header, or a block; a header of gigabytes is not."""
-
-    def read(self, size: int | None = -1) -> bytes:
-        if size is None or not 0 <= size <= MB:
-            raise tarfile.ReadError(f"a header of {size} bytes")
-        return super().read(size)
-
-
-def _members(archive: Path) -> Iterator[tuple[str, int, Callable[..., Any], int]]:
-    """(name, bytes, what extracts it to a path, bytes of the archive read so far) of every file."""
-    if archive.suffix == ".zip":
-        with zipfile.ZipFile(archive) as packed:  # its extract() makes no links, and drops ".." and a leading "/"
-            for info in packed.infolist():
-                yield info.filename, info.file_size, partial(packed.extract, info), info.header_offset
-        return
-    with open_regular(archive) as raw, tarfile.open(fileobj=_Inflated(fileobj=raw), mode="r:") as tar:
-        # Python has that filter since 3.11.4; what it refuses is refused here, and a link, which led around it.
-        tar.extraction_filter = getattr(tarfile, "data_filter", None)
-        for entry in tar:
-            if not (entry.isfile() or entry.isdir()):
-                raise SchurganError(f'{archive}: "{entry.name}" is a link or a device; it was removed')
-            if ".." in PurePosixPath(entry.name).parts:
-                raise tarfile.ReadError(f'"{entry.name}" leads outside')
-            entry.name = entry.name.lstrip("/")
-            yield entry.name, entry.size, partial(tar.extract, entry, set_attrs=False), raw.tell()
-        while tar.fileobj is not None and tar.fileobj.read(BLOCK):
-            pass  # to the end of the compressed stream, where its checksum is

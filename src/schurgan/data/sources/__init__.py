@@ -17,6 +17,7 @@ from schurgan.data.sources.common_voice import open_common_voice
 from schurgan.data.sources.environmental import open_esc50, open_urbansound8k
 from schurgan.data.sources.folder import open_folder
 from schurgan.data.sources.soundscape import open_soundscape
+from schurgan.data.unpack import ARCHIVES, OTHER_ARCHIVES, unpacked
 from schurgan.runs.folder import check_recordings
 
 __all__ = ["SOURCES", "Entry", "Item", "Skipped", "Source", "open_source"]
@@ -30,7 +31,7 @@ class Entry(NamedTuple):
 
 
 SOURCES: dict[str, Entry] = {
-    "folder": Entry(open_folder, "a folder that holds one folder of recordings or images for each class"),
+    "folder": Entry(open_folder, "a folder of recordings or images, best of one folder for each class"),
     "esc50": Entry(open_esc50, "the unpacked ESC-50 data set, with meta/esc50.csv and audio/"),
     "urbansound8k": Entry(open_urbansound8k, "the unpacked UrbanSound8K data set, with metadata/ and audio/fold*/"),
     "common_voice": Entry(open_common_voice, "a Common Voice release, with validated.tsv and clips/ for each language"),
@@ -66,6 +67,8 @@ def _folder(name: str, root: str | os.PathLike[str] | None, needed: str) -> Path
         raise SchurganError(f'source "{name}": no folder given; it needs {needed}')
     root = Path(root).expanduser()
     try:
+        if root.name.lower().endswith((*ARCHIVES, *OTHER_ARCHIVES)) and root.is_file():
+            return unpacked(root)
         check_recordings(root, f"{needed} is needed")
     except SchurganError:
         raise

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from schurgan.core.errors import SchurganError
-from schurgan.data.sources.base import FileSource, Item, choices
+from schurgan.data.sources.base import AUDIO_SUFFIXES, FileSource, Item, choices
+from schurgan.data.sources.listing import list_files
+from schurgan.data.sources.naming import ESC10, SCHEMES
+from schurgan.data.sources.readings import read
 from schurgan.data.sources.tables import Row, read_table
 
 
@@ -68,9 +72,7 @@ def _open(
     table, (file_column, fold_column, number_column, class_column) = layout.table, layout.columns
     home = next((place for place in (root, *map(root.joinpath, layout.homes)) if (place / table).is_file()), None)
     if home is None:
-        raise SchurganError(
-            f"{root}: no {table} in it; the folder that {layout.archive}'s archive unpacks to is needed"
-        )
+        return _by_names(name, root, layout, options)
     present = {path.relative_to(home).as_posix() for path in home.glob(f"{layout.audio.format('*')}/[!.]*")}
     lines: dict[str, int] = {}
     numbers: dict[str, int] = {}
@@ -95,3 +97,22 @@ def _open(
         raise SchurganError(f"{home}: none of the recordings that {table} names is in audio/; unpack the whole archive")
     used = sorted({item.label for item in listing}, key=numbers.__getitem__)
     return FileSource(name, home, tuple(used), tuple(listing), tuple(skipped), options, (table,))
+
+
+def _by_names(name: str, root: Path, layout: _Layout, options: tuple[tuple[str, object], ...]) -> FileSource:
+    """The recordings by their names alone, where the table is not there."""
+    listed = list_files(root, AUDIO_SUFFIXES)
+    paths = [path for path, reason in listed if reason is None and path.lower().endswith(AUDIO_SUFFIXES)]
+    reading = read(paths, name, root.name)
+    skipped = tuple((path, reading.no_class) for path, label in zip(paths, reading.labels, strict=True) if not label)
+    if ("subset", "esc10") in options:
+        reading = replace(reading, labels=tuple(label if label in ESC10 else None for label in reading.labels))
+    if not reading.counts:
+        needed = f"the folder that {layout.archive}'s archive unpacks to is needed"
+        raise SchurganError(f"{root}: no {layout.table} in it, and no files named as the table names them; {needed}")
+    found = zip(paths, reading.labels, reading.folds.of, strict=True)
+    listing = tuple(Item(path, label, fold) for path, label, fold in found if label)
+    classes = tuple(label for label in SCHEMES[name].classes if label in reading.counts)
+    said = f"no {layout.table} here; taken as classes: {reading.said()}"
+    held_out = reading.folds.held_out
+    return FileSource(name, root, classes, listing, skipped, options, said=said, val_folds=held_out)

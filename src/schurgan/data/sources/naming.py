@@ -33,6 +33,11 @@ def is_part(name: str) -> bool:
     return match is not None and match.lastindex != _PLAIN
 
 
+def is_fold(text: str) -> bool:
+    """Whether a text names a fold: a plain number, or a part of a split."""
+    return bool(_PART.fullmatch(_plain(text)))
+
+
 def number_folds(parts: Sequence[str | None]) -> Folds:
     """The folds of files by the names of the parts that they are in, or by plain numbers.
 
@@ -169,3 +174,8 @@ SCHEMES = {
         ),
     ),
 }
+ESC10 = (
+    *("dog", "rooster", "rain", "sea_waves", "crackling_fire", "crying_baby"),
+    *("sneezing", "clock_tick", "helicopter", "chainsaw"),
+)
+"""The classes of ESC-50's subset of ten."""

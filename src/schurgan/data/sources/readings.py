@@ -212,7 +212,7 @@ class _Paths:
         if names and names[0].name in SCHEMES:
             if len(top.counts) == 1:
                 return Readings(names[0], (names[0],))
-            if _crosses(names[0], top):
+            if len(names[0].counts) > 1 and _crosses(names[0], top):
                 return Readings(None, (top, names[0]))
         elif names and (len(top.counts) == 1 or (numbered and _crosses(names[0], top))):
             return Readings(None, (top, *names))
