@@ -4,7 +4,7 @@
     python benchmarks/waits.py interrupts --esc50 data/ESC-50-master --out build/waits
 
 Every command runs on ESC-10 with standard output and error in one pipe, whose bytes are timed as they come. `silences`
-prints each stretch of more than two seconds in which nothing came, with the line that stood there meanwhile.
+prints when the first word came, and the longest wait of more than two seconds after it with the line that stood there.
 `interrupts` sends SIGINT to the command's process group at several moments, as a terminal does, and prints how long
 it took until the command ended, with what status, and whether a traceback or a process was left.
 """
@@ -192,7 +192,8 @@ class Bench:
 
 
 def silences(bench: Bench, names: list[str]) -> None:
-    print("| command | seconds | silent, s | what stands there meanwhile |\n|---|---|---|---|", flush=True)
+    head = "| command | seconds | first word after, s | longest wait after that, s | what stands there meanwhile |"
+    print(f"{head}\n|---|---|---|---|---|", flush=True)
     for name in names:
         bench.clear(name)
         heard, _ = listen(bench.line(name, bench.commands()[name]))
@@ -200,11 +201,10 @@ def silences(bench: Bench, names: list[str]) -> None:
         log = "".join(f"[{when:7.2f}] {line}\n" for when, text in heard.pieces for line in text.splitlines())
         (bench.out / "logs" / f"{name.replace(' ', '_').replace('/', '_')}.log").write_text(log)
         status = "" if heard.status == 0 else f" (exit status {heard.status})"
-        rows = heard.silences() or [(0.0, 0.0, "")]
-        for number, (since, until, line) in enumerate(rows):
-            first = f"`{name}`{status} | {heard.seconds:.0f}" if number == 0 else " | "
-            wait = f"{until - since:.1f} (at {since:.0f})" if until else "none"
-            print(f"| {first} | {wait} | {line[:110]} |", flush=True)
+        first = heard.pieces[0][0] if heard.pieces else heard.seconds
+        later = max((each for each in heard.silences() if each[0]), key=lambda each: each[1] - each[0], default=None)
+        wait = f"{later[1] - later[0]:.1f} | {later[2][:110]}" if later else f"under {LIMIT:g} | "
+        print(f"| `{name}`{status} | {heard.seconds:.1f} | {first:.1f} | {wait} |", flush=True)
 
 
 def interrupts(bench: Bench, names: list[str], moments: tuple[float, ...]) -> None:
@@ -235,6 +235,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="names of commands")
     parser.add_argument("--moments", type=float, nargs="*", default=MOMENTS)
     given = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # commands would ignore it as a job in the background does
     bench = Bench(given.esc50, given.out, given.steps, dict(each.split("=", 1) for each in given.source))
     bench.prepare()
     names = given.only or list(bench.commands())

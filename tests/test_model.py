@@ -81,6 +81,12 @@ def test_a_larger_batch_begins_with_the_images_of_a_smaller_one(model):
     torch.testing.assert_close(model.images(labels, seed=1)[:3], model.images(labels[:3], seed=1), atol=1e-5, rtol=0)
 
 
+def test_progress_is_told_of_every_sound(model):
+    told: list[tuple[int, int]] = []
+    model.sample(model.classes[0], 40, refine=0, progress=lambda *done: told.append(done))
+    assert told == [(32, 40), (40, 40)]
+
+
 def test_a_smaller_truncation_gives_images_nearer_to_each_other(model):
     labels = torch.zeros(32, dtype=torch.int64)
     spread = [torch.pdist(model.images(labels, truncation).flatten(1)).mean() for truncation in (0.05, 0.5, None)]

@@ -16,6 +16,7 @@ import schurgan.evaluation
 from schurgan.core.errors import SchurganError
 from schurgan.evaluation import evaluate as score_run
 from schurgan.evaluation import score_sounds as sound_scores
+from schurgan.evaluation import target
 from schurgan.evaluation.metric_table import ABOUT
 from schurgan.evaluation.metrics.frechet import frechet_distance
 from schurgan.evaluation.scores import Evaluation
@@ -148,6 +149,21 @@ def test_usefulness_is_a_score_with_all_that_was_measured(score, monkeypatch):
     gain = score(usefulness=True, runs=1).scores["augmentation_utility"]
     assert gain.details["real"]["n_train"] == gain.n_real == 12
     assert gain.value == pytest.approx(gain.details["both"]["mean"] - gain.details["real"]["mean"])
+
+
+def test_a_quick_look_cuts_every_part(run, monkeypatch):
+    amounts = []
+
+    def useful(*sets, **options):
+        amounts.append((options["seeds"], options["steps"]))
+        return score_usefulness(*sets, **(options | {"seeds": 2, "steps": 2}))
+
+    monkeypatch.setattr(score_run, "score_usefulness", useful)
+    monkeypatch.setattr(score_run, "measure_sounds", lambda *_, **__: pytest.fail("sounds"))
+    monkeypatch.setattr(target, "QUICK_REAL", 5)
+    found = schurgan.evaluate(run, extractor=OWN, images=60, runs=1, usefulness=True, quick=True)
+    assert amounts == [(2, 100)]
+    assert found.protocol.n_real == found.protocol.n_held_out == 5
 
 
 @pytest.mark.parametrize("exclude", [(2,), ()])

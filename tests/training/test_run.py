@@ -18,6 +18,7 @@ from schurgan.audio import Spectrogram
 from schurgan.core.errors import Interrupted, SchurganError
 from schurgan.data import Shards, prepare
 from schurgan.data.sources import open_source
+from schurgan.networks import standing_statistics
 from schurgan.runs.config import Config
 from schurgan.runs.folder import RunFolder
 from schurgan.training import artifacts, resume, train
@@ -296,3 +297,17 @@ def test_a_run_can_be_trained_outside_the_main_thread_where_signals_cannot_be_ca
     with ThreadPoolExecutor(1) as pool:
         pool.submit(train, tiny(), tmp_path / "run").result()
     assert_same_run(tmp_path / "run", finished_run)
+
+
+def test_batch_statistics_of_the_last_model_are_taken_once_for_its_checkpoint_its_file_and_its_sounds(
+    tiny, tmp_path, monkeypatch
+):
+    taken = []
+
+    def count(network: Any, *arguments: Any, **options: Any) -> None:
+        taken.append(network)
+        standing_statistics(network, *arguments, **options)
+
+    monkeypatch.setattr(artifacts, "standing_statistics", count)
+    train(tiny(steps=2, checkpoint_every=100, sample_every=100), tmp_path / "run")
+    assert len(taken) == 1
