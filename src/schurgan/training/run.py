@@ -230,7 +230,7 @@ def _fit(
 ) -> Path:
     """Train. The run lives in here alone: its replicas must be gone before their processes leave each other."""
     with seeded(config.train.seed, world.device):
-        with Bar("real images", quiet=not world.is_main):
+        with Bar("start", quiet=not world.is_main):
             job = Run(config, folder.path, images, world, own or Parts(), callbacks)
             if again:
                 job.restore()

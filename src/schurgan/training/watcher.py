@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from schurgan.core.distributed import World
+from schurgan.core.progress import Bar
 from schurgan.data.codec import Codec
 from schurgan.data.dataset import LabelledImages
 from schurgan.evaluation.features.extractor import Extracted, Extractor
@@ -145,9 +146,9 @@ class Watcher:
             extractor: Extractor | None = None
             if self.options.classifier and len(self._training.classes) > 1:
                 # One process trains it, and the others take it from the cache.
-                extractor = self.world.in_turn(
-                    lambda: open_extractor("classifier", self._training, quick=True, device=self.world.device)
-                )
+                with Bar("classifier", unit="step", quiet=not self.world.is_main) as bar:
+                    options: dict[str, Any] = {"quick": True, "device": self.world.device, "progress": bar}
+                    extractor = self.world.in_turn(lambda: open_extractor("classifier", self._training, **options))
                 if self._codec.colormap:
                     extractor = _GreyExtractor(extractor, self._codec)
             classes = len(self._training.classes)
