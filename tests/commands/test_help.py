@@ -91,6 +91,13 @@ def test_the_help_of_train_names_the_file_whose_values_it_shows(call, tmp_path):
     assert call("train", "--preset", "--help").out == call("train", "--help").out
 
 
+def test_the_help_of_resume_has_the_values_of_the_run_and_no_preset(call, refused, finished_run):
+    steps = Config.load(finished_run / "config.yaml").train.steps
+    assert f"generator steps of the whole run [default: {steps}]" in call("resume", finished_run, "-h").out
+    assert "--preset" not in call("resume", finished_run, "--help-all").out
+    assert refused("resume", finished_run, "--preset", "demo").startswith("--preset: ")
+
+
 @pytest.mark.parametrize("preset", preset_names())
 def test_a_preset_s_values_are_listed_so_that_they_can_be_given(call, preset):
     given = " ".join(call("presets", preset).out.splitlines()[1:]).split()

@@ -35,6 +35,8 @@ class arg:
     help: str = ""
     metavar: str = ""
     name: str = ""
+    without: tuple[str, ...] = ()
+    """Fields of a group that are no options of this command."""
 
 
 Folder = Annotated[Path, arg(metavar="DIR")]
@@ -171,16 +173,17 @@ def _walk(
     path: tuple[str, ...], hint: Any, default: Any, text: str, group: str = "", positional: bool = False
 ) -> Iterator[Option]:
     kind, notes, nullable = _strip(hint)
+    own = arg()
+    for note in notes:
+        if isinstance(note, arg):  # an outer one adds to those within
+            own = arg(*(new or old for new, old in zip(vars(note).values(), vars(own).values(), strict=True)))
     if members := list(_members(kind, default)):
         if len(path) > 1:
             group = f"{_kebab(path[-1])}: {_clause(inspect.getdoc(kind) or '')}"
         for name, inner_hint, own_default, own_text in members:
-            yield from _walk((*path, name), inner_hint, own_default, own_text, group)
+            if name not in own.without:
+                yield from _walk((*path, name), inner_hint, own_default, own_text, group)
         return
-    own = arg()
-    for note in notes:
-        if isinstance(note, arg):  # an outer one adds to those within
-            own = arg(note.help or own.help, note.metavar or own.metavar, note.name or own.name)
     inner = get_args(kind) if get_origin(kind) is tuple else (kind,)
     metavar = " ".join("..." if each is ... else _METAVARS.get(_strip(each)[0], "NAME") for each in inner)
     metavar = own.metavar or (path[-1].upper() if positional else metavar)

@@ -10,7 +10,6 @@ from typing import Annotated
 
 from schurgan.commands.help import show_options
 from schurgan.commands.parsing import Folder, arg
-from schurgan.core.errors import SchurganError
 from schurgan.core.terminal import COMMON, say
 from schurgan.runs.config import Config
 from schurgan.runs.presets import preset_list
@@ -53,9 +52,8 @@ def train_command(default: Config, file: str | None = None) -> Callable[..., Non
 
 def resume_command(default: Config) -> Callable[..., None]:
     """`resume` with the options of the run as its defaults."""
-    begun = default.model_copy(update={"preset": None})
 
-    def resume(run: Run, /, config: Config = begun) -> None:
+    def resume(run: Run, /, config: Annotated[Config, arg(without=("preset", "model"))] = default) -> None:
         """Continue a run from its newest checkpoint: exactly as if it had never stopped, or on with other options.
 
         Example:
@@ -67,18 +65,16 @@ def resume_command(default: Config) -> Callable[..., None]:
             config: options from here on, which are those of the run where they are not given
 
         Note:
-            A run keeps its preset, all of `model` and what is held out; its other options may change.
+            `schurgan resume RUN --help` shows the values of that run, which keeps its networks and what is held out.
         """
-        if config.preset is not None:
-            raise SchurganError("--preset: a run keeps its own; give single options, as in --train.steps 4000")
         from schurgan.runs.status import read_status
         from schurgan.training import resume as resume_run
 
-        before = read_status(run).state if config == begun else "running"
-        print(f"trained: {resume_run(run, config=config.model_copy(update={'preset': default.preset}))}")
+        before = read_status(run).state if config == default else "running"
+        print(f"trained: {resume_run(run, config=config)}")
         if before in ("finished", "stopped"):
-            had = f"all {begun.train.steps} steps were made" if before == "finished" else "it had stopped itself"
-            longer = f"`schurgan resume {shlex.quote(str(run))} --train.steps {2 * begun.train.steps}`"
+            had = f"all {default.train.steps} steps were made" if before == "finished" else "it had stopped itself"
+            longer = f"`schurgan resume {shlex.quote(str(run))} --train.steps {2 * default.train.steps}`"
             say(f"{run}: {had} before; another option makes it go on, as in {longer}")
 
     return resume
