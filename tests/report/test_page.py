@@ -23,7 +23,7 @@ from schurgan.data.sources import open_source
 from schurgan.evaluation.features import classifier
 from schurgan.evaluation.metric_table import ABOUT
 from schurgan.evaluation.scores import Evaluation, Protocol, Score
-from schurgan.model import load
+from schurgan.model import Sounds, load
 from schurgan.report import page as page_module
 from schurgan.report.page import write_report
 from schurgan.runs.folder import RunFolder
@@ -129,6 +129,21 @@ def test_the_page_answers_first_and_names_sides_by_what_they_are_not_by_where_th
     top = Page(text[: text.index("<h2>What happened")]).text
     assert not re.search(r"(?i)\b(left|right)\b", top[top.index("Schurgan:", 20) :])
     assert text.count("<p>recordings</p>") == text.count("<p>generated sounds</p>") == 8
+
+
+def test_copies_are_at_no_distance_from_what_was_learned_and_recordings_at_that_of_each_other(finished_run):
+    model = load(finished_run)
+    shards = model.open_data()
+
+    def distance(images: torch.Tensor) -> float | None:
+        return page_module._nearest_training(model, shards, [Sounds("bark", None, images, None)])
+
+    images = shards.images(range(48))
+    assert distance(images[:6]) == 0.0
+    assert distance(torch.rand(6, 1, 16, 16) * 2 - 1) > 1
+    others = (images[:, None] - images).flatten(2).norm(dim=2).fill_diagonal_(torch.inf).min(1).values
+    nearest = images + 0.5 * (images[others.argmin()] - images)  # half-way to another
+    assert 0 < distance(nearest) < 1.5
 
 
 def test_curves_come_from_the_metrics_and_a_line_that_a_kill_cut_in_half_is_left_out(copied_run):

@@ -137,18 +137,18 @@ def next_steps(folder: RunFolder, status: Status | None, verdict: Verdict | None
     if verdict is not None:
         varied = [value for value in verdict.variety.values() if value]
         if varied and sum(varied) / len(varied) < _LESS_VARIED and options.moment_matching.descriptor == "none":
-            steps.append("For more variety, a new run with `--moment-matching.descriptor gram`.")
+            steps.append("For more variety, a new run with `--moment-matching.descriptor gram`")
         if verdict.nearest_training is not None and verdict.nearest_training < _COPIES:
             steps.append(f"Against copies, more recordings, or a new run with {augment}.")
         if finished and status and verdict.generated_accuracy < _GOOD * verdict.real_accuracy:
             longer = f"`schurgan resume {name} --train.steps {2 * status.steps}`"
-            steps.append(f"To learn on from here, for longer: {longer}.")
+            steps.append(f"To learn on from here, for longer: {longer}")
         if finished and verdict.size is not None and verdict.size < _FINE:
             finer = f"prepared by `--size {2 * verdict.size}`, and a preset for that size"
             steps.append(f"For finer sounds, larger spectrograms: {finer}.")
-        steps.append(f"To make more: `schurgan sample {name} --count 20`.")
+        steps.append(f"To make more: `schurgan sample {name} --count 20`")
     if verdict is not None and not evaluated:
-        steps.append(f"To measure closely, each number beside what real ones reach: `schurgan evaluate {name}`.")
+        steps.append(f"To measure closely, each number beside what real ones reach: `schurgan evaluate {name}`")
     return steps[:_MOST_STEPS]
 
 

@@ -265,11 +265,13 @@ def score_table(run: Path) -> str:
         first, *cells = map(escape, score_cells(name, score))
         said = [*([ABOUT[name]] if name in ABOUT else []), *score.flags]
         about = f"<small>{escape(' '.join(f'{capitalised(each)}.' for each in said))}</small>" if said else ""
-        numbers = "".join(f'<td class="number">{cell}</td>' for cell in cells)
+        numbers = "".join(
+            f'<td class="number" data-name="{of}">{cell}</td>' for of, cell in zip(COLUMNS, cells, strict=True)
+        )
         rows.append(f"<tr><td>{first}{about}</td>{numbers}</tr>")
     legend = "".join(f"<li>{escape(f'{name}: {meaning}')}</li>" for name, meaning in LEGEND.items())
     how = escape("; ".join((f"step {protocol.step}", describe_protocol(protocol), *evaluation.notes)))
     return (
-        f'<h2>Scores</h2><div class="wide"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
+        f'<h2>Scores</h2><table class="scores"><tr>{head}</tr>{"".join(rows)}</table>'
         f'<ul class="legend">{legend}</ul><p class="legend">{capitalised(how)}.</p>'
     )
