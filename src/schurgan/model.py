@@ -242,7 +242,7 @@ class Model:
         same = shards.classes == self.classes and same_levels(shards.codec, self.codec)
         if not same or self.card.fingerprint not in (None, shards.fingerprint):
             made = self.card.transform | ({} if self.pictures else {"channels": shards.codec.channels})
-            unlike = shards.unlike(dict.fromkeys(self.classes), made)
+            unlike = shards.unlike(dict.fromkeys(self.classes), made, self.card.data, self.card.fingerprint)
             raise SchurganError(
                 f"{shards.folder}: holds other data than the model was trained on ({unlike}); prepare it as it was, or "
                 "train again"

@@ -105,6 +105,18 @@ def test_how_data_differ_is_said_in_words(shards, counts, made, words):
     assert [word for word in words if word not in said] == []
 
 
+def test_how_many_clips_differ_is_said_while_the_former_ones_are_there(call, recordings, tmp_path):
+    clips = Path(shutil.copytree(recordings, tmp_path / "clips"))
+    quick = ("--size", 16, "--seconds", 0.5, "--workers", 1)
+    assert call("prepare", "folder", clips, "--out", tmp_path / "before", *quick).status == 0
+    (clips / "bell" / "0.wav").unlink()
+    shutil.copy(clips / "drum" / "1.wav", clips / "bell" / "9.wav")
+    assert call("prepare", "folder", clips, "--out", tmp_path / "after", *quick).status == 0
+    before, after = Shards(tmp_path / "before"), Shards(tmp_path / "after")
+    said = after.unlike(before.counts, before.codec.config, before.folder, before.fingerprint)
+    assert said == "1 of its 8 clips are not here; 1 of these 8 are new"
+
+
 def test_the_new_classes_and_their_order_are_named(shards):
     data = Shards(shards)
     fewer = {name: count for name, count in data.counts.items() if name not in ("rain", "engine")}

@@ -98,6 +98,7 @@ def test_a_folder_of_recordings_that_holds_prepared_data_too_can_be_prepared_aga
     (tmp_path / "clips").symlink_to(recordings)
     assert call("prepare", "folder", tmp_path / "clips", "--out", tmp_path / "both", *quick).status == 0
     (tmp_path / "both" / "bell").symlink_to(recordings / "bell")
+    (tmp_path / "both" / "config.yaml").write_text("of another program")
     assert call("prepare", "folder", tmp_path / "both", "--out", tmp_path / "new", *quick).status == 0
 
 

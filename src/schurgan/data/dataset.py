@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -65,12 +65,20 @@ class LabelledImages(ABC):
         """Images of each class."""
         return dict(zip(self.classes, np.bincount(self.labels, minlength=len(self.classes)).tolist(), strict=True))
 
-    def unlike(self, counts: Mapping[str, int | None] | None, made: Mapping[str, Any] | None) -> str:
+    def unlike(
+        self,
+        counts: Mapping[str, int | None] | None,
+        made: Mapping[str, Any] | None,
+        folder: str | Path | None = None,
+        fingerprint: str | None = None,
+    ) -> str:
         """What these images are that others were not, in words.
 
         Args:
             counts: images of each class of the others, None for a number that nobody knows.
             made: `codec.config` of what made them.
+            folder: where they were, and may be still.
+            fingerprint: theirs.
         """
         here, counts = self.counts, self.counts if counts is None else counts
         said = [
@@ -85,7 +93,12 @@ class LabelledImages(ABC):
         said += [f"other numbers of clips in {len(other) - _NAMED} more classes"] * (len(other) > _NAMED)
         ours, theirs = _in_words(self.codec.config), _in_words(self.codec.config if made is None else made)
         said += [f"{text}, not {theirs[name]}" for name, text in ours.items() if theirs.get(name, text) != text]
+        said += self._other_clips(folder, fingerprint) if ours == theirs else ()
         return "; ".join(said) or "as many clips of the same classes, but other ones"
+
+    def _other_clips(self, folder: str | Path | None, fingerprint: str | None) -> Iterable[str]:
+        """How many clips differ from those in `folder`, if these are there still and can be told apart."""
+        return ()
 
     @property
     def folds(self) -> tuple[int | None, ...]:

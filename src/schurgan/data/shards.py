@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -139,6 +140,14 @@ class Shards(LabelledImages):
         digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode())
         digest.update(self._clips.astype("<i8").tobytes() + self.labels.astype("<i8").tobytes())
         return digest.hexdigest()
+
+    def _other_clips(self, folder: str | Path | None, fingerprint: str | None) -> Iterator[str]:
+        with suppress(SchurganError):
+            others = Shards(folder or "")
+            ours, theirs = (Counter(each.manifest.clips.digest) for each in (self, others))
+            if others.fingerprint == fingerprint and ours != theirs:
+                yield f"{(theirs - ours).total()} of its {len(others)} clips are not here"
+                yield f"{(ours - theirs).total()} of these {len(self)} are new"
 
     def record(self, index: int) -> Clip:
         """All that the manifest knows of clip `index`; its label is this selection's."""

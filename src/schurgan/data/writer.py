@@ -73,7 +73,7 @@ class OutputFolder:
         Raises:
             SchurganError: the folder holds other data, ours (unless `overwrite`) or anybody's.
         """
-        if RunFolder(self.path).exists():
+        if RunFolder(self.path).begun():
             raise SchurganError(f"{self.path}: a run, which has files of its own; choose another folder")
         self.path.mkdir(parents=True, exist_ok=True)
         finished, begun = is_manifest(self.path / MANIFEST), is_manifest(self.path / UNFINISHED)

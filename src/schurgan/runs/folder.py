@@ -88,7 +88,11 @@ class RunFolder:
 
     def exists(self) -> bool:
         """Whether the folder holds a run."""
-        return any(file.is_file() for file in (self.config, self.metrics, self.generator))
+        return self.config.is_file() or self.begun()
+
+    def begun(self) -> bool:
+        """Whether it holds what a run alone writes, where a config.yaml may be of any other program."""
+        return self.metrics.is_file() or self.generator.is_file() or self.checkpoints.is_dir()
 
     def holds(self, path: Path) -> bool:
         """Whether `path` is one of the files and folders of a run in this folder, or in one of them."""
@@ -178,7 +182,8 @@ def check_recordings(path: Path, otherwise: str) -> None:
     """Raise SchurganError for a folder that this program made, unless somebody's recordings are in it too."""
     if not path.is_dir() or not os.listdir(path):
         raise wrong_place(path, "recordings", otherwise)
-    own = (path / MANIFEST).is_file() and any(each.is_dir() for each in _entries(path))
+    inside = any(each.is_dir() for each in _entries(path)) and not RunFolder(path).begun()
+    own = inside and ((path / MANIFEST).is_file() or RunFolder(path).config.is_file())
     if "recordings" in _recognise(path)[1] and not own:
         raise wrong_place(path, "recordings", otherwise)
 

@@ -116,7 +116,7 @@ class Run:
             return
         before = checkpoint.record.identity
         if before.data != self.identity.data:
-            unlike = self.images.unlike(before.classes, before.transform)
+            unlike = self.images.unlike(before.classes, before.transform, before.options.get("data"), before.data)
             unlike = f"not the data that {self.run} learned from ({unlike})"
             mend = "prepare it as it was, give the folder of the right one as `data`, or train a new run"
             raise SchurganError(f"{from_here(self.images.folder)}: {unlike}; {mend}")
