@@ -216,7 +216,7 @@ def test_an_interrupt_ends_with_the_status_of_one_and_no_traceback(call, monkeyp
 def test_ctrl_c_kills_a_command_while_it_imports_and_later_raises_an_interrupt(call, monkeypatch):
     handlers = []
 
-    def interrupt(**options):
+    def interrupt():
         handlers.append(signal.getsignal(signal.SIGINT))
 
     def find(*arguments):
