@@ -19,7 +19,7 @@ from schurgan.commands import parsing
 from schurgan.commands.init import FILE, go_command
 from schurgan.commands.main import COMMANDS, find_command
 from schurgan.core.documents import Unreadable, parse, read_bytes
-from schurgan.core.errors import Interrupted, SchurganError, did_you_mean, writing
+from schurgan.core.errors import Interrupted, SchurganError, Undecided, did_you_mean, writing
 from schurgan.core.files import sha256, write_json
 from schurgan.runs.config import Config, read_yaml_lines
 from schurgan.runs.folder import RunFolder
@@ -71,6 +71,8 @@ class Plan:
             with self.located(section):
                 try:
                     call()
+                except Undecided as error:
+                    raise SchurganError(f"{self.file}: {section}: {error}") from None
                 except SchurganError as error:
                     error.args = (parsing.name_options(str(error), parsing.option_names(command)),)
                     raise

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 
-from schurgan.commands.parsing import arg
+from schurgan.commands.parsing import arg, name_options
 from schurgan.core.errors import SchurganError, writing
 from schurgan.core.terminal import harmless
 
@@ -27,13 +27,11 @@ _RATES = 8000, 16000, 22050
 """Sample rates in Hz. Round trips of 64 rows (docs/results.md) are no better at higher ones."""
 _SHARE = 0.85
 """Of the time, what steps take; the rest is for evaluations and samples."""
-_EPOCHS, _LEAST, _SLOW = 600, 1500, 1000
-"""Passes over the recordings after which little is learned, steps that a generator needs all the same, and steps for
-which there must be time, or smaller images are better."""
+_EPOCHS, _LEAST, _SLOW = 200, 1000, 1000
+"""Passes over the recordings after which they are learned by heart (docs/training.md, "Measured"), steps that a
+generator needs all the same, and steps for which there must be time, or smaller images are better."""
 _FASTER = 0.85
 """Time of a step by all cores, as a share of that by one thread, from which on they are worth it."""
-_LONG = 300
-"""Passes over the recordings from which D learns them by heart unless it sees altered ones (DiffAugment)."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +57,10 @@ def init(
     table: Annotated[
         Path | None, arg(metavar="FILE", help="a CSV file of path, label and fold, instead of a folder a class")
     ] = None,
+    class_from: Annotated[
+        str | None,
+        arg(metavar="HOW", help="top, leaf, name, word, none, or a pattern that finds the class in a path"),
+    ] = None,
 ) -> None:
     """Look at a folder of clips and at this machine, and write what `schurgan go` shall do into a file to edit.
 
@@ -76,7 +78,8 @@ def init(
     from schurgan.data.sources import open_source
     from schurgan.data.survey import survey
 
-    reading = {name: str(value) for name, value in (("kind", kind), ("table", table)) if value is not None}
+    given = {"kind": kind, "table": table, "class_from": class_from}
+    reading = {name: str(value) for name, value in given.items() if value is not None}
     source = open_source("folder", clips, **reading)
     with Bar("listen to some"):
         looked = survey(source)
@@ -100,11 +103,11 @@ def go_command(file: Path) -> str:
 
 def _about(clips: Path, source: Source, looked: Survey, counts: Counter[str]) -> list[str]:
     """What the folder holds, in lines."""
-    shown = [f"{name} {count}" for name, count in sorted(counts.items())]
-    names = ", ".join(shown[:12]) + (f" and {len(shown) - 12} more" if len(shown) > 12 else "")
+    names = ", ".join(f"{name} {counts[name]}" for name in sorted(counts)[:12]) + ", …" * (len(counts) > 12)
+    said = name_options(getattr(source, "said", ""), {"class_from": "--class-from"}) or f"classes: {names}"
     unused = f"; {len(source.skipped)} files are not used" if source.skipped else ""
     unused += f"; {len(looked.refused)} that were tried cannot be: {looked.refused[0]}" if looked.refused else ""
-    lines = [f"{clips}: {len(source.items())} files in {len(counts)} classes ({names}){unused}"]
+    lines = [f"{clips}: {len(source.items())} files in {len(counts)} classes{unused}", said]
     if looked.kind == "pictures":
         lines.append(f"pictures of {looked.size} rows")
     else:
@@ -172,8 +175,6 @@ def _training(looked: Survey, counts: Counter[str], minutes: float) -> Iterator[
     enough = f", enough for {clips} clips" if steps < most // 100 * 100 else ""
     yield Choice("train", "steps", steps, f"about {time} on this machine{enough}: each clip is seen {epochs:.0f} times")
     yield Choice("train", "descriptor", "gram", "moments of each class: more of what it does not know by heart is kept")
-    if epochs > _LONG:
-        yield Choice("train", "augment", "colour,translation,cutout", "DiffAugment, so that few clips are not copied")
     yield Choice("sample", "count", 8, "sounds of each class" if channels == 1 else "pictures of each class")
 
 
