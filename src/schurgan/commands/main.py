@@ -210,6 +210,8 @@ def _run(arguments: list[str]) -> None:
                 run()
     except Undecided as error:
         names = option_names(command)
+        if any(choice.option not in names for choice in error.choices):
+            raise SchurganError(name_options(str(error), names)) from error
         choices = [choice._replace(option=names[choice.option]) for choice in error.choices]
         raise Undecided(error.question, choices, name_options(error.otherwise, names)) from error
     except SchurganError as error:

@@ -150,13 +150,12 @@ def _undecided(seen: Look) -> Undecided:
         with contextlib.suppress(SchurganError):
             said = _table(seen.root, seen.kind, seen.root / table).said
             choices.insert(0, Choice(said.partition(": ")[2], "table", table))
-    question = f"{seen.root}: its classes can be read in {len(choices)} ways"
+    question = f"{seen.root}: its classes can be read in {len(choices)} ways, and one has to be chosen"
     if len(choices) == 1:
-        told = "no words repeat in their names that could be classes"
-        question = f"{seen.root}: {len(seen.paths)} {files} but no folders of them, and {told}"
+        question = f"{seen.root}: {len(seen.paths)} {files} but no folders of them, and no classes in their names"
     example = seen.root / "dog" / f"bark{Path(seen.paths[0]).suffix}"
-    otherwise = f"or give `class_from` a pattern with a group that finds the class in a path such as {seen.paths[0]}"
-    otherwise += f", or `table` a CSV file of path and label, or make one folder for each class, as in {example}"
+    otherwise = f"`class_from` also takes a pattern whose group is the class, searched in paths such as {seen.paths[0]}"
+    otherwise += f", `table` a CSV file of path and label; or make one folder for each class, as in {example}"
     otherwise += f"; {_not_read(seen.root, seen.archives)}" if seen.archives else ""
     return Undecided(question, choices, otherwise)
 

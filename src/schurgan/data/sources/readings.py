@@ -82,11 +82,11 @@ class Reading:
         text = f"{', '.join(counted[:most])}{more} ({self.what})"
         in_fold = Counter(fold for fold, label in zip(self.folds.of, self.labels, strict=True) if label is not None)
         numbers = sorted(self.folds.numbers.items(), key=lambda each: each[1])
-        parts = {part: in_fold[number] for part, number in numbers if in_fold[number]}
-        if parts:
-            held = [part for part in parts if self.folds.numbers[part] in self.folds.held_out]
-            text += f"; folds: {', '.join(f'{part} {count}' for part, count in parts.items())}"
-            text += f", held out: {', '.join(held)}" * bool(held)
+        used = [(f"fold {part}" if part.isdecimal() else part, number) for part, number in numbers if in_fold[number]]
+        if used:
+            held = [part for part, number in used if number in self.folds.held_out]
+            text += f"; folds: {', '.join(f'{part}: {in_fold[number]}' for part, number in used)}"
+            text += f"; held out: {', '.join(held)}" * bool(held)
         return text
 
 
