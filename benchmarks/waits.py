@@ -82,6 +82,10 @@ def session(number: int) -> list[int]:
     return found
 
 
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None: ...
+
+
 class Bench:
     """The commands, in an order in which each finds what it needs."""
 
@@ -105,8 +109,7 @@ class Bench:
                     packed.write(self.esc50 / "audio" / row["filename"], f"ESC-50-x/audio/{row['filename']}")
                 lines = [",".join(table[0]), *(",".join(row.values()) for row in kept)]
                 packed.writestr("ESC-50-x/meta/esc50.csv", "\n".join(lines) + "\n")
-        handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(self.out))
-        handler.log_message = lambda *_: None  # type: ignore[attr-defined]
+        handler = partial(Quiet, directory=str(self.out))
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
@@ -186,8 +189,9 @@ class Bench:
         if name == "download esc50":  # from this machine
             url = f"http://127.0.0.1:{self.server.server_port}/esc50.zip"
             remote = f"Remote({url!r}, {(self.out / 'esc50.zip').stat().st_size}, None, 'ESC-50-master', 'ESC-50-*')"
-            change = f"import sys; from schurgan.data.download import REMOTES, Remote; REMOTES['esc50'] = {remote}"
-            return [sys.executable, "-c", f"{change}; from schurgan.commands.main import main; main()", *arguments]
+            change = f"from schurgan.data.download import REMOTES, Remote; REMOTES['esc50'] = {remote}"
+            begin = "from schurgan.commands import main; main._import_torch()"  # which says so
+            return [sys.executable, "-c", f"{begin}; {change}; main.main()", *arguments]
         return [*PROGRAM, *arguments]
 
 

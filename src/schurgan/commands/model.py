@@ -190,6 +190,7 @@ def reconstruct(
             rebuilt += 1
             texts = (f"{key} {scores[key]:.2f}" for key in _SCORES if scores[key] is not None)
             print(json_format.dumps(scores) if json else "  ".join((str(file), *texts)), flush=True)
+        bar.update(len(files))
     if not rebuilt:
         raise SchurganError(f"none of {counted(len(files), 'recording')} can be used")
     if not json:

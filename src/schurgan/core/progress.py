@@ -49,7 +49,9 @@ class Display:
         self.began = time.monotonic()
         self.outer: Display | None = None
         self.inner: Display | None = None
-        self.console = Console(file=cast(IO[str], Guarded(None if quiet else sys.stderr)), highlight=False)
+        self.console = Console(
+            file=cast(IO[str], Guarded(None if quiet else sys.stderr)), highlight=False, soft_wrap=True
+        )
         self._live: Live | None = None
         self._thread: threading.Thread | None = None
         self._over = threading.Event()
@@ -171,12 +173,13 @@ class Bar(Display):
     ) -> None:
         super().__init__(what, quiet=quiet)
         self.total, self.unit, self.start, self.done, self.text = total, unit, start, start, ""
-        self._updated = self.began
+        self._step, self._updated = 0, self.began  # units of the last update, and when it came
 
     def update(self, done: int, text: str = "") -> None:
         """Show that `done` of the total are done, with `text` behind the rate."""
+        if done > self.done:
+            self._step, self._updated = done - self.done, time.monotonic()
         self.done, self.text, self._unsaid = done, text, True
-        self._updated = time.monotonic()
 
     def __call__(self, done: int, total: int) -> None:
         """Show that `done` of `total` are done."""
@@ -188,12 +191,14 @@ class Bar(Display):
         return self.done / self.total if self.total else None
 
     def left(self) -> float | None:
-        """Seconds left at the rate so far, which count down while a unit is under way."""
-        made = self.done - self.start
+        """Seconds left at the rate so far; they count down while the next update is not yet due."""
+        made, now = self.done - self.start, time.monotonic()
         if not self.total or made <= 0:
             return None
-        left = (self._updated - self.began) * (self.total - self.done) / made
-        return max(0.0, left - (time.monotonic() - self._updated))
+        a_unit, waited = (self._updated - self.began) / made, now - self._updated
+        if waited <= a_unit * self._step:
+            return a_unit * (self.total - self.done) - waited
+        return (now - self.began) * (self.total - self.done) / made
 
     def brief(self) -> str:
         """How much is done, or for how long it has been at work."""
