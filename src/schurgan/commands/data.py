@@ -116,14 +116,18 @@ def prepare_folder(
     class_from: Annotated[
         str | None,
         COMMON,
-        arg(metavar="HOW", help="top, leaf, name, word, none, or a pattern that finds the class in a path"),
+        arg(
+            metavar="HOW",
+            help="what names a class: the top or the leaf folder, a file's name or its first word, none where all are "
+            "one class, or a regular expression that finds it in a path; by default what is evident",
+        ),
     ] = None,
 ) -> None:
     """Make shards of SOURCE folder, your own recordings or images; started again, it does what is missing.
 
     Example:
         schurgan prepare folder clips --out data/clips
-        schurgan prepare folder clips --out data/clips --seconds 2 --size 128
+        schurgan prepare folder packs --out data/packs --seconds 2 --class-from leaf
     """
     _prepare("folder", root, {"kind": kind, "table": table, "class_from": class_from}, options)
 
