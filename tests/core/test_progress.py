@@ -22,7 +22,7 @@ def clock(monkeypatch):
     return now
 
 
-@pytest.mark.parametrize(("seconds", "said"), [(0.5, ""), (5, "train 10/10  2.00 it/s  in 5 s  loss 0.3\n")])
+@pytest.mark.parametrize(("seconds", "said"), [(0.5, ""), (5, "train 10/10  2.00 steps/s  in 5 s  loss 0.3\n")])
 def test_in_a_log_what_took_over_a_second_says_so_at_its_end(clock, capsys, seconds, said):
     with Bar("train", 10) as bar:
         clock[0] += seconds
@@ -35,11 +35,11 @@ def test_a_line_of_a_log_has_the_rate_and_the_time_left_in_words(clock, capsys):
         clock[0] += 20
         bar.update(120)
         bar.tick()
-        assert capsys.readouterr().err == "train 120/1000  1.00 it/s  14 min left\n"
+        assert capsys.readouterr().err == "train 120/1000  1.00 steps/s  14 min left\n"
         clock[0] += 680
         bar.update(800)
         bar.tick()
-    assert capsys.readouterr().err == "train 800/1000  1.00 it/s  3 min 20 s left\n"
+    assert capsys.readouterr().err == "train 800/1000  1.00 steps/s  3 min 20 s left\n"
 
 
 def test_what_has_no_units_says_for_how_long_it_has_been_at_work(clock, capsys):
@@ -135,7 +135,7 @@ def test_a_terminal_of_eighty_columns_shows_what_how_much_and_the_time_left(cloc
     monkeypatch.setenv("COLUMNS", "80")
     for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"):
         monkeypatch.delenv(name, raising=False)
-    with Bar("prepare", 400, "clips") as bar:
+    with Bar("prepare", 400, "clip") as bar:
         clock[0] += 10
         bar.update(100, "500 s of sound")
         assert bar._live is not None
@@ -162,6 +162,8 @@ def test_durations_have_two_units_at_most(seconds, text):
     assert duration(seconds) == text
 
 
-@pytest.mark.parametrize(("speed", "text"), [(12.3, "12 it/s"), (0.35, "0.35 it/s"), (0.05, "20 s a it"), (0, "")])
+@pytest.mark.parametrize(
+    ("speed", "text"), [(12.3, "12 steps/s"), (0.35, "0.35 steps/s"), (0.05, "20 s a step"), (0, "")]
+)
 def test_a_rate_is_of_a_second_or_of_a_unit(speed, text):
     assert rate(speed) == text

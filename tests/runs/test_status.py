@@ -63,7 +63,7 @@ def test_a_running_run_says_how_far_it_is_how_fast_and_how_long_still(tmp_path):
     assert lines == [
         f"run         {run}",
         "state       running, last line 3 s ago",
-        "step        400 of 1000 (40%), 2.00 it/s, 5 min left",
+        "step        400 of 1000 (40%), 2.00 steps/s, 5 min left",
         "loss        D 0.800  G -0.250",
         "D right     73%",
         "DDFN gap    +12.3, inside ±37.2, noise of a batch ±10.0",

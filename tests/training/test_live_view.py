@@ -75,7 +75,7 @@ def test_a_line_of_a_log_has_the_step_the_rate_the_time_left_and_losses_and_one_
         view.step(120)
         view.tick()
         # 20 steps in 20 seconds, 880 to go
-        line = "train 120/1000  1.00 it/s  14 min left  D 0.812  G -0.250  DDFN gap +12.3\n"
+        line = "train 120/1000  1.00 steps/s  14 min left  D 0.812  G -0.250  DDFN gap +12.3\n"
         assert capsys.readouterr().err == line
         view.step(130)
     assert capsys.readouterr().err.startswith("train 130/1000")
@@ -84,11 +84,11 @@ def test_a_line_of_a_log_has_the_step_the_rate_the_time_left_and_losses_and_one_
 def test_what_a_run_does_beside_its_steps_is_in_its_line(clock, capsys):
     with LiveView(300) as view:
         view.step(300)
-        with Bar("samples", 10, "classes") as bar:
+        with Bar("samples", 10, "class") as bar:
             clock[0] += 4
             bar.update(2)
             view.tick()
-        assert capsys.readouterr().err == "train 300/300  75 it/s  in 4 s: samples 2/10\n"
+        assert capsys.readouterr().err == "train 300/300  75 steps/s  in 4 s: samples 2/10\n"
 
 
 def test_time_left_after_a_rollback_counts_every_step_that_was_made(clock, capsys):
@@ -99,7 +99,7 @@ def test_time_left_after_a_rollback_counts_every_step_that_was_made(clock, capsy
         clock[0] += 8
         view.step(20)
     # 40 steps and 10 in 20 seconds; 80 are left
-    assert capsys.readouterr().err.splitlines()[-1] == "train 20/100  2.50 it/s  32 s left"
+    assert capsys.readouterr().err.splitlines()[-1] == "train 20/100  2.50 steps/s  32 s left"
 
 
 def test_events_and_changes_of_the_verdict_are_lines_of_a_log_at_once(capsys):
@@ -138,7 +138,7 @@ def test_the_picture_shows_progress_losses_gap_with_its_band_verdict_and_events(
     view.health(HEALTHY)
     view.event(COLLAPSED)
     text = seen(view)
-    assert re.search(r"train .* 100/1000  10 it/s  1 min 30 s left", text)
+    assert re.search(r"train .* 100/1000  10 steps/s  1 min 30 s left", text)
     assert re.search(r"loss +D 0\.812  G -0\.250", text)
     assert re.search(r"D right +73%", text)
     assert re.search(r"DDFN gap +\+12\.3, inside ±37\.2, noise of a batch ±10\.0", text)

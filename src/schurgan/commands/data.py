@@ -237,7 +237,7 @@ def _prepare(name: str, root: Path | None, own: Mapping[str, object], options: S
             scale=sounds.scale,
             frame=sounds.frame,
         )
-        with Bar("prepare", len(source.items()), "clips") as bar:
+        with Bar("prepare", len(source.items()), "clip") as bar:
             manifest = prepare(
                 source,
                 options.out,
@@ -327,6 +327,6 @@ def data_export(
     from schurgan.data.export import export_webdataset
     from schurgan.data.shards import Shards
 
-    with Bar("export", unit="clips") as bar:
+    with Bar("export", unit="clip") as bar:
         paths = export_webdataset(Shards(folder), out, clips_per_tar=clips_per_tar, keep_audio=audio, progress=bar)
     print(f"{counted(len(paths), 'tar file')} in {out}")

@@ -98,7 +98,7 @@ def sample(
     folder = out or RunFolder(run if run.is_dir() else run.parent).sounds
     written = set[Path]()
     names = [label] if label is not None else model.classes
-    with writing(folder), lock(folder), Bar("sample", count * len(names), "sounds") as bar:
+    with writing(folder), lock(folder), Bar("sample", count * len(names), "sound") as bar:
         for before, name in enumerate(names):
 
             def tell(done: int, _: int, before: int = before * count, name: str = name) -> None:
@@ -173,7 +173,7 @@ def reconstruct(
     except ValueError as error:
         raise SchurganError(str(error)) from None
     rebuilt, names = 0, set[str]()
-    with World().lock(out), own_settings(), Bar("reconstruct", len(files), "recordings") as bar:
+    with World().lock(out), own_settings(), Bar("reconstruct", len(files), "recording") as bar:
         torch.set_num_threads(1)  # short FFTs: more threads would wait for each other
         for number, file in enumerate(files):
             bar.update(number)

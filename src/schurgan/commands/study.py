@@ -76,7 +76,7 @@ def study(
     from schurgan.studies.trial import is_main
 
     check_extractors(trials, classes)
-    with Bar("estimate", unit="trials", quiet=not is_main()) as bar:
+    with Bar("estimate", unit="trial", quiet=not is_main()) as bar:
         estimates = list(estimate(trials, classes, bar))
     if is_main():
         say(summary(estimates, jobs))
@@ -148,7 +148,7 @@ def _list(study: Study, scale: ScaleName, trials: Sequence[Trial], classes: Sequ
     space = max(len(trial.name) for trial in trials)
     print(f"\n{'trial':<{space}} {'steps':>7} {'TFLOP':>13} {'GiB':>8}  time of its steps, about")
     estimates = []
-    with Bar("estimate", unit="trials") as bar:
+    with Bar("estimate", unit="trial") as bar:
         for each in estimate(trials, classes, bar):
             estimates.append(each)
             print(f"{each.trial:<{space}} {each}", flush=True)

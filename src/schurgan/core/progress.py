@@ -169,7 +169,7 @@ class Bar(Display):
     """
 
     def __init__(
-        self, what: str, total: int | None = None, unit: str = "it", start: int = 0, *, quiet: bool = False
+        self, what: str, total: int | None = None, unit: str = "step", start: int = 0, *, quiet: bool = False
     ) -> None:
         super().__init__(what, quiet=quiet)
         self.total, self.unit, self.start, self.done, self.text = total, unit, start, start, ""

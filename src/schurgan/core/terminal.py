@@ -47,11 +47,16 @@ def duration(seconds: float) -> str:
     return f"{seconds // 86400} d {seconds % 86400 // 3600} h"
 
 
-def rate(speed: float, unit: str = "it") -> str:
-    """Units a second, and seconds a unit where they take long: "12 it/s", "0.35 it/s", "20 s a step"."""
+def plural(noun: str) -> str:
+    """A noun for many: "clips", "classes"; symbols of units as they are."""
+    return noun if noun.isupper() else f"{noun}es" if noun.endswith(("s", "ch")) else f"{noun}s"
+
+
+def rate(speed: float, unit: str = "step") -> str:
+    """Units a second, and seconds a unit where they take long: "12 steps/s", "0.35 steps/s", "20 s a step"."""
     if speed < 0.1:
         return f"{duration(1 / speed)} a {unit}" if speed > 0 else ""
-    return f"{speed:.2f} {unit}/s" if speed < 10 else f"{speed:.0f} {unit}/s"
+    return f"{speed:.{2 if speed < 10 else 0}f} {plural(unit)}/s"
 
 
 def say(message: str) -> None:

@@ -108,7 +108,7 @@ def _compare_sounds(folder: RunFolder) -> tuple[Verdict, list[Answer], str, str]
         with Bar("classifier", unit="step") as bar:
             classifier = cached_classifier(seen, val_folds=folds, quick=True, progress=bar)
         generated, analysed = list[Sounds](), list[Tensor]()
-        with Bar("sounds", count, "sounds") as bar:
+        with Bar("sounds", count, "sound") as bar:
             for name in model.classes:
                 generated.append(model.sample(name, _JUDGED, _TRUNCATION, _SEED))
                 analysed.append(_analyse_again(model, generated[-1]))

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Literal
 
+from schurgan.core.terminal import plural
 from schurgan.runs.records import Event, HealthRecord, Row
 
 Tone = Literal["bad", "warn", "good", "plain"]
@@ -25,10 +26,9 @@ _EVENTS: dict[str, tuple[str, Tone]] = {
 _VERDICTS: dict[str, Tone] = {"healthy": "good", "warning": "warn", "collapsed": "bad"}
 
 
-def counted(number: int, noun: str, plural: str = "") -> str:
+def counted(number: int, noun: str, many: str = "") -> str:
     """A number with its noun: "no clips", "1 clip", "1200 clips", "2 classes"."""
-    many = plural or (f"{noun}es" if noun.endswith("s") else f"{noun}s")
-    return f"1 {noun}" if number == 1 else f"{number or 'no'} {many}"
+    return f"1 {noun}" if number == 1 else f"{number or 'no'} {many or plural(noun)}"
 
 
 def capitalised(text: str) -> str:

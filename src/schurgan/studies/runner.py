@@ -108,7 +108,7 @@ def run_trials(
             if is_main():
                 _tell(trial, outcome, number, len(waiting))
         return
-    with stop_requests(_STOPPING) as stop, place as submit, Bar("study", unit="trials") as bar:
+    with stop_requests(_STOPPING) as stop, place as submit, Bar("study", unit="trial") as bar:
         _follow([(trial, submit(trial)) for trial in waiting], stop, bar)
 
 

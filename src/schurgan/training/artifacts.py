@@ -81,7 +81,7 @@ class Artifacts:
         path.parent.mkdir(exist_ok=True)
         refine = _QUICK if step < min(train.sample_every, train.steps) else None
         rows, seed = [], train.seed
-        with Bar("samples", len(model.classes), "classes") as bar:
+        with Bar("samples", len(model.classes), "class") as bar:
             for number, label in enumerate(model.classes):
                 rows.append(list(model.images(torch.full((_COLUMNS,), number), seed=seed)))
                 model.sample(label, 1, seed=seed, refine=refine).save(path.with_suffix(""))
