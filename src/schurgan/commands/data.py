@@ -111,15 +111,15 @@ def prepare_folder(
     table: Annotated[
         Path | None,
         COMMON,
-        arg(metavar="FILE", help="a CSV file of path, label and, where wanted, fold, instead of a folder a class"),
+        arg(metavar="FILE", help="a CSV file of path, label and, where wanted, fold, instead of folders"),
     ] = None,
     class_from: Annotated[
         str | None,
         COMMON,
         arg(
             metavar="HOW",
-            help="what names a class: the top or the leaf folder, a file's name or its first word, none where all are "
-            "one class, or a regular expression that finds it in a path; by default what is evident",
+            help="what a class is: the top or the leaf folders, the name of a file or its first word, none where all "
+            "are one, or a regular expression whose group finds it in a path; by default what is evident",
         ),
     ] = None,
 ) -> None:

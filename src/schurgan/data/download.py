@@ -159,7 +159,7 @@ def _fetch(remote: Remote, out: Path, patience: Patience) -> Path:
     if not _is_right(remote, unfinished):
         unfinished.unlink()
         raise SchurganError(
-            f"{remote.url}: what came is not what its authors published (MD5 {remote.md5}); it was removed"
+            f"{remote.url}: what came is not what its authors published, by its checksum; it was removed"
         )
     os.replace(unfinished, archive)
     sync_folder(out)

@@ -31,7 +31,7 @@ class Entry(NamedTuple):
 
 
 SOURCES: dict[str, Entry] = {
-    "folder": Entry(open_folder, "a folder of recordings or images, best of one folder for each class"),
+    "folder": Entry(open_folder, "a folder of recordings or images, at best one folder for each class,"),
     "esc50": Entry(open_esc50, "the unpacked ESC-50 data set, with meta/esc50.csv and audio/"),
     "urbansound8k": Entry(open_urbansound8k, "the unpacked UrbanSound8K data set, with metadata/ and audio/fold*/"),
     "common_voice": Entry(open_common_voice, "a Common Voice release, with validated.tsv and clips/ for each language"),

@@ -172,19 +172,19 @@ class _Paths:
         return replace(self._of(name, [label for label, _ in found], no_class), folds=folds)
 
     def _pattern(self, text: str) -> Reading:
-        given = f'class_from "{text}"'
+        given = f'class_from: "{text}" given'
         try:
             pattern = re.compile(text)
         except re.error as error:
-            raise SchurganError(f"{given}: not a regular expression ({error})") from None
+            raise SchurganError(f"{given}, not a regular expression ({error})") from None
         if not pattern.groups:
             near = did_you_mean(text, NAMES) or f"; {', '.join(NAMES)} would do"
-            raise SchurganError(f'{given}: no such reading{near}, or a pattern with a group, such as "([^/]+)/"')
+            raise SchurganError(f'{given}, no such reading{near}, or a pattern with a group, such as "([^/]+)/"')
         group = "class" if "class" in pattern.groupindex else 1
         found = [pattern.search(path) for path in self.paths]
         labels = [((match[group] or "").strip() or None) if match else None for match in found]
         if not any(labels):
-            raise SchurganError(f"{given}: finds no class in {len(found)} paths such as {self.paths[0]}")
+            raise SchurganError(f"{given}, which finds no class in {len(found)} paths such as {self.paths[0]}")
         reading = self._of(text, labels, "has no class by the pattern")
         if "fold" not in pattern.groupindex:
             return reading
@@ -192,7 +192,7 @@ class _Paths:
             return replace(reading, folds=number_folds([match["fold"] if match else None for match in found]))
         except ValueError as error:
             needed = "a number, or train, val or test is needed"
-            raise SchurganError(f'{given}: its group fold finds "{error}", {needed}') from None
+            raise SchurganError(f'{given}, its group fold finds "{error}", {needed}') from None
 
     def choose(self) -> Readings:
         loose = sum(not f for f in self.folders)
