@@ -98,6 +98,11 @@ def test_parts_say_first_how_long_they_will_take_and_are_one_bar(clock, capsys):
     assert capsys.readouterr().err == "evaluate done in 1 min 20 s\n"
 
 
+def test_the_runs_of_one_kind_are_one_figure_of_the_estimate(clock, capsys):
+    with Stages("sweep", lambda: {"images, 1 of 2": 40.0, "images, 2 of 2": 40.0}):
+        assert capsys.readouterr().err == "sweep: about 1 min 20 s (images 1 min 20 s)\n"
+
+
 def test_the_time_left_counts_down_while_a_unit_takes_long(clock):
     with Bar("sounds", 10) as bar:
         clock[0] += 20

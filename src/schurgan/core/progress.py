@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import IO, Self, cast
@@ -248,7 +249,10 @@ class Stages(Display):
             raise
         self._seconds, self._planned = sum(self._waiting.values()), time.monotonic()
         if self._seconds >= _WORTH_SAYING:
-            parts = ", ".join(f"{name} {duration(each)}" for name, each in self._waiting.items() if each >= 1)
+            kinds = Counter[str]()
+            for name, seconds in self._waiting.items():
+                kinds[name.partition(",")[0]] += round(seconds)  # all runs of generated images together
+            parts = ", ".join(f"{name} {duration(seconds)}" for name, seconds in kinds.items() if seconds)
             self.print(f"{self.what}: about {duration(self._seconds)} ({parts})")
         return self
 

@@ -84,7 +84,10 @@ def sweep(
     subject = open_subject(run, data, world.device)
     for truncation in truncations:
         subject.check_truncation(truncation)
-    names = [f"α = {alpha:g}, {number} of {len(truncations)}" for number, alpha in enumerate(truncations, 1)]
+    names = [
+        f"generated images, α = {alpha:g}, {number} of {len(truncations)}"
+        for number, alpha in enumerate(truncations, 1)
+    ]
     plan = partial(expect, subject, names, images, world, classifier=extractor == "classifier", quick=quick)
     with world.lock(RunFolder(subject.run).evaluation), Stages("sweep", plan, quiet=not world.is_main):
         judge = open_judge(subject, extractor, quick, world)
