@@ -23,6 +23,7 @@ from schurgan.core.errors import Interrupted, SchurganError, Undecided, did_you_
 from schurgan.core.files import sha256, write_json
 from schurgan.runs.config import Config, read_yaml_lines
 from schurgan.runs.folder import RunFolder
+from schurgan.runs.messages import counted
 
 _SECTIONS = "prepare", "train", "sample", "report"
 _OURS = {"out", "run", "data", "overwrite"}
@@ -247,7 +248,7 @@ def _train(plan: Plan, config: Config, folder: RunFolder) -> bool:
         status, before = read_status(folder.path), folder.read_config()
         step = max((each.step for each in status.checkpoints), default=0)
         if status.state in ("finished", "stopped") and folder.generator.exists() and before == config:
-            print(f"2/4 train: done, {status.step} of {steps} steps")
+            print(f"2/4 train: done, {status.step} of {counted(steps, 'step')}")
             return False
         was, now = (Identity(options=each.model_dump(mode="json"), data="") for each in (before, config))
         changed = ", ".join(map(str, changed_options(was, now)))
@@ -258,7 +259,10 @@ def _train(plan: Plan, config: Config, folder: RunFolder) -> bool:
         except ValueError as error:  # options that do not fit each other
             raise SchurganError(str(error)) from None
         told = f"; goes on at step {step}" * bool(step) + f"; {changed}" * bool(changed)
-        print(f"2/4 train: {left} steps, about {time_left}{told}; Ctrl-C stops, `{plan.command}` goes on", flush=True)
+        print(
+            f"2/4 train: {counted(left, 'step')}, about {time_left}{told}; Ctrl-C stops, `{plan.command}` goes on",
+            flush=True,
+        )
         try:
             train(config, folder.path, go_on=True)
         except OtherOptions:

@@ -17,6 +17,7 @@ import yaml
 from schurgan.commands.parsing import arg, name_options
 from schurgan.core.errors import SchurganError, writing
 from schurgan.core.terminal import harmless
+from schurgan.runs.messages import counted
 
 if TYPE_CHECKING:
     from schurgan.data.sources.base import Source
@@ -105,9 +106,9 @@ def _about(clips: Path, source: Source, looked: Survey, counts: Counter[str]) ->
     """What the folder holds, in lines."""
     names = ", ".join(f"{name} {counts[name]}" for name in sorted(counts)[:12]) + ", …" * (len(counts) > 12)
     said = name_options(getattr(source, "said", ""), {"class_from": "--class-from"}) or f"classes: {names}"
-    unused = f"; {len(source.skipped)} files are not used" if source.skipped else ""
+    unused = f"; not used: {counted(len(source.skipped), 'file')}" if source.skipped else ""
     unused += f"; {len(looked.refused)} that were tried cannot be: {looked.refused[0]}" if looked.refused else ""
-    lines = [f"{clips}: {len(source.items())} files in {len(counts)} classes{unused}", said]
+    lines = [f"{clips}: {counted(len(source.items()), 'file')} in {counted(len(counts), 'class')}{unused}", said]
     if looked.kind == "pictures":
         lines.append(f"pictures of {looked.size} rows")
     else:
@@ -152,9 +153,9 @@ def _training(looked: Survey, counts: Counter[str], minutes: float) -> Iterator[
     options: dict[str, Any] = {"descriptor": "gram", "model": {"channels": channels}}
     for size in (32,) if 0 < looked.size <= 32 else (64, 32):
         preset = f"small-{size}"
-        counted = (1, cores) if device.type == "cpu" else (cores,)
-        times = {n: step_seconds(Config.from_preset(preset, threads=n, **options), len(counts)) for n in counted}
-        threads = cores if times[cores] < _FASTER * times[counted[0]] else counted[0]
+        tried = (1, cores) if device.type == "cpu" else (cores,)
+        times = {n: step_seconds(Config.from_preset(preset, threads=n, **options), len(counts)) for n in tried}
+        threads = cores if times[cores] < _FASTER * times[tried[0]] else tried[0]
         once = times[threads]
         if (most := int(_SHARE * 60 * minutes / once)) >= _SLOW:
             break
@@ -162,7 +163,7 @@ def _training(looked: Survey, counts: Counter[str], minutes: float) -> Iterator[
     steps = max(1, min(most, max(_LEAST, _EPOCHS * clips // batch)))
     steps = steps // 100 * 100 or steps
     epochs = steps * batch / clips
-    machine = "a GPU" if device.type == "cuda" else f"{cores} cores and no GPU"
+    machine = "a GPU" if device.type == "cuda" else f"{counted(cores, 'core')} and no GPU"
     slow = "64 would take too long here" if size == 32 and looked.size == 0 else f"about {once:.2g} s a step here"
     yield Choice("prepare", "size", size, f"rows and columns of an image; {slow}")
     yield Choice("train", "preset", preset, f"networks for images of {size} x {size} that {machine} can train")
@@ -172,8 +173,13 @@ def _training(looked: Survey, counts: Counter[str], minutes: float) -> Iterator[
         both = f"{times[1]:.2g} s a step against {times[cores]:.2g} s by {cores}"
         yield Choice("train", "threads", 1, f"{both}, and other programs do not matter as much")
     time = duration(once * steps / _SHARE)
-    enough = f", enough for {clips} clips" if steps < most // 100 * 100 else ""
-    yield Choice("train", "steps", steps, f"about {time} on this machine{enough}: each clip is seen {epochs:.0f} times")
+    enough = f", enough for {counted(clips, 'clip')}" if steps < most // 100 * 100 else ""
+    yield Choice(
+        "train",
+        "steps",
+        steps,
+        f"about {time} on this machine{enough}: each clip is seen {counted(round(epochs), 'time')}",
+    )
     yield Choice("train", "descriptor", "gram", "moments of each class: more of what it does not know by heart is kept")
     yield Choice("sample", "count", 8, "sounds of each class" if channels == 1 else "pictures of each class")
 
