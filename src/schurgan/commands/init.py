@@ -16,6 +16,7 @@ import yaml
 
 from schurgan.commands.parsing import arg, name_options
 from schurgan.core.errors import SchurganError, writing
+from schurgan.core.files import atomic_write
 from schurgan.core.terminal import harmless
 from schurgan.runs.messages import counted
 
@@ -88,7 +89,7 @@ def init(
     with Bar("time some steps"):
         choices = [*_sounds(looked), *_training(looked, counts, minutes)]
     about = _about(clips, source, looked, counts)
-    with writing(out), open(out, "x", encoding="utf-8") as file:
+    with writing(out), atomic_write(out, "w") as file:
         file.write("\n".join(_document(clips, out, about, reading, choices)))
     width = max(len(choice.key) for choice in choices)
     print("\n".join(about))

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
 from schurgan.core.errors import SchurganError, one_line, writing
-from schurgan.core.files import lock, open_regular, sync_folder
+from schurgan.core.files import atomic_write, lock, open_regular, sync_folder
 from schurgan.core.progress import Bar
 
 MB = 1_000_000
@@ -51,7 +51,12 @@ def unpacked(archive: Path) -> Path:
             if (final / MARK).read_text("utf-8") == mark:
                 return final
             shutil.rmtree(final)  # of the archive as it was before
-        unpack(archive, final, None, lambda home: (home / MARK).write_text(mark, "utf-8"), times=100)
+
+        def note(home: Path) -> None:
+            with atomic_write(home / MARK, "w") as file:
+                file.write(mark)
+
+        unpack(archive, final, None, note, times=100)
     return final
 
 
