@@ -45,6 +45,7 @@ EVIDENT = {
     "Kick 01, kick 02": (["Kick 01.wav", "Kick 3.wav", "kick_2.wav", "Hat1.wav", "Hat2.wav"], "name", ("Hat", "Kick")),
     "dog(2)": (["dog.wav", *paths("dog({}).wav", TEN), *paths("cat ({}).wav", TEN)], "name", PETS),
     "01_kick": ([f"{i:02}_{DRUMS[i % 3]}.wav" for i in range(24)], "name", ("bd", "hh", "sd")),
+    "class5_001": (paths("class{}_{:03}.wav", "12", TEN), "name", ("class1", "class2")),
     "kick 3 soft": (paths("{} {} {}.wav", DRUMS, TEN, "AB"), "name", ("bd", "hh", "sd")),
     "f0001_0_cough": (paths("f{:04}_0_{}.wav", TEN, ("cough", "sigh")), "name", ("cough", "sigh")),
     "first words": (
@@ -109,6 +110,7 @@ ASKED = {
     "mostly outside": ([*paths("{}_{}.wav", PETS, TEN), "old/a.wav"], ["name", "top", "none"]),
     "a recordist": (paths("2023-05-{:02}_{:02}0000.wav", range(1, 11), range(6, 12)), ["none"]),
     "a recorder": (paths("ZOOM{:04}.WAV", TEN), ["none"]),
+    "a recorder's tracks": (paths("ZOOM{:04}_{}.WAV", TEN, ("LR", "Tr1", "Tr2")), ["none"]),
     "hashes": ([f"{i * 7919 % 1000003:08x}{i * 104729:08x}.wav" for i in range(1, 60)], ["none"]),
 }
 

@@ -85,10 +85,12 @@ def stem_of(name: str) -> str | None:
 _BEGINNINGS: tuple[Callable[[str], str], ...] = (
     # kick_01, Kick 01, dog(2), snare-3 v2, bark - copy: what is before the numbers that end a name
     lambda stem: _COUNTED.sub("", stem),
+    # class5_001: what is before the last number
+    lambda stem: re.sub(r"[\s_.#(\[-]*\d+[)\]]*$", "", stem),
     # 01_kick, kick 3 soft: what is between the numbers that begin a name and the next one
     lambda stem: re.split(r"\d", re.sub(r"^[\W\d_]+", "", stem))[0],
-    # f0001_0_cough: what is behind the last number and a gap
-    lambda stem: re.split(r"\d[\s_.-]+", stem)[-1],
+    # f0001_0_cough: what is behind the last number and a gap, unless it is a track's, as in ZOOM0001_LR
+    lambda stem: stem if re.search(r"\d[\s_.-]+[^\W\d_]{1,2}\d*$", stem) else re.split(r"\d[\s_.-]+", stem)[-1],
 )
 
 
