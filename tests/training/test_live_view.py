@@ -81,14 +81,19 @@ def test_a_line_of_a_log_has_the_step_the_rate_the_time_left_and_losses_and_one_
     assert capsys.readouterr().err.startswith("train 130/1000")
 
 
-def test_what_a_run_does_beside_its_steps_is_in_its_line(clock, capsys):
+def test_what_a_run_does_beside_its_steps_is_in_its_line_and_after_the_last_one_at_once(clock, capsys):
     with LiveView(300) as view:
-        view.step(300)
+        clock[0] += 4
+        view.step(299)
         with Bar("samples", 10, "class") as bar:
+            assert capsys.readouterr().err == ""
             clock[0] += 4
             bar.update(2)
             view.tick()
-        assert capsys.readouterr().err == "train 300/300  75 steps/s  in 4 s: samples 2/10\n"
+        assert capsys.readouterr().err.endswith("0 s left: samples 2/10  16 s left\n")
+        view.step(300)
+        with Bar("generator", 16):
+            assert capsys.readouterr().err == "train 300/300  38 steps/s: generator 0/16\n"
 
 
 def test_time_left_after_a_rollback_counts_every_step_that_was_made(clock, capsys):

@@ -45,6 +45,9 @@ class Display:
     other's line.
     """
 
+    part_left = True
+    """Whether a line says the time left of what is shown inside too."""
+
     def __init__(self, what: str, *, quiet: bool = False) -> None:
         self.what, self.quiet = what, quiet
         self.began = time.monotonic()
@@ -93,7 +96,11 @@ class Display:
 
     def _inside(self) -> str:
         inner = self.inner  # which another thread may end meanwhile
-        return f": {inner.what} {inner.brief()}{inner._inside()}" if inner else ""
+        if inner is None:
+            return ""
+        left = inner.left() if self.part_left else None
+        time_left = "" if left is None else f"  {duration(left)} left"
+        return f": {inner.what} {inner.brief()}{time_left}{inner._inside()}"
 
     def print(self, text: str, style: str = "") -> None:
         """A line above the bar."""
@@ -232,6 +239,8 @@ class Stages(Display):
         plan: finds out about how many seconds each part will take; 0 where that was done before.
         quiet: show nothing, and plan nothing.
     """
+
+    part_left = False
 
     def __init__(self, what: str, plan: Callable[[], Mapping[str, float]], *, quiet: bool = False) -> None:
         super().__init__(what, quiet=quiet)

@@ -61,6 +61,12 @@ class LiveView(Display):
             self.log()  # how far the run had come when it happened
         self.print(event_sentence(event), _STYLES[tone_of(event)])
 
+    def inner_began(self, inner: Display) -> None:
+        """Show what is done beside the steps; after the last one a log has a line of each at once."""
+        super().inner_began(inner)
+        if self._live is None and self._step == self.total:
+            self.tick()
+
     def fraction(self) -> float:
         """Share of the steps that are done."""
         return self._step / self.total
@@ -71,7 +77,8 @@ class LiveView(Display):
         parts = [f"{self._step}/{self.total}"]
         if self._done and took > 0:
             left = (self.total - self._step) * took / self._done
-            parts += [rate(self._done / took), f"{duration(left)} left" if left else f"in {duration(took)}"]
+            ended = "" if self.inner else f"in {duration(took)}"
+            parts += [rate(self._done / took), f"{duration(left)} left" if left else ended]
         return "  ".join(filter(None, (*parts, "" if self._live else short_figures(self._row))))
 
     def picture(self) -> RenderableType:
