@@ -187,10 +187,10 @@ def test_esc50_is_read_with_its_folds_and_its_classes_in_the_order_of_targets(tm
     source = open_source("esc50", tmp_path / "data")
     assert source.classes() == ("dog", "rooster", "sea_waves")
     assert source.items() == [
-        Item("audio/1-1-A-7.wav", "rooster", 1),
-        Item("audio/1-2-A-0.wav", "dog", 1),
-        Item("audio/5-3-A-0.wav", "dog", 5),
-        Item("audio/2-4-B-11.wav", "sea_waves", 2),
+        Item("audio/1-1-A-7.wav", "rooster", 1, "1"),
+        Item("audio/1-2-A-0.wav", "dog", 1, "2"),
+        Item("audio/5-3-A-0.wav", "dog", 5, "3"),
+        Item("audio/2-4-B-11.wav", "sea_waves", 2, "4"),
     ]
     assert source.skipped == ()
     assert source.load(source.items()[0], 16_000).shape == (1_600,)

@@ -62,10 +62,13 @@ def varied() -> Model:
     return model
 
 
-def make_run(folder: Path, data: Path, model: Model, *, exclude: tuple[int, ...] = (2,)) -> Path:
+def make_run(
+    folder: Path, data: Path, model: Model, *, exclude: tuple[int, ...] = (2,), share: float | None = 0.0
+) -> Path:
     """A folder as training leaves it."""
     folder.mkdir(parents=True)
-    options = {"data": data, "model": {"architecture": "small-16", "width": 4}, "train": {"val_folds": exclude}}
+    chosen = {"val_folds": exclude, "val_fraction": share}
+    options = {"data": data, "model": {"architecture": "small-16", "width": 4}, "train": chosen}
     Config.model_validate(options).save(folder / "config.yaml")
     model.save(folder / "generator.safetensors")
     return folder

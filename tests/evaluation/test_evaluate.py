@@ -121,7 +121,8 @@ def test_without_held_out_clips_it_says_so_and_scores_the_rest(folded, model, tm
     run = make_run(tmp_path / "all", folded.folder, model, exclude=())
     found = schurgan.evaluate(run, extractor=OWN, images=60, runs=1)
     assert "sounds were not scored: all of them are silent" in found.notes
-    assert any("no clips were held out" in note and "--train.val-folds" in note for note in found.notes)
+    assert any("held out none of 24 clips (--train.val-fraction 0)" in note for note in found.notes)
+    assert found.protocol.held_out == "none of 24 clips (--train.val-fraction 0)"
     assert found.protocol.held_out_data is None
     assert found.scores["memorisation"].value is None
     assert "no clips were held out" in found.scores["memorisation"].flags[0]
@@ -130,17 +131,21 @@ def test_without_held_out_clips_it_says_so_and_scores_the_rest(folded, model, tm
     assert found.scores["fid"].held_out is None
 
 
-def test_a_set_without_folds_is_scored_and_told_apart_from_one_trained_on_all_folds(shards, finished_run, tmp_path):
-    model = schurgan.load(finished_run)
-    run = make_run(tmp_path / "no-folds", shards, model, exclude=())
+def test_a_run_of_default_options_has_what_held_out_clips_tell(shards, finished_run, tmp_path):
+    run = make_run(tmp_path / "run", shards, schurgan.load(finished_run), exclude=(), share=None)
     found = schurgan.evaluate(run, extractor=OWN, images=60, runs=1, quick=True)
-    assert any("--train.val-fraction" in note for note in found.notes)
+    assert found.protocol.held_out == "8 of 48 clips, a tenth of each class"
+    assert (found.protocol.n_real, found.protocol.n_held_out) == (40, 8)
+    assert found.scores["memorisation"].value is not None
+    assert found.scores["near_copies"].value is not None
+    assert found.scores["fid"].held_out is not None
+    assert not found.notes
     assert "accuracy" not in found.scores  # of eight classes, where the extractor knows three
 
 
 def test_usefulness_without_held_out_clips_is_refused_before_any_work(folded, model, tmp_path):
     run = make_run(tmp_path / "all", folded.folder, model, exclude=())
-    with pytest.raises(SchurganError, match=r"usefulness: .* no clips were held out to test classifiers on"):
+    with pytest.raises(SchurganError, match=r"usefulness: .* held out none of 24 clips"):
         schurgan.evaluate(run, usefulness=True)
 
 

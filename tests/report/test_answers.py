@@ -20,6 +20,7 @@ GOOD = Verdict(
     per_class={"dog": 0.8, "rain": 0.8},
     variety={"dog": 1.1, "rain": 0.9},
     nearest_training=1.0,
+    nearest_held_out=None,
     size=32,
     n_train=300,
     n_test=60,
@@ -89,6 +90,11 @@ def test_the_top_uses_no_word_that_it_does_not_explain():
 )
 def test_the_tone_says_whether_a_number_is_good(changes, question, tone):
     assert answers(**changes)[question].tone == tone
+
+
+def test_what_held_out_recordings_have_stands_beside_the_distance():
+    assert "held out" not in answers()["Copied?"].text
+    assert "1.07" in answers(nearest_held_out=1.07)["Copied?"].text
 
 
 def test_what_is_not_known_is_not_answered():

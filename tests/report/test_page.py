@@ -19,6 +19,7 @@ from PIL import Image
 from schurgan.audio import Spectrogram
 from schurgan.core.errors import SchurganError
 from schurgan.data import Shards, prepare
+from schurgan.data.shards import split
 from schurgan.data.sources import open_source
 from schurgan.evaluation.features import classifier
 from schurgan.evaluation.metric_table import ABOUT
@@ -103,18 +104,19 @@ def test_names_are_escaped_and_the_options_of_the_run_are_on_the_page(reported):
     page = Page((reported / "report.html").read_text("utf-8"))
     assert "a <b> & c" in page.text
     assert "architecture: small-16" in page.text
-    assert "8 classes, 6 steps of training, 16x16 wavelet spectrograms" in page.text
+    assert "40 recordings of 8 classes, 6 steps of training, 16x16 wavelet spectrograms" in page.text
+    assert "8 of 48 clips, a tenth of each class" in page.text  # are held out
 
 
 def test_the_verdict_is_the_same_in_the_file_and_on_the_page(reported):
     verdict = json.loads((reported / "classifier.json").read_text())
-    assert (verdict["n_train"], verdict["n_test"], verdict["n_generated"]) == (40, 8, 24)
+    assert (verdict["n_train"], verdict["n_test"], verdict["n_generated"]) == (32, 8, 24)
     assert set(verdict["per_class"]) == set(verdict["variety"]) == set(load(reported).classes)
     mean = sum(verdict["per_class"].values()) / 8
     assert verdict["generated_accuracy"] == pytest.approx(mean)  # as many sounds of each class
     made = load(reported).sample("bark", 3, truncation=1.0, seed=1).images
-    data = Shards(load(reported).card.data or "")
-    real = data.select(classes=["bark"]).images(range(6))
+    training, _ = split(Shards(load(reported).card.data or ""))
+    real = training.select(classes=["bark"]).images(range(5))
     expected = torch.pdist(made.flatten(1)).mean() / torch.pdist(real.flatten(1)).mean()
     assert verdict["variety"]["bark"] == pytest.approx(expected.item(), rel=1e-5)
     page = Page((reported / "report.html").read_text("utf-8"))
@@ -136,7 +138,9 @@ def test_copies_are_at_no_distance_from_what_was_learned_and_recordings_at_that_
     shards = model.open_data()
 
     def distance(images: torch.Tensor) -> float | None:
-        return page_module._nearest_training(model, shards, [Sounds("bark", None, images, None)])
+        made, held_out = page_module._nearest_training(model, shards, shards, [Sounds("bark", None, images, None)])
+        assert held_out == 0.0  # of what is not held out at all
+        return made
 
     images = shards.images(range(48))
     assert distance(images[:6]) == 0.0
@@ -270,7 +274,18 @@ def test_thousands_of_events_do_not_drown_the_page(died):
 
 def test_scores_are_a_table_with_their_floor_and_protocol(died):
     run = died([row(25), row(50)])
-    texts = {"run", "data", "extractor_digest", "resize", "batch_norm", "weights", "version", "torch", "device", "date"}
+    texts = {
+        "run",
+        "data",
+        "extractor_digest",
+        "resize",
+        "batch_norm",
+        "weights",
+        "version",
+        "torch",
+        "device",
+        "date",
+    } | {"held_out"}
     protocol = dict.fromkeys((field.name for field in fields(Protocol)), 500) | dict.fromkeys(texts, "500")
     protocol |= {"extractor": "a&b", "held_out_data": None, "val_folds": (3,)}
     scores = {"fid": Score(8.21, floor=1.2), "<recall>": Score(None)}

@@ -65,6 +65,17 @@ def test_an_option_that_came_with_a_newer_version_is_no_change_at_its_default(gr
     assert changes(without(identity(), group, name), identity()) == []
 
 
+def test_a_run_from_before_there_was_a_held_out_share_goes_on_with_none(tmp_path):
+    old, path = without(identity(), "train", "val_fraction"), tmp_path / "config.yaml"
+    path.write_text("train: {steps: 5}")
+    now = Config.load(path)
+    assert now.train.val_fraction == 0.0
+    assert changed_options(old, identity(train={"val_fraction": 0.0})) == []
+    (change,) = changed_options(old, identity(train={"val_fraction": None}))
+    assert change.name == "train.val_fraction"
+    assert Config.from_preset(None, path).train.val_fraction is None  # a file of one's own has the default
+
+
 def test_an_option_that_came_with_a_newer_version_is_a_change_at_another_value():
     old = without(identity(), "regularize")
     assert changes(old, identity(regularize={"r1": 10})) == ["regularize.r1 10.0 (was 0.0)"]

@@ -128,6 +128,7 @@ def test_a_row_at_paper_scale_is_its_networks_preset_but_for_what_the_paper_prin
     network = next((each for each in ("sagan", "biggan") if each in name), "proposed")
     preset = Config.from_preset(f"{network}-{size}")
     kept = preset.model_dump(include={"model", "train"}) | {"ddfn": preset.ddfn.model_dump()}
+    kept["train"]["val_fraction"] = 0.0  # a run of one's own holds out a tenth
     for group, options in (
         ("model", {"width": int(width)}),
         # A study runs to the paper's latest collapse, and past a run's own; the test pictures of CIFAR-10 are held out.

@@ -28,6 +28,7 @@ def test_options_of_every_trial_are_valid_at_every_scale(name, scale):
         assert trial.config.health.reaction == "warn"  # a rollback would hide the extreme onset
         assert trial.config.health.budget == 0  # by the clock, evaluations would come at other steps each time
         assert trial.config.train.steps % trial.config.train.checkpoint_every == 0
+        assert trial.config.train.val_fraction is not None  # held out is what the study says, and not by default
 
 
 def test_trials_of_the_same_name_are_the_same_in_all_studies():

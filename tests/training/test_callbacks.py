@@ -81,7 +81,7 @@ def test_a_callback_ends_the_run_which_goes_on_to_the_same_end(shards, tmp_path,
     run = tmp_path / "run"
     model = schurgan.train(shards, out=run, callbacks=[Noted(stop)], **OPTIONS)
     assert model.card.step == stop[1]
-    assert [event.kind for event in RunFolder(run).read_records().events] == ["interrupted"]
+    assert [event.kind for event in RunFolder(run).read_records().events] == ["started", "interrupted"]
     assert Checkpoints(run).load().record.step == stop[1]
     assert schurgan.train(shards, out=run, **OPTIONS).card.step == 6
     assert files(run) == files(straight)

@@ -16,6 +16,7 @@ from watched_runs import events, kinds
 from schurgan.core.errors import Interrupted
 from schurgan.data import Shards
 from schurgan.data.loader import Batches
+from schurgan.data.shards import split
 from schurgan.health import Verdict
 from schurgan.model import load
 from schurgan.runs.config import Config
@@ -144,7 +145,8 @@ def test_the_next_attempt_begins_with_the_state_gone_back_to_and_trains_with_gen
     shards = Shards(config.data)
     trainer = build_trainer(soft, len(shards.classes))
     trainer.load_state_dict(before["trainer"])
-    batches = Batches(shards, soft.train.batch_size, soft.train.seed)
+    training, _ = split(shards)
+    batches = Batches(training, soft.train.batch_size, soft.train.seed)
     for number in (10, 11):
         images, labels = batches.batch(number)
         trainer.training_step([(images, labels)])

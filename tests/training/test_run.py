@@ -74,6 +74,8 @@ def test_a_run_leaves_what_its_folder_promises(finished_run):
     assert (finished_run / "samples" / "step-00000006.png").exists()
     assert (finished_run / "samples" / "step-00000006" / "bark-000.wav").exists()
     assert Config.load(finished_run / "config.yaml").train.steps == 6
+    started, *_ = RunFolder(finished_run).read_records().events
+    assert "8 of 48 clips" in started.reason  # are held out
 
 
 def test_the_same_options_give_the_same_run_and_another_seed_another(finished_run, tiny, tmp_path):

@@ -12,7 +12,8 @@ HEALTH = {"every": EVERY, "images": 16, "classifier": False, "budget": 0.0, "war
 
 
 def events(run: Path) -> list[dict[str, Any]]:
-    return [event.as_line() for event in RunFolder(run).read_records().events]
+    """All but the first, which says what is held out."""
+    return [event.as_line() for event in RunFolder(run).read_records().events if event.kind != "started"]
 
 
 def kinds(run: Path) -> list[str]:

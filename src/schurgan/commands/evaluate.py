@@ -51,7 +51,7 @@ def evaluate(
         truncation: variance of the noise; below 1 images are more typical, above 1 more varied
         batch_norm: fixed statistics (standing), or those of each generated batch (batch)
         seed: the same seed gives the same scores
-        usefulness: also train classifiers on real and generated images, tested on held-out folds (minutes)
+        usefulness: also train classifiers on real and generated images, tested on held-out clips (minutes)
         quick: a rough look: one run of 256 images at most, 1,000 real ones, fewer classifiers, each trained a
             quarter as long, and no sounds
         data: where the shards are now, if they were moved

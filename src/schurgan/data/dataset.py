@@ -46,6 +46,7 @@ class LabelledImages(ABC):
     _val_folds: Sequence[int] = ()
     _origins: Sequence[str] = ()
     _parents: Sequence[str | None] = ()
+    _recordings: Sequence[str | None] = ()
 
     def __len__(self) -> int:
         return len(self._clips)
@@ -119,6 +120,12 @@ class LabelledImages(ABC):
     def parents(self) -> tuple[str | None, ...]:
         """The origin of the recording that each is an altered copy of, None for recordings themselves."""
         return tuple(self._parents[clip] if self._parents else None for clip in self._clips)
+
+    @property
+    def recordings(self) -> tuple[str, ...]:
+        """The recording that each is, or was cut or altered from: none should be trained on and held out."""
+        known = (self._recordings[clip] if self._recordings else None for clip in self._clips)
+        return tuple(a or b or c for a, b, c in zip(known, self.parents, self.origins, strict=True))
 
     @property
     def augmented(self) -> NDArray[np.bool_]:

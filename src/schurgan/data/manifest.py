@@ -139,6 +139,7 @@ class Clip(NamedTuple):
     digest: str = ""
     warnings: tuple[str, ...] = ()
     parent: str | None = None  # origin of the recording that it is an altered copy of
+    recording: str | None = None  # name of the recording that it and others were cut from
 
 
 def kept_seconds(clips: Iterable[Clip], transform: Mapping[str, Any]) -> float:
@@ -147,8 +148,11 @@ def kept_seconds(clips: Iterable[Clip], transform: Mapping[str, Any]) -> float:
     return float(sum(min(clip.seconds, longest) for clip in clips if clip.parent is None))
 
 
+_SPARSE = ("parent", "recording")
+
+
 class Clips(_Record):
-    """The columns of `Clip`, all of one length; `parent` is empty in a set without copies, and not written then."""
+    """The columns of `Clip`, all of one length; of the last two one that says nothing is empty, and not written."""
 
     origin: tuple[str, ...] = ()
     label: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = ()
@@ -159,17 +163,18 @@ class Clips(_Record):
     digest: tuple[str, ...] = ()
     warnings: tuple[tuple[str, ...], ...] = ()
     parent: tuple[str | None, ...] = ()
+    recording: tuple[str | None, ...] = ()
 
     @classmethod
     def of(cls, rows: Iterable[Clip]) -> Self:
         """The columns of some clips."""
         columns = dict(zip(Clip._fields, zip(*rows, strict=True), strict=False))
-        return cls(**{name: column for name, column in columns.items() if name != "parent" or any(column)})
+        return cls(**{name: column for name, column in columns.items() if name not in _SPARSE or any(column)})
 
     def rows(self) -> Iterator[Clip]:
         """Undo `of`."""
-        *columns, parents = (getattr(self, name) for name in Clip._fields)
-        return map(Clip._make, zip(*columns, parents or (None,) * len(self), strict=True))
+        columns = (getattr(self, name) or (None,) * len(self) for name in Clip._fields)
+        return map(Clip._make, zip(*columns, strict=True))
 
     def __len__(self) -> int:
         return len(self.origin)
@@ -177,13 +182,11 @@ class Clips(_Record):
     @model_serializer(mode="wrap")
     def _written(self, columns: SerializerFunctionWrapHandler) -> dict[str, Any]:
         written: dict[str, Any] = columns(self)
-        if not self.parent:
-            del written["parent"]
-        return written
+        return {name: column for name, column in written.items() if name not in _SPARSE or column}
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
-        lengths = {len(getattr(self, name)) for name in Clip._fields if name != "parent" or self.parent}
+        lengths = {len(getattr(self, name)) for name in Clip._fields if name not in _SPARSE or getattr(self, name)}
         if len(lengths) > 1:
             raise ValueError(f"columns of clips differ in length: {sorted(lengths)}")
         return self

@@ -271,8 +271,9 @@ class Job:
         return Chunk(len(items), clips, skipped, stored, kept.numpy() if self.keep_audio else None)
 
     def _clip(self, item: Item, origin: str, **fields: Any) -> Clip:
-        parent = None if origin == item.origin else printable(item.origin)
-        return Clip(printable(origin), self.number[item.label], item.fold, parent=parent, **fields)
+        fields["parent"] = None if origin == item.origin else printable(item.origin)
+        fields["recording"] = item.recording and printable(item.recording)
+        return Clip(printable(origin), self.number[item.label], item.fold, **fields)
 
     def _load(self, item: Item, codec: Spectrogram) -> list[tuple[Clip, Tensor]]:
         """The recording as a clip and, if it is short, its copies of other pitches after it."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,10 +28,13 @@ from schurgan.core.files import open_regular, sha256
 from schurgan.data.codec import Codec, open_codec
 from schurgan.data.dataset import Indices, LabelledImages
 from schurgan.data.manifest import Clip, DType, Manifest, Shard, ShardFile, wrong_size
+from schurgan.runs.messages import counted
 
 Rows = NDArray[Any]
 Images = TypeVar("Images", bound="LabelledImages")
 _SMALL = 2**28  # bytes of a set that is held in memory
+_SHARE = 0.1  # of a class that is held out where nothing is said
+_LEAST = 5  # recordings of a class of which one is
 
 
 def quantise(image: Tensor, dtype: DType) -> Rows:
@@ -118,7 +121,7 @@ class Shards(LabelledImages):
         self.shape, self.planes = self.manifest.shape, self.manifest.planes
         clips = self.manifest.clips
         self._folds, self._origins, self._parents = clips.fold, clips.origin, clips.parent
-        self._val_folds = self.manifest.val_folds
+        self._val_folds, self._recordings = self.manifest.val_folds, clips.recording
         files = list(self.manifest.files())
         self._files = _Files(self.folder.absolute(), in_memory=sum(file.bytes for file in files) <= _SMALL)
         self._starts = np.cumsum([0, *(shard.count for shard in self.manifest.shards)])
@@ -188,42 +191,97 @@ class Shards(LabelledImages):
         return ((self.manifest.shards[shard], row) for shard, row in zip(shards.tolist(), rows.tolist(), strict=True))
 
 
-def split(images: Images, val_folds: Collection[int] = (), val_fraction: float = 0.0) -> tuple[Images, Images | None]:
+def held_out_folds(
+    images: LabelledImages, val_folds: Collection[int] = (), val_fraction: float | None = None
+) -> tuple[int, ...]:
+    """The folds that are held out: `val_folds`, else those that the data names where no share is given."""
+    named = images.val_folds if val_fraction is None and len(images.val_folds) < len(set(images.folds)) else ()
+    return tuple(sorted(set(val_folds))) or named
+
+
+def split(
+    images: Images, val_folds: Collection[int] = (), val_fraction: float | None = None
+) -> tuple[Images, Images | None]:
     """What is trained on, and what is held out to judge by: one rule for training and evaluation.
 
-    Which recordings are held out depends on their names alone, so that runs of all seeds leave out the same; altered
-    copies go with the recording that they were made of, and the held-out part has none. Of a class with two recordings
-    or more at least one is on either side.
+    Which recordings are held out depends on their names alone, so that runs of all seeds leave out the same. All clips
+    of one are on the same side, altered copies too, of which the held-out part has none.
 
     Args:
         images: the whole set.
         val_folds: folds to hold out.
-        val_fraction: about which part of each class's recordings to hold out instead.
+        val_fraction: about which part of each class's recordings to hold out instead, of two or more at least one on
+            either side; 0 for none. None: the folds that the data names, else a tenth of each class of five or more.
 
     Returns:
-        (training, held out); the second is None where neither is asked for.
+        (training, held out); the second is None where nothing is held out.
     """
     if val_folds and val_fraction:
         raise SchurganError(
             f"--train.val-fraction: {val_fraction} given beside --train.val-folds, which says already what is held out"
         )
-    if val_folds:
-        return images.select(exclude_folds=val_folds), images.select(folds=val_folds, augmented=False)
-    if not val_fraction:
+    if folds := held_out_folds(images, val_folds, val_fraction):
+        return images.select(exclude_folds=folds), images.select(folds=folds, augmented=False)
+    if val_fraction == 0:
         return images, None
-    recordings: dict[int, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    sources = (parent or origin for parent, origin in zip(images.parents, images.origins, strict=True))
-    for clip, (label, source) in enumerate(zip(images.labels.tolist(), sources, strict=True)):
-        recordings[label][source].append(clip)
+    share, least = (_SHARE, _LEAST) if val_fraction is None else (val_fraction, 2)
+    parents, clips = images.parents, defaultdict[str, list[int]](list)
+    sizes: dict[int, dict[str, int]] = defaultdict(lambda: defaultdict(int))  # copies are not counted
+    for clip, (label, name) in enumerate(zip(images.labels.tolist(), images.recordings, strict=True)):
+        clips[name].append(clip)
+        sizes[label][name] += parents[clip] is None
     chosen = np.zeros(len(images), bool)
-    for of_class in recordings.values():
-        drawn = sorted(of_class, key=lambda name: hashlib.sha256(name.encode()).digest())
-        count = min(max(1, round(val_fraction * len(drawn))), len(drawn) - 1)
-        for name in drawn[:count]:
-            chosen[of_class[name]] = True
-    if not chosen.any():
-        raise SchurganError(
-            f"--train.val-fraction: {val_fraction} given, and no class in {images.folder} has two recordings;"
-            " leave it out"
+    classes = Counter(name for of_class in sizes.values() for name in of_class)
+    for of_class in sizes.values():
+        for name in _draw({name: size for name, size in of_class.items() if classes[name] == 1}, share, least):
+            chosen[clips[name]] = True
+    if chosen.any():
+        return images.take(np.flatnonzero(~chosen)), images.take(np.flatnonzero(chosen & ~images.augmented))
+    if val_fraction is None:
+        return images, None
+    raise SchurganError(
+        f"--train.val-fraction: {val_fraction} given, and no class in {images.folder} has two recordings; leave it out"
+    )
+
+
+def _draw(sizes: Mapping[str, int], share: float, least: int) -> list[str]:
+    """Recordings of a class, of so many clips each, that together are about a share of it: all but one at most."""
+    total, drawn = sum(sizes.values()), list[str]()
+    if total < least:
+        return drawn
+    room = max(1, round(share * total))
+    ordered = sorted(sizes, key=lambda name: hashlib.sha256(name.encode()).digest())
+    for name in ordered:
+        if 0 < sizes[name] <= room and len(drawn) < len(ordered) - 1:
+            drawn.append(name)
+            room -= sizes[name]
+    shortest = min(ordered, key=sizes.__getitem__)
+    return drawn or [shortest] * (2 * sizes[shortest] <= total)
+
+
+def describe_split(
+    images: LabelledImages,
+    held_out: LabelledImages | None,
+    val_folds: Collection[int] = (),
+    val_fraction: float | None = None,
+) -> str:
+    """Say what `split` held out, and by which rule: "40 of 400 clips, a tenth of each class"."""
+    known = f"of {counted(int((~images.augmented).sum()), 'clip')}"
+    if held_out is None:
+        return f"none {known}" + (" (--train.val-fraction 0)" if val_fraction == 0 else f", as no class has {_LEAST}")
+    if folds := held_out_folds(images, val_folds, val_fraction):
+        which = f"fold{'s' * (len(folds) > 1)} {', '.join(map(str, folds))}" + ", as the data says" * (not val_folds)
+    else:
+        which = f"{'a tenth' if val_fraction is None else f'a share of {val_fraction:g}'} of each class"
+        which += f" of {_LEAST if val_fraction is None else 2} or more" * (
+            len(set(held_out.labels)) < len(set(images.labels))
         )
-    return images.take(np.flatnonzero(~chosen)), images.take(np.flatnonzero(chosen & ~images.augmented))
+    return f"{len(held_out)} {known}, {which}"
+
+
+def describe_empty(images: LabelledImages) -> str:
+    """Return a warning about wrong labels, which a run would not show: its scores know the classes there are."""
+    known = {int(label) for label in images.labels}
+    empty = [name for number, name in enumerate(images.classes) if number not in known]
+    names = f"{len(empty)} of {len(images.classes)} classes have no recording to train on ({', '.join(empty[:5])})"
+    return f"{names}; look at the labels" if empty else ""

@@ -191,7 +191,7 @@ class OutputFolder:
         counts = np.bincount([row.label for row in rows], minlength=len(classes))
         kept = np.flatnonzero(counts).tolist()
         renumbered = {old: new for new, old in enumerate(kept)}
-        rows = [row._replace(label=renumbered[row.label]) for row in rows]
+        rows = [row._replace(label=renumbered[row.label]) for row in _with_recordings(rows)]
         levels: list[list[float]] = [[] for _ in kept]
         for row in rows:
             levels[row.label].append(row.reference)
@@ -243,6 +243,20 @@ def _header(count: int, like: Rows) -> bytes:
     content = {"descr": np.lib.format.dtype_to_descr(like.dtype), "fortran_order": False}
     np.lib.format.write_array_header_1_0(header, content | {"shape": (count, *like.shape[1:])})
     return header.getvalue()
+
+
+def _with_recordings(rows: Sequence[Clip]) -> Iterator[Clip]:
+    """Rows among which the same sound under several names counts as one recording, as its copies do."""
+    first: dict[str, str] = {}
+    same: dict[str, str] = {}
+    for row in rows:
+        if row.parent is None and row.digest:
+            name = row.recording or row.origin
+            same[name] = same.get(first.setdefault(row.digest, name), first[row.digest])
+    several = {name for name, other in same.items() if name != other}
+    for row in rows:
+        name = row.recording or row.parent or row.origin
+        yield row._replace(recording=same[name]) if name in several else row
 
 
 def _oddities(rows: Sequence[Clip], classes: Sequence[str], empty: Iterable[str], what: str) -> Iterator[str]:

@@ -91,7 +91,7 @@ def evaluate(
     subject.check_truncation(truncation)
     if usefulness and subject.held_out is None:
         raise SchurganError(
-            f"usefulness: {subject.run}: no clips were held out to test classifiers on;"
+            f"usefulness: {subject.run} held out {subject.split}, and classifiers are tested on such clips;"
             " train with --train.val-folds or --train.val-fraction"
         )
     sounds = subject.recordings and not quick
@@ -274,6 +274,7 @@ def describe(
         torch=torch.__version__,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         date=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        held_out=subject.split,
     )
 
 
@@ -333,11 +334,8 @@ def _image_set(
 def _notes(subject: Subject, not_finite: int, images: int) -> list[str]:
     notes = []
     if subject.held_out is None:
-        option = "val-fraction" if set(subject.shards.folds) == {None} else "val-folds"
-        notes.append(
-            f"no clips were held out: what unseen recordings would score is not known, and copies of"
-            f" training images can hardly be told; train with --train.{option} to know"
-        )
+        unknown = "what unseen recordings would score is not known, and copies of training images can hardly be told"
+        notes.append(f"the run held out {subject.split}: {unknown}")
     if not subject.model.pictures and not subject.recordings:
         notes.append("sounds were not scored: the data was prepared without recordings")
     if not_finite:

@@ -88,6 +88,8 @@ class Protocol:
     torch: str
     device: str
     date: str  # UTC
+    held_out: str = ""
+    """What the run held out and why, in words; not known of files of the version before."""
 
 
 COMPARED = {

@@ -93,11 +93,12 @@ def describe_protocol(protocol: Protocol) -> str:
     times = "" if protocol.runs == 1 else f"{protocol.runs} times "
     fake, real = counted(protocol.n_fake, "generated image"), counted(protocol.n_real, "training image")
     truncation = "" if protocol.truncation is None else f", truncation {protocol.truncation:g}"
+    held_out = f" ({protocol.held_out})" if protocol.held_out else ""
     accuracy = protocol.extractor_accuracy
     known = "" if accuracy is None else f" (right on {accuracy:.1%} of unseen real images)"
     return (
-        f"{times}{fake} against {real} and {counted(protocol.n_held_out, 'held-out image')}{truncation}, batch norm "
-        f"{protocol.batch_norm}, extractor {protocol.extractor}{known}"
+        f"{times}{fake} against {real} and {counted(protocol.n_held_out, 'held-out image')}{held_out}{truncation}, "
+        f"batch norm {protocol.batch_norm}, extractor {protocol.extractor}{known}"
     )
 
 

@@ -21,7 +21,7 @@ from schurgan.core.errors import SchurganError
 from schurgan.core.isolation import seeded
 from schurgan.core.progress import Bar
 from schurgan.data.codec import Codec, same_levels
-from schurgan.data.shards import Shards, split
+from schurgan.data.shards import Shards, describe_split, held_out_folds, split
 from schurgan.evaluation.features.extractor import Extractor
 from schurgan.evaluation.metrics.frechet import Gaussian
 from schurgan.model import Model, load
@@ -78,12 +78,17 @@ class Subject:
     @property
     def val_folds(self) -> tuple[int, ...]:
         """The folds that the run left out."""
-        return tuple(sorted(set(self.config.train.val_folds)))
+        return held_out_folds(self.shards, self.config.train.val_folds, self.config.train.val_fraction)
 
     @property
     def for_classifier(self) -> Shards:
         """What a classifier that judges the run is trained on and, its held-out folds, tested on."""
         return self.shards if self.val_folds else self.training
+
+    @property
+    def split(self) -> str:
+        """What the run held out, in words."""
+        return describe_split(self.shards, self.held_out, self.config.train.val_folds, self.config.train.val_fraction)
 
     @property
     def recordings(self) -> bool:

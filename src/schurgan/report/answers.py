@@ -38,6 +38,8 @@ class Verdict:
     nearest_training: float | None
     """Median distance of a generated image from the nearest one of its class that was learned from, as a share of the
     distance of real ones from each other; None where these do not differ."""
+    nearest_held_out: float | None
+    """The same of held-out real images, what a generator of new ones reaches; None where none were held out."""
     size: int | None
     """Rows and columns of a spectrogram, None where there are pictures."""
     n_train: int
@@ -78,7 +80,9 @@ def judge_sounds(verdict: Verdict, made: str, real: str) -> Iterator[Answer]:
     if (near := verdict.nearest_training) is not None:
         short, tone = ("Perhaps", "warn") if near < _COPIES else ("No sign of it", "good")
         about = f"Distance is {ABOUT['nearest_training']}."
-        yield Answer("Copied?", short, f"Distance {near:.2f} from the nearest {real}.", about, tone)
+        text = f"Distance {near:.2f} from the nearest {real}"
+        text += "" if (new := verdict.nearest_held_out) is None else f"; {real}s that were held out have {new:.2f}"
+        yield Answer("Copied?", short, f"{text}.", about, tone)
 
 
 def _good(verdict: Verdict, made: str, real: str) -> Answer:

@@ -24,7 +24,7 @@ from schurgan.core.files import atomic_write, lock, write_json
 from schurgan.core.progress import Bar, Stages
 from schurgan.core.terminal import duration
 from schurgan.data.codec import open_codec
-from schurgan.data.shards import Shards, split
+from schurgan.data.shards import Shards, describe_split, held_out_folds, split
 from schurgan.evaluation.features.classifier import cached_classifier, judge, steps_to_train
 from schurgan.evaluation.metric_table import ABOUT
 from schurgan.evaluation.metrics.neighbours import nearest
@@ -94,8 +94,8 @@ def _compare_sounds(folder: RunFolder) -> tuple[Verdict, list[Answer], str, str]
     model = load(folder.path)
     everything = model.open_data()
     config = folder.read_config() if folder.config.exists() else Config()
-    folds = config.train.val_folds
-    shards, _ = split(everything, folds, config.train.val_fraction)
+    chosen = config.train.val_folds, config.train.val_fraction
+    folds, (shards, held_out) = held_out_folds(everything, *chosen), split(everything, *chosen)
     # The classifier that watched the run, where it is the same, or the page would take minutes to write.
     seen = everything if folds else shards
     count = len(model.classes) * _JUDGED
@@ -120,7 +120,7 @@ def _compare_sounds(folder: RunFolder) -> tuple[Verdict, list[Answer], str, str]
         accuracy,
         dict(zip(model.classes, per_class, strict=True)),
         {sounds.label: _variety(model, shards, sounds) for sounds in generated},
-        _nearest_training(model, shards, generated),
+        *_nearest_training(model, shards, held_out, generated),
         None if model.pictures else model.codec.size,
         classifier.n_train,
         classifier.n_test,
@@ -133,7 +133,8 @@ def _compare_sounds(folder: RunFolder) -> tuple[Verdict, list[Answer], str, str]
     size, transform = model.codec.size, "" if model.pictures else f" {model.codec.config['transform']} spectrograms"
     own = int((~shards.augmented).sum())
     subtitle = f"{counted(own, real)} of {counted(len(model.classes), 'class')}, "
-    subtitle += f"{counted(model.card.step, 'step')} of training, {size}x{size}{transform}"
+    subtitle += f"{counted(model.card.step, 'step')} of training, {size}x{size}{transform}. "
+    subtitle += f"Held out: {describe_split(everything, held_out, *chosen)}."
     legend = f"Of each class, {real}s that the model learned from and {made}s that it made."
     if not model.pictures:
         legend += " The pictures are spectrograms: low notes at the bottom, loud ones bright."
@@ -161,16 +162,23 @@ def _variety(model: Model, shards: Shards, sounds: Sounds) -> float:
     return made / usual if usual else 0.0
 
 
-def _nearest_training(model: Model, shards: Shards, generated: Sequence[Sounds]) -> float | None:
-    """`Verdict.nearest_training`; of many real images those of `_MOST_READ` are looked at."""
-    own, codec = np.flatnonzero(~shards.augmented), open_codec(shards.manifest.transform)
-    if len(own) < 2:
-        return None
-    own = own[:: -(-len(own) // _MOST_READ)]
-    real = torch.cat([shrink(codec.invert_colormap(shards.images(own[rows]))) for rows in chunks(len(own))])
-    usual = nearest(real, real[:_COMPARED], 2).distances[:, 1].median().item()
+def _nearest_training(
+    model: Model, shards: Shards, held_out: Shards | None, generated: Sequence[Sounds]
+) -> tuple[float | None, float | None]:
+    """`Verdict.nearest_training` and `nearest_held_out`; of many real images those of `_MOST_READ` are looked at."""
+
+    def read(shards: Shards) -> Tensor:
+        own, codec = np.flatnonzero(~shards.augmented), open_codec(shards.manifest.transform)
+        own = own[:: -(-len(own) // _MOST_READ)]
+        return torch.cat([shrink(codec.invert_colormap(shards.images(own[rows]))) for rows in chunks(len(own))])
+
+    real = read(shards)
+    usual = nearest(real, real[:_COMPARED], 2).distances[:, 1].median().item() if len(real) > 1 else 0.0
     made = torch.cat([shrink(model.codec.invert_colormap(sounds.images)) for sounds in generated])
-    return nearest(real, made).distances.median().item() / usual if usual else None
+    sets = made, None if held_out is None else read(held_out)
+    found = (None if images is None or not usual else nearest(real, images).distances.median() for images in sets)
+    near, unseen = (None if distance is None else distance.item() / usual for distance in found)
+    return near, unseen
 
 
 def _class_section(sounds: Sounds, shards: Shards, verdict: Verdict, kinds: tuple[str, str]) -> str:

@@ -39,6 +39,8 @@ _OLD_NAMES = {
     "condition": "moment_matching",
 }
 """Options as the version before called them. Its runs and files hold these names."""
+BEFORE = {"train": {"val_fraction": 0.0}}
+"""What a run did whose options do not say, where the default does something else now."""
 
 _INTERVALS = "log_every sample_every checkpoint_every keep_checkpoints"
 FREE = {"preset", "data", *(f"train.{name}" for name in f"steps {_INTERVALS} threads prefetch device".split())}
@@ -106,8 +108,8 @@ class Config(Options):
 
     @classmethod
     def load(cls, path: str | Path) -> Config:
-        """Read options that `save` wrote. An option that the file lacks has its default, whatever the preset."""
-        options = _rename(read_yaml(path), str(path))
+        """Read options that `save` wrote. One that the file lacks is what it was before there was such an option."""
+        options = merge_options(BEFORE, _rename(read_yaml(path), str(path)))
         preset = options.pop("preset", None)  # a name, which may be of another version's presets
         if not isinstance(preset, str | None):
             raise SchurganError(f"{path}: preset: {preset!r} given, a name is needed")

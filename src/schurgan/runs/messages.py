@@ -12,6 +12,7 @@ from schurgan.runs.records import Event, HealthRecord, Row
 Tone = Literal["bad", "warn", "good", "plain"]
 
 _EVENTS: dict[str, tuple[str, Tone]] = {
+    "started": ("started", "plain"),
     "warning": ("warning", "warn"),
     "recovered": ("recovered", "good"),
     "collapsed": ("collapsed", "bad"),

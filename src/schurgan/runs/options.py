@@ -204,9 +204,9 @@ class TrainOptions(Options):
     seed: Annotated[int, Field(ge=0, lt=2**31), COMMON] = 0
     """Seed of the weights, the order of the data and the noise."""
     val_folds: Annotated[tuple[Annotated[int, Field(ge=0, le=10**6)], ...], Field(max_length=1000)] = ()
-    """Folds of the data that are kept for validation."""
-    val_fraction: Annotated[Share, COMMON] = 0.0
-    """Share of each class's recordings that is kept for validation, where the data has no folds."""
+    """Folds of the data that are held out: not trained on, but judged by."""
+    val_fraction: Annotated[Share | None, COMMON] = None
+    """Share of each class that is held out, 0 for none; by default what the data holds out, else 0.1."""
     balanced: bool = False
     """Sample every class equally often."""
     prefetch: Annotated[int, Field(ge=0, le=1000)] = 2

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from schurgan.core.documents import Unreadable, parse, read_bytes, write_sealed
 from schurgan.core.errors import SchurganError
-from schurgan.runs.config import Config, flatten, is_kept
+from schurgan.runs.config import BEFORE, Config, flatten, is_kept, merge_options
 
 _OLD = "schurgan-checkpoint/4"
 _LONGEST = 60
@@ -121,11 +121,12 @@ class Change(NamedTuple):
 def changed_options(before: Identity, now: Identity) -> list[Change]:
     """What differs between the options that a run's state was made with and those that it is to go on with.
 
-    An option that is new since `before` counts there as its default, which must therefore do what the program did
-    before. An option that no longer exists is a change, because nobody knows what it did. The preset is a name, and the
-    folder of the data may be another: neither counts.
+    An option that is new since `before` counts there as what the program did before: `BEFORE`, or its default. An
+    option that no longer exists is a change, because nobody knows what it did. The preset is a name, and the folder of
+    the data may be another: neither counts.
     """
-    old, new = flatten(Config().model_dump(mode="json")) | flatten(before.options), flatten(now.options)
+    default = flatten(merge_options(Config().model_dump(mode="json"), BEFORE))
+    old, new = default | flatten(before.options), flatten(now.options)
     return [
         Change(name, _short(old.get(name)), _short(new.get(name)))
         for name in {**new, **old}

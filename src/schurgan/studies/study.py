@@ -182,9 +182,10 @@ class Study(Options):
         """Options of a run of the row. Raises SchurganError naming study and row where they do not fit."""
         at = self.scale(scale)
         parts = [at.parts.get(f"{part}@{variant}", at.parts[part]) for part in row.parts]
+        whole = {"train": {"val_fraction": 0.0}}  # nothing is held out but what a study says
         own = {"data": data, "train": {"seed": seed, "precision": precision or at.precision}}
         merged = reduce(
-            merge_options, (at.options, self.data_at(scale, row.data).options, *parts, own), dict[str, Any]()
+            merge_options, (at.options, self.data_at(scale, row.data).options, *parts, own), dict[str, Any](whole)
         )
         preset = Config.from_preset(merged.pop("preset", None)).model_dump()
         try:

@@ -16,7 +16,7 @@ from schurgan.core.launch import count_cores
 from schurgan.core.progress import Bar
 from schurgan.data.dataset import LabelledImages
 from schurgan.data.loader import Batches, Prefetch
-from schurgan.data.shards import split
+from schurgan.data.shards import describe_empty, describe_split, split
 from schurgan.runs.config import FREE, Config
 from schurgan.runs.folder import RunFolder, from_here
 from schurgan.runs.records import Event, HealthRecord
@@ -58,7 +58,12 @@ class Run:
     ) -> None:
         self.config, self.run, self.folder, self.world, self.own = config, run, RunFolder(run), world, own
         torch.set_num_threads(config.train.threads or max(1, count_cores() // world.size))
-        self.training, self.held_out = split(images, config.train.val_folds, config.train.val_fraction)
+        chosen = config.train.val_folds, config.train.val_fraction
+        self.training, self.held_out = split(images, *chosen)
+        ends = ": learning cannot be told from copying"
+        if self.held_out is not None:
+            ends = ", to tell learning from copying; --train.val-fraction 0 trains on all"
+        self._split = f"holds out {describe_split(images, self.held_out, *chosen)}{ends}"
         self.codec = choose_codec(config, images, own)
         self.attempt = 0
         self._build(config)
@@ -157,8 +162,10 @@ class Run:
         with self.trainer.precision.switches(), self.logger.open(train.steps, step, self.attempt):
             if step:
                 self._event("resumed", reason=describe_changes(self._changes, self.config, self.attempt + back))
-            elif empty := _empty_classes(self.training):
-                self._event("warning", reason=empty)
+            else:
+                self._event("started", reason=self._split)
+                if empty := describe_empty(self.training):
+                    self._event("warning", reason=empty)
             if back:
                 self._react(Action("rollback", to, "the run had stopped itself, and goes on from there"))
             while self.trainer.global_step < train.steps and not self._stop:
@@ -340,11 +347,3 @@ class Run:
                 self.artifacts.save(self.trainer)
                 self._show()
         self.world.barrier()
-
-
-def _empty_classes(images: LabelledImages) -> str:
-    """Return a warning about wrong labels, which a run would not show: its scores know the classes there are."""
-    known = {int(label) for label in images.labels}
-    empty = [name for number, name in enumerate(images.classes) if number not in known]
-    names = f"{len(empty)} of {len(images.classes)} classes have no recording to train on ({', '.join(empty[:5])})"
-    return f"{names}; look at the labels" if empty else ""

@@ -28,11 +28,15 @@ Skipped = tuple[str, str]
 
 @dataclass(frozen=True)
 class Item:
-    """One recording or image: a path in the source's root or an id, unique in the source; class; fold, if any."""
+    """One recording or image: a path in the source's root or an id, unique in the source; class; fold, if any.
+
+    Items that were cut from one recording have its name in common.
+    """
 
     origin: str
     label: str
     fold: int | None = None
+    recording: str | None = None
 
 
 class Source(Protocol):

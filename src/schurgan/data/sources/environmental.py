@@ -16,17 +16,26 @@ from schurgan.data.sources.tables import Row, read_table
 
 
 class _Layout(NamedTuple):
-    """Names of a data set: of its archive, the folders that it unpacks to, its table, columns and audio folders."""
+    """Names of a data set: of its archive, the folders that it unpacks to, its table, columns and audio folders.
+
+    Also of the column that says which recording a clip was cut from, which a table may lack.
+    """
 
     archive: str
     homes: tuple[str, ...]
     table: str
     columns: tuple[str, str, str, str]  # name of the file, fold, number and name of the class
     audio: str
+    recording: str
 
 
 ESC50 = _Layout(
-    "ESC-50", ("ESC-50-master", "ESC-50"), "meta/esc50.csv", ("filename", "fold", "target", "category"), "audio"
+    "ESC-50",
+    ("ESC-50-master", "ESC-50"),
+    "meta/esc50.csv",
+    ("filename", "fold", "target", "category"),
+    "audio",
+    "src_file",
 )
 URBANSOUND8K = _Layout(
     "UrbanSound8K",
@@ -34,6 +43,7 @@ URBANSOUND8K = _Layout(
     "metadata/UrbanSound8K.csv",
     ("slice_file_name", "fold", "classID", "class"),
     "audio/fold{}",
+    "fsID",
 )
 
 
@@ -56,7 +66,7 @@ def open_esc50(root: Path, subset: str = "all") -> FileSource:
 def open_urbansound8k(root: Path) -> FileSource:
     """UrbanSound8K at `root`, 8,732 recordings of up to 4 s in 10 classes and 10 folds; as `open_esc50`.
 
-    Slices of one recording lie in one fold: a split that ignores folds has them on both sides.
+    Slices of one recording lie in one fold.
     """
     return _open("urbansound8k", root, URBANSOUND8K)
 
@@ -89,7 +99,8 @@ def _open(
         origin = f"{layout.audio.format(fold)}/{file}"
         named.add(origin)
         if wanted(row) and origin in present:
-            listing.append(Item(origin, category, fold))
+            recording = row[layout.recording] if layout.recording in row.fields else ""
+            listing.append(Item(origin, category, fold, recording or None))
         elif wanted(row):
             skipped.append((origin, f"no such file, though {table} names it"))
     skipped += [(origin, f"{table} does not name it") for origin in sorted(present - named)]
