@@ -228,17 +228,20 @@ class Model:
         """Write weights and card into one safetensors file, atomically."""
         save_tensors(Path(path), self.generator.state_dict(), asdict(self.card))
 
-    def open_data(self, folder: str | Path | None = None) -> Shards:
+    def open_data(self, folder: str | Path | None = None, recorded: str | Path | None = None) -> Shards:
         """Open the shards that the model was trained on, in `folder` where they were moved.
+
+        `recorded` is where its run has them, by default where its file says.
 
         Raises:
             SchurganError: they are gone, or the folder holds other data, as after another `prepare` into it.
         """
-        if folder is None and (self.card.data is None or not Path(self.card.data).is_dir()):
+        recorded = self.card.data if recorded is None else recorded
+        if folder is None and (recorded is None or not Path(recorded).is_dir()):
             raise SchurganError(
-                f"data: {self.card.data} is gone, which the model was trained on; put it back or give its new place"
+                f"data: {recorded} is gone, which the model was trained on; put it back or give its new place"
             )
-        shards = Shards(folder or self.card.data or "")
+        shards = Shards(folder or recorded or "")
         same = shards.classes == self.classes and same_levels(shards.codec, self.codec)
         if not same or self.card.fingerprint not in (None, shards.fingerprint):
             made = self.card.transform | ({} if self.pictures else {"channels": shards.codec.channels})

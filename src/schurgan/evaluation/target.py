@@ -152,7 +152,7 @@ def open_subject(run: str | Path, data: str | Path | None = None, device: str | 
     """
     run = Path(run)
     config, model = RunFolder(run).read_config(), load(run, str(device))
-    shards = model.open_data(config.data if data is None else data)
+    shards = model.open_data(data, config.data)
     training, held_out = split(shards, config.train.val_folds, config.train.val_fraction)
     return Subject(run, config, model, shards, training.select(augmented=False), held_out, shards.codec)
 
