@@ -209,7 +209,7 @@ def test_a_model_whose_images_are_nan_has_no_scores_of_its_own(model, sets, two_
         assert sounds.levels[0].generated.sounds == 0
         scores = take_scores(SOUND_METRICS, sounds)
         json.dumps([each.as_json() for each in scores.values()], allow_nan=False)
-        assert "6 generated images are not finite" in scores["snr_db"].flags[0]
+        assert "6 generated images" in scores["snr_db"].flags[0]
 
 
 def test_the_same_recordings_on_both_sides_are_refused(model, folded, sets):
