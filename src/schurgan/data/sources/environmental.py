@@ -121,8 +121,8 @@ def _by_names(name: str, root: Path, layout: _Layout, options: tuple[tuple[str, 
     if not reading.counts:
         needed = f"the folder that {layout.archive}'s archive unpacks to is needed"
         raise SchurganError(f"{root}: no {layout.table} in it, and no files named as the table names them; {needed}")
-    found = zip(paths, reading.labels, reading.folds.of, strict=True)
-    listing = tuple(Item(path, label, fold) for path, label, fold in found if label)
+    found = zip(paths, reading.labels, reading.folds.of, reading.recordings, strict=True)
+    listing = tuple(Item(path, label, fold, recording) for path, label, fold, recording in found if label)
     classes = tuple(label for label in SCHEMES[name].classes if label in reading.counts)
     said = f"no {layout.table} here; taken as classes: {reading.said()}"
     held_out = reading.folds.held_out

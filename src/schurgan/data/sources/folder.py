@@ -118,9 +118,10 @@ def open_folder(
 def _source(seen: Look, reading: Reading) -> FileSource:
     listing: list[Item] = []
     skipped = list(seen.skipped)
-    for origin, label, fold in zip(reading.paths, reading.labels, reading.folds.of, strict=True):
+    found = zip(reading.paths, reading.labels, reading.folds.of, reading.recordings, strict=True)
+    for origin, label, fold, recording in found:
         if label:
-            listing.append(Item(origin, label, fold))
+            listing.append(Item(origin, label, fold, recording))
         else:
             skipped.append((printable(origin), reading.no_class))
     listing.sort(key=lambda item: (item.label, item.origin))

@@ -137,7 +137,7 @@ def are_classes(labels: Sequence[str | None]) -> bool:
 
 
 class Scheme(NamedTuple):
-    """How a data set names its files: a pattern of the name with the groups `number` of the class and maybe `fold`."""
+    """How a data set names its files: a pattern with the groups `recording`, `number` of the class and maybe `fold`."""
 
     title: str
     pattern: re.Pattern[str]
@@ -150,11 +150,16 @@ class Scheme(NamedTuple):
             return None, None
         return self.classes[int(match["number"])], match.groupdict().get("fold")
 
+    def recording(self, name: str) -> str | None:
+        """The recording that a file was cut from, by its name."""
+        match = self.pattern.fullmatch(name)
+        return match["recording"] if match else None
+
 
 SCHEMES = {
     "urbansound8k": Scheme(
         "UrbanSound8K",
-        re.compile(r"\d+-(?P<number>\d)-\d+-\d+"),
+        re.compile(r"(?P<recording>\d+)-(?P<number>\d)-\d+-\d+"),
         (
             *("air_conditioner", "car_horn", "children_playing", "dog_bark", "drilling"),
             *("engine_idling", "gun_shot", "jackhammer", "siren", "street_music"),
@@ -162,7 +167,7 @@ SCHEMES = {
     ),
     "esc50": Scheme(
         "ESC-50",
-        re.compile(r"(?P<fold>[1-5])-\d+-[A-Z]-(?P<number>\d\d?)"),
+        re.compile(r"(?P<fold>[1-5])-(?P<recording>\d+)-[A-Z]-(?P<number>\d\d?)"),
         (
             *("dog", "rooster", "pig", "cow", "frog", "cat", "hen", "insects", "sheep", "crow"),
             *("rain", "sea_waves", "crackling_fire", "crickets", "chirping_birds"),

@@ -70,6 +70,12 @@ class Reading:
         return dict(sorted(Counter(label for label in self.labels if label is not None).items()))
 
     @property
+    def recordings(self) -> list[str | None]:
+        """The recording that each file was cut from, where the files are named as a public data set names them."""
+        scheme = SCHEMES.get(self.name)
+        return [scheme and scheme.recording(PurePosixPath(path).stem) for path in self.paths]
+
+    @property
     def example(self) -> str:
         """A path and its class."""
         used = [(path, label) for path, label in zip(self.paths, self.labels, strict=True) if label is not None]
