@@ -246,6 +246,7 @@ class Stages(Display):
         super().__init__(what, quiet=quiet)
         self._plan, self._waiting = plan, dict[str, float]()
         self._seconds = self._planned = self._part_began = 0.0
+        self._done = False
 
     def __enter__(self) -> Self:
         super().__enter__()
@@ -289,6 +290,8 @@ class Stages(Display):
     def fraction(self) -> float | None:
         """Share of the time that is over."""
         took = time.monotonic() - self._planned
+        if self._done:
+            return 1.0
         return took / (took + self.left()) if self._seconds and took else None
 
     def line(self) -> str:
@@ -296,11 +299,10 @@ class Stages(Display):
         took = duration(time.monotonic() - self.began)
         if not self._seconds:
             return f"for {took}"
-        return f"{self.fraction() or 0:.0%}  {duration(self.left())} left" if self._waiting else f"done in {took}"
+        return f"done in {took}" if self._done else f"{self.fraction() or 0:.0%}  {duration(self.left())} left"
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            self._waiting.clear()
+        self._done = kind is None
         super().__exit__(kind, error, trace)

@@ -118,7 +118,8 @@ def evaluate(
         generate = partial(extract_generated, subject, judge, world, sampling)
         fake = generate(0)
         sets = compare_sets(subject, judge, real, fake, held_out, (generate(number) for number in range(1, runs)), seed)
-        scores = take_scores(IMAGE_METRICS, sets)
+        with Bar("scores of images", quiet=not world.is_main):
+            scores = take_scores(IMAGE_METRICS, sets)
         notes = _notes(subject, fake.not_finite, images)
         if sounds:
             try:

@@ -227,28 +227,29 @@ def measure_sounds(
         some = own
     audio = _decode("generated sounds", model, images, labels, seed, world) if len(images) else None
     rebuilt = _decode("rebuilt recordings", model, judged_images[some], judged.labels[some], seed, world)
-    distance = None
-    if audio is not None and len(known) >= 4 and len(audio) >= 2:
-        loudest = audio.abs().amax(1, keepdim=True).clamp_min(SILENCE)
-        embedding = TextureEmbedding(spectrogram.sample_rate)
-        distance = frechet_audio_distance(known, audio / loudest, embedding, seed)
-    rate, sounds = spectrogram.sample_rate, known[:0] if audio is None else audio
-    return SoundMeasures(
-        lenders.rebuild(images, lenders.nearest(images, labels)) if len(images) else None,
-        lenders.rebuild(judged_images, near_judged) if held_out is not None else None,
-        judged.rebuild(judged_images, own),
-        lenders.rebuild(lenders.mean_image(judged.labels), near_judged),
-        consistency(spectrogram, images, audio) if audio is not None else None,
-        consistency(spectrogram, judged_images[some], rebuilt),
-        distance,
-        tuple(
-            ClassLevels(model.classes[c], levels(known[known_labels == c], rate), levels(sounds[labels == c], rate))
-            for c in known_labels.unique().tolist()
-        ),
-        len(known),
-        len(images),
-        len(asked) - len(images),
-    )
+    with Bar("scores of sounds", quiet=not world.is_main):
+        distance = None
+        if audio is not None and len(known) >= 4 and len(audio) >= 2:
+            loudest = audio.abs().amax(1, keepdim=True).clamp_min(SILENCE)
+            embedding = TextureEmbedding(spectrogram.sample_rate)
+            distance = frechet_audio_distance(known, audio / loudest, embedding, seed)
+        rate, sounds = spectrogram.sample_rate, known[:0] if audio is None else audio
+        return SoundMeasures(
+            lenders.rebuild(images, lenders.nearest(images, labels)) if len(images) else None,
+            lenders.rebuild(judged_images, near_judged) if held_out is not None else None,
+            judged.rebuild(judged_images, own),
+            lenders.rebuild(lenders.mean_image(judged.labels), near_judged),
+            consistency(spectrogram, images, audio) if audio is not None else None,
+            consistency(spectrogram, judged_images[some], rebuilt),
+            distance,
+            tuple(
+                ClassLevels(model.classes[c], levels(known[known_labels == c], rate), levels(sounds[labels == c], rate))
+                for c in known_labels.unique().tolist()
+            ),
+            len(known),
+            len(images),
+            len(asked) - len(images),
+        )
 
 
 def score_snr(sounds: SoundMeasures) -> Score:
