@@ -108,7 +108,7 @@ def _folders(study: Study, scale: ScaleName, arguments: Sequence[str]) -> dict[s
         if name in folders:
             raise SchurganError(f"--data: {name} given twice")
         if not Path(folder).is_dir():
-            raise wrong_place(folder, "data")
+            raise SchurganError(f"--data {name}: {wrong_place(folder, 'data')}")
         folders[name] = Path(folder).resolve()
     return folders
 
