@@ -73,6 +73,8 @@ def find_command(name: str, arguments: list[str]) -> Callable[..., Any]:
         from schurgan.runs.config import Config
         from schurgan.runs.folder import RunFolder
 
+        if kept := [argument for argument in arguments if argument.startswith(("--model.", "--preset"))]:
+            raise SchurganError(f"{kept[0].partition('=')[0]}: a run keeps its own; leave it out, or train a new run")
         runs = (RunFolder(argument) for argument in arguments if not argument.startswith("-"))
         run = next((run for run in runs if run.config.is_file()), None)
         return module.resume_command(Config() if run is None else run.read_config())
