@@ -117,7 +117,7 @@ class Closing(io.StringIO):
 
 def test_a_table_of_scores_that_nobody_reads_is_a_closed_pipe_and_no_end_of_the_program(monkeypatch):
     protocol = {"run": "run", "step": 1, "runs": 1, "n_fake": 2, "n_real": 2, "n_held_out": 0, "truncation": None}
-    protocol |= {"batch_norm": "standing"}
+    protocol |= {"batch_norm": "standing", "held_out": None}
     protocol |= {"extractor": "pixels", "extractor_digest": "", "extractor_accuracy": None}
     monkeypatch.setattr(sys, "stdout", Closing())
     with pytest.raises(BrokenPipeError):

@@ -41,10 +41,10 @@ def test_urbansound8k_is_read_with_its_folds_and_its_classes_in_the_order_of_cla
     source = open_source("urbansound8k", tmp_path / "data")
     assert source.classes() == ("air_conditioner", "children_playing", "dog_bark")
     assert source.items() == [
-        Item("audio/fold5/100-3-0-0.wav", "dog_bark", 5),
-        Item("audio/fold5/101-2-0-7.wav", "children_playing", 5),
-        Item("audio/fold10/102-3-0-0.wav", "dog_bark", 10),
-        Item("audio/fold1/103-0-0-1.wav", "air_conditioner", 1),
+        Item("audio/fold5/100-3-0-0.wav", "dog_bark", 5, "100"),
+        Item("audio/fold5/101-2-0-7.wav", "children_playing", 5, "101"),
+        Item("audio/fold10/102-3-0-0.wav", "dog_bark", 10, "102"),
+        Item("audio/fold1/103-0-0-1.wav", "air_conditioner", 1, "103"),
     ]
     assert source.skipped == ()
 

@@ -110,7 +110,7 @@ def test_one_grid_is_a_picture_and_what_is_no_picture_is_left_out(tmp_path):
     ("arguments", "sentence"),
     [
         ({"run": "none"}, "^none: "),
-        ({"run": "."}, "samples: .*train.sample_every"),
+        ({"run": "begun"}, "samples: .*train.sample_every"),
         ({"run": "run", "out": "film.webm"}, "^out: film.webm "),
         ({"run": "run", "fps": 0.0}, "^fps: 0 "),
         ({"run": "run", "fps": float("nan")}, "^fps: nan "),
@@ -122,6 +122,7 @@ def test_what_cannot_be_made_is_one_sentence(run, tmp_path, monkeypatch, argumen
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
     (tmp_path / "damaged" / "samples").mkdir(parents=True)
+    (tmp_path / "begun" / "checkpoints").mkdir(parents=True)
     (tmp_path / "damaged" / "samples" / "step-00000001.png").write_bytes(b"no")
     with pytest.raises(SchurganError, match=sentence):
         animate(**arguments)

@@ -198,7 +198,7 @@ def _document(
     yield from (f"# {line}" for line in about)
     yield f"# Change what you like. `{go_command(out)}` does what is missing, and goes on where it was stopped."
     yield ""
-    yield f"out: {_yaml(home)}  # all that is made: data, the run, sounds, report.html"
+    yield f"out: {_yaml(home)}  # all that is made: data, the run, sounds, the page"
     heads = {"prepare": "prepare folder", "train": "train", "sample": "sample"}
     for section, command in heads.items():
         yield ""

@@ -27,7 +27,7 @@ from schurgan.core.progress import Bar, Stages
 from schurgan.core.tensors import state_digest
 from schurgan.evaluation.comparison import Comparison, RunScores
 from schurgan.evaluation.features.extractor import ClassifierExtractor, Extracted, Extractor, checked
-from schurgan.evaluation.features.registry import open_extractor
+from schurgan.evaluation.features.registry import check_extractor, open_extractor
 from schurgan.evaluation.figures import save_nearest
 from schurgan.evaluation.metric_table import IMAGE_METRICS, SOUND_METRICS, USEFULNESS_METRICS, take_scores
 from schurgan.evaluation.metrics.checks import checked_features, checked_labels
@@ -86,6 +86,7 @@ def evaluate(
         SchurganError: something is missing, an option cannot be, or the generator gives nothing finite.
     """
     sampling = Sampling(images, runs, truncation, batch_norm, seed)
+    check_extractor(extractor)
     world = world or World()
     subject = open_subject(run, data, world.device)
     subject.check_truncation(truncation)

@@ -13,6 +13,7 @@ from schurgan.core.errors import SchurganError, enough_memory, writing
 from schurgan.core.files import atomic_write, write_json
 from schurgan.core.progress import Stages
 from schurgan.evaluation.evaluate import compare_sets, describe, open_judge
+from schurgan.evaluation.features.registry import check_extractor
 from schurgan.evaluation.figures import save_sweep_figure
 from schurgan.evaluation.metric_table import METRICS, take_scores, title
 from schurgan.evaluation.pace import expect
@@ -79,6 +80,7 @@ def sweep(
         raise SchurganError("truncations: none given, one or more are needed, such as 0.5,1,2")
     if len(set(truncations)) < len(truncations):
         raise SchurganError(f"truncations: {', '.join(f'{v:g}' for v in truncations)} given, each once is needed")
+    check_extractor(extractor)
     samplings = [Sampling(images, 1, truncation, batch_norm, seed) for truncation in truncations]
     world = world or World()
     subject = open_subject(run, data, world.device)

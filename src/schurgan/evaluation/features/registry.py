@@ -33,6 +33,7 @@ def open_extractor(
     Raises:
         SchurganError: a name that is not known, what is not installed, or an object that cannot be used.
     """
+    check_extractor(name)
     if name == "classifier":
         if shards is None:
             raise ValueError('shards: needed by extractor "classifier", which is trained on them')
@@ -41,8 +42,12 @@ def open_extractor(
         )
     if name == "inception":
         return open_inception(device)
-    if ":" in name:
-        return ImportedExtractor(name, device)
-    near = did_you_mean(name, ("classifier", "inception"))
-    known = "; there are classifier, inception and package.module:attribute of your own"
-    raise SchurganError(f'extractor "{name}": no such extractor{near or known}')
+    return ImportedExtractor(name, device)
+
+
+def check_extractor(name: str) -> None:
+    """Raise SchurganError for a name that no extractor can have, before anybody waits for what it shall judge."""
+    if name not in ("classifier", "inception") and ":" not in name:
+        near = did_you_mean(name, ("classifier", "inception"))
+        known = "; there are classifier, inception and package.module:attribute of your own"
+        raise SchurganError(f'extractor "{name}": no such extractor{near or known}')
