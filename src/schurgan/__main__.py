@@ -14,7 +14,7 @@ def program() -> None:
     try:
         main()
     except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else 0
+        status = end.code if isinstance(end.code, int) else bool(end.code)
     os._exit(status)  # all is flushed; Python would take a second more to put torch away
 
 
