@@ -98,6 +98,18 @@ def test_parts_say_first_how_long_they_will_take_and_are_one_bar(clock, capsys):
     assert capsys.readouterr().err == "evaluate done in 1 min 20 s\n"
 
 
+def test_the_share_that_is_over_never_falls_when_a_part_turns_out_to_be_slower(clock):
+    with Stages("report", lambda: {"sounds": 50.0, "page": 50.0}) as parts:
+        with Bar("sounds"):
+            clock[0] += 50
+        assert parts.fraction() == pytest.approx(0.5)
+        with Bar("page", 100) as bar:
+            clock[0] += 1
+            bar.update(1)
+            assert parts.left() == pytest.approx(99)
+            assert parts.fraction() == pytest.approx(0.5)
+
+
 def test_the_runs_of_one_kind_are_one_figure_of_the_estimate(clock, capsys):
     with Stages("sweep", lambda: {"images, 1 of 2": 40.0, "images, 2 of 2": 40.0}):
         assert capsys.readouterr().err == "sweep: about 1 min 20 s (images 1 min 20 s)\n"

@@ -245,7 +245,7 @@ class Stages(Display):
     def __init__(self, what: str, plan: Callable[[], Mapping[str, float]], *, quiet: bool = False) -> None:
         super().__init__(what, quiet=quiet)
         self._plan, self._waiting = plan, dict[str, float]()
-        self._seconds = self._planned = self._part_began = 0.0
+        self._seconds = self._planned = self._part_began = self._share = 0.0
         self._done = False
 
     def __enter__(self) -> Self:
@@ -288,11 +288,14 @@ class Stages(Display):
         return (max(0.0, planned - here) * pace if left is None else left) + others * pace
 
     def fraction(self) -> float | None:
-        """Share of the time that is over."""
+        """Share of the time that is over; it stands still where more time turns out to be left than before."""
         took = time.monotonic() - self._planned
         if self._done:
             return 1.0
-        return took / (took + self.left()) if self._seconds and took else None
+        if not self._seconds or not took:
+            return None
+        self._share = max(self._share, took / (took + self.left()))
+        return self._share
 
     def line(self) -> str:
         """The share that is done, and the time left."""
