@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from compared_runs import contents, equal
 from watched_runs import events, kinds
 
 from schurgan.core.errors import Interrupted
@@ -75,20 +76,6 @@ def names(run: Path) -> list[str]:
 
 def state(run: Path, name: str) -> dict[str, Any]:
     return read(run / "checkpoints" / name).state
-
-
-def equal(one: Any, other: Any) -> bool:
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(equal, one, other))
-    return bool(one == other)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 @contextmanager
