@@ -15,6 +15,7 @@ import pytest
 
 from schurgan.commands import model
 from schurgan.commands.main import main
+from schurgan.core.errors import Interrupted
 from schurgan.core.progress import Bar
 from schurgan.core.terminal import say
 from schurgan.evaluation.table import print_evaluation
@@ -158,3 +159,15 @@ def test_help_ends_at_any_width(call, monkeypatch, columns):
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("told", ["stopped after step 3", ""])
+def test_a_stop_is_status_1_and_one_of_several_processes_tells_of_it(call, monkeypatch, told):
+    def stopped() -> None:
+        """Do nothing."""
+        raise Interrupted(told)
+
+    monkeypatch.setattr(model, "presets", stopped)
+    said = call("presets")
+    assert said.status == 1
+    assert said.err == (f"schurgan: {told}\n" if told else "")

@@ -115,6 +115,11 @@ def test_the_runs_of_one_kind_are_one_figure_of_the_estimate(clock, capsys):
         assert capsys.readouterr().err == "sweep: about 1 min 20 s (images 1 min 20 s)\n"
 
 
+def test_the_parts_of_an_estimate_add_up_to_it(clock, capsys):
+    with Stages("report", lambda: {"classifier": 3.6, "sounds": 3.6}):
+        assert capsys.readouterr().err == "report: about 8 s (classifier 4 s, sounds 4 s)\n"
+
+
 def test_the_time_left_counts_down_while_a_unit_takes_long(clock):
     with Bar("sounds", 10) as bar:
         clock[0] += 20

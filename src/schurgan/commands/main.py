@@ -134,7 +134,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         say(str(error))
         sys.exit(2)
     except Interrupted as stop:
-        say(str(stop))
+        if str(stop):  # "" where another process says it
+            say(str(stop))
         sys.exit(1)
     except UnicodeEncodeError as error:  # of a file's name: streams write "?"
         say(

@@ -34,7 +34,7 @@ class Undecided(SchurganError):
 
 
 class Interrupted(Exception):
-    """A run was asked to stop, and has saved its state."""
+    """A run was asked to stop, and has saved its state; without a text where another process tells of it."""
 
 
 def one_line(error: object) -> str:

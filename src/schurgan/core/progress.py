@@ -263,7 +263,7 @@ class Stages(Display):
             for name, seconds in self._waiting.items():
                 kinds[name.partition(",")[0]] += round(seconds)  # all runs of generated images together
             parts = ", ".join(f"{name} {duration(seconds)}" for name, seconds in kinds.items() if seconds)
-            self.print(f"{self.what}: about {duration(self._seconds)} ({parts})")
+            self.print(f"{self.what}: about {duration(kinds.total())} ({parts})")
         return self
 
     def inner_began(self, inner: Display) -> None:

@@ -201,7 +201,8 @@ class Run:
                     self._event("interrupted")
                     self._save_checkpoint()
             if interrupted:
-                raise Interrupted(f"stopped after step {step}; go on by `schurgan resume {self.run}`")
+                told = f"stopped after step {step}; go on by `schurgan resume {self.run}`"
+                raise Interrupted(told if self.world.is_main else "")  # all processes end, one says why
             if stopping:
                 return None
         return None
