@@ -12,8 +12,8 @@ import pytest
 from schurgan.audio import foreign
 from schurgan.audio.decoders import AudioError, AudioWarning
 from schurgan.audio.files import read_audio
+from schurgan.core.suffixes import AUDIO_SUFFIXES, IMAGE_SUFFIXES
 from schurgan.data.sources import open_source
-from schurgan.data.sources.base import AUDIO_SUFFIXES
 
 RATE = 16_000
 
@@ -67,9 +67,14 @@ def test_without_pyav_the_codec_is_named_and_how_to_convert_the_file(tmp_path, m
     assert f"ffmpeg -i {name}" in sentence
 
 
-def test_every_suffix_of_a_foreign_file_is_that_of_a_recording():
-    assert set(foreign.SUFFIXES) <= set(AUDIO_SUFFIXES)
-    assert len(set(AUDIO_SUFFIXES)) == len(AUDIO_SUFFIXES)
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_foreign_file_is_a_recording_by_its_suffix(name):
+    assert name.endswith(AUDIO_SUFFIXES)
+
+
+def test_every_suffix_is_that_of_a_sound_or_of_a_picture_and_is_listed_once():
+    both = (*AUDIO_SUFFIXES, *IMAGE_SUFFIXES)
+    assert len(set(both)) == len(both)
 
 
 @pytest.mark.parametrize("name", [name for name in FOREIGN if name != "z.mp4"])

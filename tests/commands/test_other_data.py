@@ -59,13 +59,14 @@ def test_prepare_warns_of_the_runs_that_learned_from_what_it_replaces_and_once_o
 
 
 def test_prepare_is_silent_where_the_files_will_be_the_same_or_the_run_is_gone_or_learns_from_another(run, tmp_path):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
         prepare_anew(tmp_path / "data", seed=0)
         shutil.copytree(tmp_path / "data", tmp_path / "copy")
         prepare_anew(tmp_path / "copy")
         shutil.rmtree(run)
         prepare_anew(tmp_path / "data")
+    assert not heard
 
 
 def test_prepare_leaves_the_data_of_a_run_that_trains_alone(run, tmp_path):

@@ -133,7 +133,8 @@ def test_ctrl_c_in_a_call_that_python_cannot_leave_is_answered_and_a_second_one_
         until(lambda: "Ctrl-C again" in capsys.readouterr().err)
         time.sleep(0.1)
         signal.raise_signal(signal.SIGINT)
-        until(lambda: command == [130])
+        until(lambda: command)
+    assert command == [130]
 
 
 def test_what_a_run_says_to_ctrl_c_is_its_own_answer_and_once_for_a_launcher_that_passes_it_on(command, capsys):

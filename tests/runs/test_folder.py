@@ -7,7 +7,7 @@ import pytest
 import schurgan
 from schurgan.core.errors import SchurganError
 from schurgan.runs.config import Config
-from schurgan.runs.folder import RunFolder
+from schurgan.runs.folder import RunFolder, wrong_place
 
 SOURCE = Path(schurgan.__file__).parent
 PATHS = [path for path in vars(RunFolder("run")).values() if path != Path("run")]
@@ -65,3 +65,10 @@ def test_a_folder_without_options_is_no_run(tmp_path):
     Config().save(RunFolder(tmp_path).config)
     assert RunFolder(tmp_path).read_config() == Config()
     assert RunFolder(tmp_path).read_records() == ([], [], [])
+
+
+@pytest.mark.parametrize(("name", "what"), [("x.AAC", "recordings"), ("x.voc", "recordings"), ("x.pgm", "pictures")])
+def test_whatever_prepare_reads_is_known_in_a_wrong_place_too(tmp_path, name, what):
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / name).touch()
+    assert f"{what} that are not prepared yet" in str(wrong_place(tmp_path / "clips", "run"))

@@ -18,12 +18,6 @@ try:
 except ImportError:  # the extra `codecs` is not installed
     av = None
 
-SUFFIXES = (
-    *(".m4a", ".m4b", ".mp4", ".3gp", ".3g2", ".webm", ".weba", ".mka", ".aac", ".adts", ".wma", ".asf", ".amr"),
-    *(".awb", ".ac3", ".dts", ".ape", ".wv", ".tta", ".mpc", ".dsf", ".dff", ".ra", ".qcp"),
-)
-"""Lower-case suffixes of files that hold such sound."""
-
 _HEAD = 65_536
 
 _MAGIC = (  # offset, first bytes, codec, FFmpeg's name of the format

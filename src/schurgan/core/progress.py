@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -37,7 +38,7 @@ def until_next_line(elapsed: float) -> float:
     return FIRST if elapsed < FIRST else min(_MOST, max(_LEAST, elapsed / 10))
 
 
-class Display:
+class Display(ABC):
     """Shows how far something is on standard error, as long as that takes it; a subclass says what in `line`.
 
     On a terminal the line is drawn anew a few times a second beside a bar. In a log a thread writes it, so that a piece
@@ -61,9 +62,9 @@ class Display:
         self._over = threading.Event()
         self._unsaid = False  # whether there is something new since the last line of a log
 
+    @abstractmethod
     def line(self) -> str:
         """How far it is: what is done, the rate, the time left."""
-        raise NotImplementedError
 
     def brief(self) -> str:
         """How far it is, inside another display's line."""

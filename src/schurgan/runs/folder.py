@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 from schurgan.core.documents import read_bytes
 from schurgan.core.errors import SchurganError, did_you_mean
 from schurgan.core.files import open_regular
+from schurgan.core.suffixes import AUDIO_SUFFIXES, IMAGE_SUFFIXES
 from schurgan.runs.config import Config
 from schurgan.runs.records import Records, read_records
 
@@ -32,8 +33,6 @@ _NEEDED: dict[Needed, tuple[str, str]] = {
     "model": ("a run or its generator.safetensors", "`schurgan train` makes one"),
     "recordings": ("recordings", "one folder of files for each class is needed"),
 }
-_SOUNDS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aif", ".aiff")
-_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _LOOKED_AT = 1000  # entries of a folder, which is enough to know what it holds
 _STEP = re.compile(r"step-(\d{8,})(?:-a([1-9]\d*))?")
 
@@ -225,7 +224,7 @@ def _recognise(path: Path) -> tuple[str, dict[Needed, str]]:
         hints |= {"recordings": "name a folder of those"} if {*folders} <= {*runs, *sets} else {}
         return f"a folder of {' and '.join(['runs'] * bool(runs) + ['prepared data'] * bool(sets))}", hints
     names = [each.name.lower() for each in itertools.islice(path.rglob("*"), _LOOKED_AT)]
-    for suffixes, what in ((_SOUNDS, "recordings"), (_PICTURES, "pictures")):
+    for suffixes, what in ((AUDIO_SUFFIXES, "recordings"), (IMAGE_SUFFIXES, "pictures")):
         if any(each.endswith(suffixes) for each in names):
             prepare = f"`schurgan prepare folder {here} --out data/{name}` prepares them"
             return f"{what} that are not prepared yet", {"run": prepare, "model": prepare, "data": prepare}

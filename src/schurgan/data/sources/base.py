@@ -11,16 +11,8 @@ from typing import Protocol
 from torch import Tensor
 
 from schurgan.audio.files import read_audio, read_loudest
-from schurgan.audio.foreign import SUFFIXES as FOREIGN_SUFFIXES
 from schurgan.core.errors import SchurganError, did_you_mean
 from schurgan.data.sources.image_files import read_image
-
-AUDIO_SUFFIXES = (
-    *(".wav", ".wave", ".wavex", ".rf64", ".w64", ".flac", ".ogg", ".oga", ".opus", ".mp3"),
-    *(".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".voc", ".nist", ".sph", ".mp2"),
-    *FOREIGN_SUFFIXES,
-)
-"""Lower-case suffixes of sound files; the last need the extra `codecs`, and a sentence says so."""
 
 Skipped = tuple[str, str]
 """(origin, reason): something seen while listing a source that is not used."""

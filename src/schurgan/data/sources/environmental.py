@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from schurgan.core.errors import SchurganError
-from schurgan.data.sources.base import AUDIO_SUFFIXES, FileSource, Item, choices
+from schurgan.core.suffixes import AUDIO_SUFFIXES
+from schurgan.data.sources.base import FileSource, Item, choices
 from schurgan.data.sources.listing import list_files
 from schurgan.data.sources.naming import ESC10, SCHEMES
 from schurgan.data.sources.readings import read

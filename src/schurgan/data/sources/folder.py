@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from schurgan.core.errors import Choice, SchurganError, Undecided
+from schurgan.core.suffixes import AUDIO_SUFFIXES, IMAGE_SUFFIXES
 from schurgan.data.manifest import printable
-from schurgan.data.sources.base import AUDIO_SUFFIXES, FileSource, Item, Skipped, choices
-from schurgan.data.sources.image_files import IMAGE_SUFFIXES
+from schurgan.data.sources.base import FileSource, Item, Skipped, choices
 from schurgan.data.sources.listing import list_files
 from schurgan.data.sources.naming import is_fold, number_folds
 from schurgan.data.sources.readings import Reading, Readings, read, readings

@@ -11,18 +11,8 @@ from torch import Tensor
 
 from schurgan.core.errors import SchurganError
 from schurgan.core.files import open_regular
+from schurgan.core.suffixes import IMAGE_FORMATS
 
-FORMATS = {
-    "PNG": (".png",),
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "BMP": (".bmp", ".dib"),
-    "GIF": (".gif",),
-    "TIFF": (".tif", ".tiff"),
-    "WEBP": (".webp",),
-    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
-}
-"""Formats that are opened, with their suffixes: none of those that the imaging library hands to other programs."""
-IMAGE_SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 MAX_PIXELS = 2**26
 """Width times height that are read at most, 64 megapixels: a bomb of a few kilobytes declares thousands of them."""
 
@@ -43,7 +33,7 @@ def read_image(path: str | Path) -> Tensor:
     except (OSError, ValueError) as error:
         raise ImageError(f"{path}: cannot be opened ({getattr(error, 'strerror', None) or error})") from None
     try:
-        with file, Image.open(file, formats=tuple(FORMATS)) as image:
+        with file, Image.open(file, formats=tuple(IMAGE_FORMATS)) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise ImageError(f"{path}: {width} by {height} pixels; at most {MAX_PIXELS} in all are read")
@@ -54,7 +44,7 @@ def read_image(path: str | Path) -> Tensor:
     except ImageError:
         raise
     except Image.UnidentifiedImageError:
-        raise ImageError(f"{path}: not an image ({' '.join(FORMATS)} can be read)") from None
+        raise ImageError(f"{path}: not an image ({' '.join(IMAGE_FORMATS)} can be read)") from None
     except Image.DecompressionBombError:
         raise ImageError(f"{path}: more pixels than the {MAX_PIXELS} that are read at most") from None
     except Exception as error:  # decoders of damaged files raise whatever they stumble over
